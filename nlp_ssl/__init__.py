@@ -1,0 +1,1 @@
+"""nlp_ssl: from raw text to a published Hugging Face language model."""

@@ -1,0 +1,429 @@
+"""Every option of every run, and how they are read: YAML files, dotted command-line overrides, strict keys.
+
+A field that is `None` is derived when the run starts, and the run prints what it chose and why. Defaults that are not
+`None` are the ones that the field has settled on.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from nlp_ssl.console import UserError
+
+Scalar = bool | int | float | str | None
+
+
+def cache_dir() -> Path:
+    """Where corpora, tokenizers and tokens are kept between runs: `$NLP_SSL_CACHE`, or `~/.cache/nlp_ssl`."""
+    root = os.environ.get("NLP_SSL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nlp_ssl"
+    return Path(root).expanduser()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the parts of a run
+
+
+@dataclass
+class CorpusConfig:
+    """Where the text comes from."""
+
+    sources: str | list[str] = "builtin"
+    """`builtin` (documentation of the installed Python packages), a Hub dataset id, a file or a glob of .txt, .jsonl,
+    .csv or .parquet files, each plain or .gz or .zst; or a list of these."""
+    weights: list[float] | None = None
+    """One number a source: how many times an epoch sees its documents. 2 is twice, 0.5 is a fixed half of them."""
+    subset: str | None = None
+    """Configuration of a Hub dataset, such as `wikitext-103-raw-v1`."""
+    split: str = "train"
+    """Split of a Hub dataset."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset."""
+    text_column: str = "text"
+    """Column that holds the text, in .jsonl, .csv, .parquet and Hub datasets."""
+    txt_documents: Literal["blank_line", "line", "file"] = "blank_line"
+    """What ends a document in a .txt file: a blank line, every line, or the end of the file."""
+    on_bad_text: Literal["stop", "skip"] = "stop"
+    """What to do with bytes that are not UTF-8, NUL characters and rows that do not parse: stop with the place, or skip
+    the document and count it."""
+    streaming: bool = False
+    """Read the sources as a stream instead of making a memory-mapped copy in the cache first."""
+    max_documents: int | None = None
+    """Read at most so many documents (for a quick try)."""
+    held_out: str | list[str] | None = None
+    """Sources of held-out text. Without it, `held_out_fraction` of the documents is held out by a hash of their text."""
+    held_out_fraction: float = 0.01
+    """Share of the documents to hold out when `held_out` names no source."""
+
+
+@dataclass
+class TokenizerConfig:
+    """The tokenizer: an existing one, or one trained on the corpus."""
+
+    path: str | None = None
+    """Hub id or folder of an existing tokenizer. Without it: the model's own, or a new one trained on the corpus."""
+    kind: Literal["wordpiece", "bpe", "unigram"] | None = None
+    """Algorithm of a new tokenizer: WordPiece with BERT's normalisation, byte-level BPE, or Unigram with byte fallback.
+    Derived from the model family when not given."""
+    vocab_size: int | None = None
+    """Number of entries of a new tokenizer, special tokens included. Derived from the size of the corpus."""
+    lowercase: bool = False
+    """Lowercase and strip accents (WordPiece and Unigram)."""
+    special_tokens: list[str] = field(default_factory=list)
+    """Additional special tokens, such as `<|user|>`."""
+    sample_mb: float = 256.0
+    """Train on about so many megabytes of text, documents chosen by a hash of their text."""
+    model_max_length: int | None = None
+    """Longest input that the tokenizer announces. Derived from the model's positions."""
+
+
+@dataclass
+class TokensConfig:
+    """Tokenising and packing the corpus, once, onto disk."""
+
+    folder: str | None = None
+    """Where the tokenised corpus is kept; by default in the cache, under its fingerprint."""
+    row_length: int | None = None
+    """Tokens in a packed row, special tokens included. Derived from the model."""
+    packing: Literal["packed", "one_document"] | None = None
+    """`packed`: several whole documents a row, isolated from each other; `one_document`: one document (or piece) a row,
+    padded. Derived: packed wherever the architecture can isolate documents."""
+    num_proc: int | None = None
+    """Processes that tokenise. Derived: the machine's cores."""
+    shard: int = 0
+    """Which of `num_shards` parts of the corpus this machine tokenises (`prepare_tokens.py`)."""
+    num_shards: int = 1
+    """In how many parts several machines tokenise the corpus, into one shared folder."""
+
+
+@dataclass
+class ModelConfig:
+    """What learns."""
+
+    name: str | None = None
+    """A preset such as `modernbert-tiny` or `gpt2-small`, a Hub id, or a folder. Derived from the machine."""
+    from_scratch: bool = False
+    """For a Hub id or folder: take its architecture but not its weights."""
+    overrides: dict[str, Scalar] = field(default_factory=dict)
+    """Fields of the model's configuration to change, such as `--model.overrides.num_hidden_layers 4` (from scratch)."""
+    dropout: float | None = None
+    """Dropout everywhere. Derived: 0 in pretraining, the model's own in fine-tuning."""
+    attention: str | None = None
+    """`attn_implementation` of transformers for unpacked rows. Packed rows use our isolated attention."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
+
+
+@dataclass
+class MaskingConfig:
+    """What is hidden from a masked language model (Devlin et al. 2018, section 3.1)."""
+
+    probability: float = 0.15
+    """Share of the ordinary tokens to predict."""
+    mask_share: float = 0.8
+    """Of these, the share replaced by the mask token."""
+    random_share: float = 0.1
+    """Of these, the share replaced by a random ordinary token; the rest stays as it is."""
+    unit: Literal["token", "word", "span"] = "token"
+    """What is chosen as a whole: single tokens, whole words, or spans of 3.8 tokens on average (Joshi et al. 2019)."""
+
+
+@dataclass
+class OptimizerConfig:
+    """How the weights move."""
+
+    name: Literal["adamw", "muon"] | None = None
+    """`adamw`, or `muon`: Muon for the matrices inside the layers, AdamW for the rest. Derived: Muon for ModernBERT and
+    Llama from scratch, AdamW otherwise."""
+    lr: float | None = None
+    """Peak learning rate of AdamW. Derived from the model's width and whether it starts from scratch."""
+    muon_lr: float = 0.02
+    """Peak learning rate of Muon."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay rates."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay; none on biases, norms and embeddings."""
+    max_grad_norm: float = 1.0
+    """Clip the global gradient norm to this; 0 turns clipping off."""
+
+
+@dataclass
+class ScheduleConfig:
+    """How the learning rate moves."""
+
+    name: Literal["linear", "cosine", "wsd", "constant"] = "wsd"
+    """Decay linearly, by a cosine, or stay flat and decay linearly at the end (warm-up, stable, decay)."""
+    warmup: float = 0.05
+    """Share of the run that warms up linearly; 1 or more is a number of steps."""
+    decay: float = 0.4
+    """Share of the run that decays at its end (`wsd`)."""
+    final: float = 0.0
+    """Learning rate at the end, as a share of the peak."""
+
+
+@dataclass
+class TrainConfig:
+    """How long, how large, with what arithmetic."""
+
+    steps: int | None = None
+    """Budget in optimizer steps."""
+    tokens: float | None = None
+    """Budget in tokens of rows, such as `1e9`."""
+    minutes: float | None = None
+    """Budget in minutes of training; becomes a number of steps from measured throughput."""
+    epochs: float | None = None
+    """Budget in passes over the data."""
+    batch_size: int | None = None
+    """Rows in a global batch: over all processes and micro-batches."""
+    micro_batch: int | None = None
+    """Rows in one forward and backward pass of one process. Does not change the result, only memory and speed."""
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    """Arithmetic of the matrix products. Derived: bf16 where the hardware multiplies it, fp16 on older GPUs."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the model with `torch.compile` (needs a C++ compiler on a CPU)."""
+    workers: int | None = None
+    """Processes that prepare batches. Derived: 0 on a CPU, 2 on a GPU."""
+    deterministic: bool = False
+    """Ask torch for deterministic kernels on a GPU."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do when a loss or gradient is not finite: the step is never applied; stop the run, or go on without it."""
+    log_every: int = 10
+    """Steps between two lines of the log."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Measuring on held-out data while training goes on."""
+
+    every: int | None = None
+    """Steps between two evaluations. Derived: about ten in a run. The first comes before the first step."""
+    max_rows: int | None = 512
+    """Evaluate on at most so many held-out rows."""
+    batch_size: int | None = None
+    """Rows in one forward pass. Derived: the micro-batch."""
+
+
+@dataclass
+class CheckpointConfig:
+    """Saving a run so that nothing is lost."""
+
+    every: int | None = None
+    """Steps between two checkpoints. Derived: a fifth of the run."""
+    keep_last: int = 2
+    """How many checkpoints to keep; older ones go only after the new one is complete and verified."""
+
+
+@dataclass
+class TrackingConfig:
+    """Where the numbers go, besides `log.jsonl`, which is always written."""
+
+    trackers: list[str] = field(default_factory=list)
+    """Any of `tensorboard`, `trackio`, `wandb`."""
+    project: str = "nlp_ssl"
+    """Project name for trackio and wandb."""
+    run_name: str | None = None
+    """Name of the run. Derived: the name of the output folder."""
+
+
+@dataclass
+class HubConfig:
+    """Publishing to the Hugging Face Hub."""
+
+    repo_id: str | None = None
+    """`user/name` of the model repository to push to; nothing is pushed without it."""
+    private: bool = False
+    """Make the repository private when it is created."""
+    push_checkpoints: bool = True
+    """Push every kept checkpoint as branch `step-N`; the last one goes to `main` either way."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the runs
+
+
+@dataclass
+class PretrainConfig:
+    """One pretraining run."""
+
+    output_dir: str = ""
+    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
+    resume: bool = False
+    """Go on from the newest complete checkpoint in `output_dir`."""
+    seed: int = 0
+    """Decides initial weights, the order of rows and the masks."""
+    data: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
+
+
+@dataclass
+class MLMConfig(PretrainConfig):
+    """One masked pretraining run."""
+
+    output_dir: str = "runs/mlm"
+    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+
+
+@dataclass
+class CLMConfig(PretrainConfig):
+    """One causal pretraining run."""
+
+    output_dir: str = "runs/clm"
+    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
+
+
+@dataclass
+class LabelledConfig:
+    """Labelled data for fine-tuning."""
+
+    task: str = "builtin"
+    """`builtin` (true labels read off the documentation of the installed Python packages), a name such as `glue/sst2`,
+    `imdb` or `conll2003`, or any Hub dataset id. Not used when `train_file` is given."""
+    train_file: str | None = None
+    """A local .csv, .tsv, .json, .jsonl, .parquet or .conll file (also .gz) instead of `task`."""
+    validation_file: str | None = None
+    """Its validation file. Without it, a tenth of the training rows is held out by a hash of their text."""
+    test_file: str | None = None
+    """Its test file, evaluated once, at the end."""
+    subset: str | None = None
+    """Configuration of a Hub dataset."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset."""
+    text_columns: list[str] | None = None
+    """Classification: the column with the text, or the two columns of a pair. Derived from the columns there are."""
+    tokens_column: str | None = None
+    """Tagging: the column with the words. Derived: `tokens` or `words`."""
+    label_column: str | None = None
+    """Column with the label, score or tags. Derived: `label`, `labels`, `score`, `ner_tags`, `tags`, `ner`."""
+    max_train: int | None = None
+    """Use at most so many training rows."""
+    max_validation: int | None = None
+    """Use at most so many validation rows."""
+
+
+@dataclass
+class FinetuneConfig:
+    """One fine-tuning run."""
+
+    output_dir: str = "runs/finetune"
+    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
+    resume: bool = False
+    """Go on from the newest complete checkpoint in `output_dir`."""
+    seed: int = 0
+    """Decides the new head's weights, dropout and the order of rows."""
+    data: LabelledConfig = field(default_factory=LabelledConfig)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name="runs/mlm"))
+    max_length: int = 128
+    """Longest input in tokens; longer ones are cut and counted."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(name="adamw", betas=(0.9, 0.999)))
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(name="linear", warmup=0.1))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(batch_size=32))
+    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(max_rows=None))
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# reading them
+
+Config = TypeVar("Config")
+
+
+def parse(config_class: type[Config], description: str = "", argv: list[str] | None = None) -> Config:
+    """Read a run's configuration from the command line and the YAML files that it names.
+
+    Args:
+        config_class: the dataclass to fill.
+        description: shown by `--help`; a recipe gives its docstring.
+        argv: arguments; `sys.argv[1:]` when `None`. `--a.b value`, `--config file.yaml` and `--print_config` are
+            understood, later ones win, and a bare `--flag` of a boolean field means true.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one), a value of the wrong type, a missing file.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+    class Formatter(DefaultHelpFormatter):
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return "\n".join(indent + line for line in text.splitlines())  # a docstring keeps its lines
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(description=description.strip(), exit_on_error=False, formatter_class=Formatter)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below; may be repeated")
+    parser.add_class_arguments(config_class, None)
+    flags = _keys(config_class)
+    argv = _expand_flags(sys.argv[1:] if argv is None else argv, {key for key, kind in flags.items() if kind is bool})
+    try:
+        namespace = parser.instantiate(parser.parse_args(argv))
+    except ArgumentError as error:
+        raise UserError(_explain(str(error), flags)) from None
+    return config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain nested dictionaries, ready for JSON or YAML."""
+    return dataclasses.asdict(config)
+
+
+def _keys(config_class: type, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> type, of every field and nested field."""
+    keys = {}
+    for f in dataclasses.fields(config_class):
+        if dataclasses.is_dataclass(f.type):
+            keys |= _keys(f.type, f"{prefix}{f.name}.")
+        else:
+            keys[prefix + f.name] = f.type
+    return keys
+
+
+def _expand_flags(argv: list[str], booleans: set[str]) -> list[str]:
+    """`["--resume"]` -> `["--resume=true"]`, for boolean fields that no value follows."""
+    expanded = []
+    for arg, following in zip(argv, [*argv[1:], "--"], strict=True):
+        bare = arg.startswith("--") and arg[2:] in booleans and following.startswith("--")
+        expanded.append(arg + "=true" if bare else arg)
+    return expanded
+
+
+def _explain(message: str, keys: dict[str, Any]) -> str:
+    """Turn jsonargparse's message into one sentence that names the key and the nearest known one."""
+    if match := re.search(r"unrecognized arguments: --([\w.]+)", message):
+        return f"unknown option --{match[1]}{_nearest(match[1], keys)}"
+    if match := re.search(r"(?:Group '([\w.]+)'|Parser) does not accept (?:option|key) '([\w.]+)'", message):
+        key = f"{match[1]}.{match[2]}" if match[1] else match[2]
+        return f"unknown key '{key}' in the configuration{_nearest(key, keys)}"
+    if match := re.search(r"does not accept nested key '([\w.]+)'", message):
+        return f"unknown key '{match[1]}'{_nearest(match[1], keys)}"
+    if match := re.search(r'Parser key "([\w.]+)"', message):
+        given = re.search(r"(?:Given value|Got value): (.*)", message)
+        if match[1] in keys and given:
+            kind = keys[match[1]]
+            expected = getattr(kind, "__name__", None) if isinstance(kind, type) else str(kind)
+            expected = re.sub(r"typing\.|Literal|NoneType", "", str(expected).replace(" | None", "")).strip()
+            return f"--{match[1]} cannot be {given[1].strip()!r}; it takes {expected}"
+    return " ".join(message.split())
+
+
+def _nearest(key: str, known: dict[str, Any]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not near:  # the right name under the wrong part, or no part at all
+        near = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    return f"; did you mean --{near[0]}?" if near else "; see --help"

@@ -1,0 +1,98 @@
+"""What a person sees in the terminal: lines, progress bars, one-sentence errors, exit codes.
+
+Only rank 0 speaks. A recipe's process exits 0 when it finished, 2 on a user's mistake (one sentence, last, no stack
+trace) and 75 when it was stopped and can be resumed; anything else is a bug of ours and keeps its stack trace.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tqdm.auto import tqdm
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
+class UserError(Exception):
+    """A user's mistake, in one sentence: what was wrong, where (file, row, key), and what to do."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state; the text says how to resume it."""
+
+
+def rank() -> int:
+    """Global rank of this process, read from the launcher's environment (0 when there is no launcher)."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes of this run, read from the launcher's environment."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def say(text: str = "") -> None:
+    """Print one line on rank 0, above any progress bar."""
+    if rank() == 0:
+        tqdm.write(text)
+        sys.stdout.flush()
+
+
+def warn(text: str) -> None:
+    """Print one warning line on rank 0, on stderr."""
+    if rank() == 0:
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+def progress(
+    iterable: Any = None, *, total: float | None = None, desc: str = "", unit: str = "it", initial: float = 0
+) -> tqdm:
+    """A progress bar on rank 0 (silent elsewhere); in a log file it prints a line every 10 seconds at most.
+
+    Args:
+        iterable: what to walk through, or `None` to call `.update(n)` by hand.
+        total: how many units there will be; `None` when that is not known.
+        desc: what is being done, such as `"tokenise"`.
+        unit: the name of one unit; a unit of `"B"` is scaled to kB, MB, GB.
+        initial: how many units were done before (a resumed job).
+    """
+    return tqdm(
+        iterable,
+        total=total,
+        desc=desc,
+        unit=unit,
+        initial=initial,
+        unit_scale=unit == "B",
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        disable=rank() != 0,
+    )
+
+
+def human_bytes(count: float) -> str:
+    """`1234567` -> `"1.2 MB"`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
+    """Run a recipe: parse its configuration, call `main(config)`, and exit with the code its outcome deserves."""
+    try:
+        main(parse())
+    except UserError as error:
+        if rank() != 0:
+            time.sleep(3)  # rank 0 says it; the launcher ends this process meanwhile
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_USER_ERROR)
+    except Interrupted as stop:
+        say(str(stop))
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        say("stopped before there was anything to save")
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,485 @@
+"""Tokenizers: train one on a stream of text, save it, load one that exists.
+
+Three kinds, each in the form its best-known model made conventional, each a fast tokenizer that `AutoTokenizer` loads
+with no code of ours:
+
+| kind | as in | normalisation | unknown text |
+|---|---|---|---|
+| `wordpiece` | BERT | control characters out, CJK characters apart; lowercase and accents if asked | `[UNK]`, a word |
+| `bpe` | RoBERTa, GPT-2 | none: what is decoded is what was encoded | none: all 256 bytes are entries |
+| `unigram` | SentencePiece | Unicode NFKC; lowercase and accents if asked | none: falls back to bytes |
+
+The same text gives the same `tokenizer.json`, byte for byte, in every process. The trainers of `tokenizers` walk over
+hash maps in a random order, so WordPiece's ids and Unigram's last decimals would differ from run to run; see
+`_train_wordpiece` and `_train_unigram` for what is done about it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pyarrow import compute
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from nlp_ssl.console import UserError, human_bytes, progress, rank, say
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+Kind = Literal["wordpiece", "bpe", "unigram"]
+
+# Every tokenizer has all seven roles, so that one tokenizer serves an encoder and a decoder. The order is that of the ids.
+_BERT_ROLES = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+_BERT_ROLES |= {"mask_token": "[MASK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
+_ROBERTA_ROLES = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+_ROBERTA_ROLES |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
+
+# Share of the characters (white space aside) that must have an entry of their own. Unigram's is SentencePiece's
+# default, the rest being bytes; WordPiece loses the whole word to [UNK], so it is stricter.
+_COVERAGE = {"wordpiece": 0.9999, "unigram": 0.9995}
+
+_PIECE_BYTES = 1 << 20  # a longer document is sampled in pieces, so that no single one can fill the memory
+_WORD_CHARS = {"wordpiece": 100, "bpe": 1000, "unigram": 1000}  # training cuts longer words: its time is quadratic
+_BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
+_NEVER_IN_TEXT = -1000.0  # Unigram score of entries that text is not to be cut into
+
+_VOCAB_SIZES = ((30e3, 1_024), (100e3, 2_048), (300e3, 4_096), (1e6, 8_192))  # at least so many bytes -> entries
+_VOCAB_SIZES += ((50e6 + 1, 16_384), (500e6 + 1, 32_768), (10e9 + 1, 50_304))
+
+_TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    kind: Kind,
+    vocab_size: int,
+    *,
+    lowercase: bool = False,
+    special_tokens: Sequence[str] = (),
+    model_max_length: int | None = None,
+    sample_bytes: float = 256e6,
+    min_frequency: int = 2,
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer on a stream of texts.
+
+    Args:
+        texts: documents; read once, never held in memory beyond `sample_bytes` of UTF-8.
+        kind: `"wordpiece"`, `"bpe"` (byte-level) or `"unigram"`.
+        vocab_size: exact number of entries, special tokens included.
+        lowercase: lowercase and strip accents (not for `bpe`, which changes no text).
+        special_tokens: further special tokens; they get the ids after the five conventional ones.
+        model_max_length: longest input in tokens that the tokenizer announces; `None` for no limit.
+        sample_bytes: a stream with more text than this is sampled: documents with the smallest hash are kept.
+        min_frequency: a pair of pieces must be seen so often to be merged (`wordpiece`, `bpe`).
+
+    Returns:
+        A tokenizer with all of cls, sep, bos, eos, pad, unk and mask; `len(tokenizer) == vocab_size`.
+
+    Raises:
+        UserError: no text; a vocabulary too small for the alphabet, or larger than the text can fill.
+    """
+    if kind not in _TRAINERS:
+        raise UserError(f"there is no tokenizer of kind {kind!r}; choose one of {', '.join(_TRAINERS)}")
+    if kind == "bpe" and lowercase:
+        raise UserError("a byte-level bpe tokenizer keeps text as it is: for lowercase choose wordpiece or unigram")
+    roles = _BERT_ROLES if kind == "wordpiece" else _ROBERTA_ROLES
+    specials = [*dict.fromkeys(roles.values()), *special_tokens]
+    if len(set(specials)) < len(specials) or not all(token.strip() for token in specials):
+        raise UserError(
+            f"the additional special tokens {list(special_tokens)} must be different from each other and from the"
+            f" {', '.join(specials[:5])} that a {kind} tokenizer has, and none may be empty"
+        )
+    sample = _sample(texts, sample_bytes)
+    say(f"training a {kind} tokenizer of {vocab_size:,} entries")
+    # RoBERTa's mask takes the space before it, so that what is predicted is a word with its space.
+    added = [AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>") for t in specials]
+    backend = _TRAINERS[kind](sample, vocab_size, added, lowercase, min_frequency)
+    if (size := backend.get_vocab_size()) < vocab_size:
+        raise UserError(
+            f"the text fills only {size:,} of the {vocab_size:,} entries asked of a {kind} tokenizer: lower the"
+            f" vocabulary size to {size:,} or less, or give more text than {human_bytes(sum(map(len, sample)))}"
+        )
+    token_types = ["token_type_ids"] if kind == "wordpiece" else []
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **roles,
+        extra_special_tokens=list(special_tokens),
+        model_input_names=["input_ids", *token_types, "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        **({} if model_max_length is None else {"model_max_length": model_max_length}),
+    )
+
+
+def derive_vocab_size(num_bytes: int) -> int:
+    """Vocabulary size for a corpus of `num_bytes` of text, when none is asked for.
+
+    A rule of thumb of ours, no law: 8,192 from 1 MB, 16,384 above 50 MB, 32,768 above 500 MB and 50,304 above 10 GB
+    (GPT-2's size rounded up to a multiple of 128, as tensor cores like it). Small corpora see rare entries too seldom
+    to learn their embeddings; large ones repay the shorter rows. Below 1 MB it is about half of what English filled
+    (1,000 entries at 10 kB, 3,000 at 100 kB, 6,000 at 300 kB), so that a first try on a small file works.
+    """
+    vocab_size = 512
+    for least, larger in _VOCAB_SIZES:
+        if num_bytes >= least:
+            vocab_size = larger
+    return vocab_size
+
+
+def num_text_bytes(documents: "Dataset | IterableDataset") -> int:
+    """Bytes of UTF-8 in the `text` column: read off Arrow for a data set on disk, by reading all of a stream."""
+    total = 0
+    with progress(desc="measure text", unit="B") as bar:
+        for batch in documents.select_columns("text").with_format("arrow").iter(batch_size=1000):
+            num_bytes = compute.sum(compute.binary_length(batch["text"])).as_py() or 0
+            total += num_bytes
+            bar.update(num_bytes)
+    return total
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Write the tokenizer to `folder` in one rename; a tokenizer that is there is replaced, anything else refused.
+
+    Raises:
+        UserError: the folder holds other files, or is a file.
+    """
+    folder = Path(folder)
+    check_tokenizer_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        tokenizer.save_pretrained(temporary)
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_tokenizer_folder(folder: str | Path) -> None:
+    """Raise a `UserError` when `save_tokenizer` would refuse `folder`: to know before an hour of training."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"cannot write a tokenizer to {folder}: it is a file; choose another folder")
+    others = sorted(path.name for path in folder.glob("*") if path.name not in _TOKENIZER_FILES)
+    if others:
+        raise UserError(
+            f"the folder {folder} holds something else than a tokenizer ({', '.join(others[:3])}"
+            f"{', ...' if len(others) > 3 else ''}): choose another folder or empty this one"
+        )
+
+
+def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = False) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer from the Hub or a folder.
+
+    A tokenizer without a padding token pads with its end-of-text token, in memory only; this is said.
+
+    Args:
+        path: Hub id or folder.
+        revision: branch, tag or commit of a Hub id.
+        needs_mask: refuse a tokenizer without a mask token.
+
+    Raises:
+        UserError: nothing there, no network, no fast tokenizer, no mask token, nothing to pad with.
+    """
+    local = Path(path).expanduser()
+    if local.is_dir():
+        path = str(local)
+    elif local.exists() or path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
+        problem = "is a file, not a folder" if local.exists() else "does not exist"
+        raise UserError(f"the tokenizer folder {path} {problem}; give a folder with a tokenizer.json, or a Hub id")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+        if local.is_dir():
+            raise UserError(
+                f"the folder {path} has no tokenizer that can be read ({_first_line(error)}): give one with a"
+                " tokenizer.json, as save_pretrained writes it"
+            ) from None
+        raise UserError(
+            f"could not get the tokenizer {path!r}{f' at revision {revision!r}' if revision else ''} from the Hugging"
+            f" Face Hub ({_first_line(error)}): check the name and the network; offline, give a folder with a"
+            " tokenizer.json, or none to train a tokenizer on the corpus"
+        ) from None
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{path} holds only a slow tokenizer ({type(tokenizer).__name__}), which gives no offsets and word ids:"
+            " take one that has a tokenizer.json"
+        )
+    if needs_mask and tokenizer.mask_token is None:
+        raise UserError(
+            f"the tokenizer {path} has no mask token, so no masked language model can use it: take another, or train"
+            " a causal model with it"
+        )
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(f"the tokenizer {path} has neither a padding nor an end-of-text token: set one and save it")
+        tokenizer.pad_token = tokenizer.eos_token
+        say(f"the tokenizer {path} has no padding token: padding with {tokenizer.eos_token}")
+    return tokenizer
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the three kinds
+
+
+def _train_bpe(
+    sample: list[bytes], vocab_size: int, added: list[AddedToken], lowercase: bool, min_frequency: int
+) -> Tokenizer:
+    _check_minimum("bpe", vocab_size, len(added), 256, "bytes")
+    backend = Tokenizer(models.BPE())
+    pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizer, pre_tokenizers.FixedLength(_WORD_CHARS["bpe"])])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=added,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=_show_progress(),
+    )
+    backend.train_from_iterator(_texts(sample), trainer, length=len(sample))
+    backend.pre_tokenizer = pre_tokenizer
+    backend.decoder = decoders.ByteLevel()
+    cls, sep = _token_and_id(backend, "<s>"), _token_and_id(backend, "</s>")
+    backend.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=False)
+    return backend
+
+
+def _train_wordpiece(
+    sample: list[bytes], vocab_size: int, added: list[AddedToken], lowercase: bool, min_frequency: int
+) -> Tokenizer:
+    normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=lowercase, lowercase=lowercase
+    )
+    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    alphabet, rare = _alphabet(sample, normalizer, "wordpiece")
+    inside = [c for c in alphabet if len(pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(f"a{c}a"))) == 1]
+    _check_minimum("wordpiece", vocab_size, len(added), len(alphabet) + len(inside), "forms of characters")
+
+    # The trainer would give `##c` its id when it first meets it, in the random order of a hash map, and break ties
+    # between merges by id. Named as special tokens they have fixed ids beforehand (and, as in BERT's own vocabulary,
+    # every character has both forms).
+    scratch = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    scratch.normalizer = normalizer
+    scratch.pre_tokenizer = _for_training(pre_tokenizer, rare, "wordpiece")
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=[*added, *(f"##{c}" for c in inside)],
+        initial_alphabet=alphabet,
+        show_progress=_show_progress(),
+    )
+    scratch.train_from_iterator(_texts(sample), trainer, length=len(sample))
+
+    backend = Tokenizer(models.WordPiece(vocab=scratch.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=100))
+    backend.add_special_tokens(added)
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizer
+    backend.decoder = decoders.WordPiece(prefix="##")
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[_token_and_id(backend, "[CLS]"), _token_and_id(backend, "[SEP]")],
+    )
+    return backend
+
+
+def _train_unigram(
+    sample: list[bytes], vocab_size: int, added: list[AddedToken], lowercase: bool, min_frequency: int
+) -> Tokenizer:
+    steps = [normalizers.NFKC()]
+    if lowercase:
+        steps += [normalizers.Lowercase(), normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()]
+    normalizer = normalizers.Sequence(steps)
+    lines = pre_tokenizers.Split("\n", "isolated")  # no piece spans two lines
+    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
+    pre_tokenizer = pre_tokenizers.Sequence([lines, metaspace])
+    alphabet, rare = _alphabet(sample, normalizer, "unigram")
+    fixed = [token.content for token in added] + _BYTE_PIECES
+    _check_minimum("unigram", vocab_size, len(added), 256 + len({*alphabet, "▁"}), "bytes and characters")
+
+    # More than asked for: what the trainer keeps at the very edge depends on rounding, and the edge is cut off below.
+    num_pieces = vocab_size - len(fixed)
+    scratch = Tokenizer(models.Unigram())
+    scratch.normalizer = normalizer
+    scratch.pre_tokenizer = _for_training(pre_tokenizer, rare, "unigram")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=num_pieces + num_pieces // 10 + 1,
+        special_tokens=["<unk>"],
+        unk_token="<unk>",
+        show_progress=_show_progress(),
+    )
+    scratch.train_from_iterator(_texts(sample), trainer, length=len(sample))
+    found = {piece: score for piece, score in json.loads(scratch.to_str())["model"]["vocab"] if piece not in fixed}
+
+    vocab = [(token, _NEVER_IN_TEXT) for token in fixed] + _canonical_pieces(found)[:num_pieces]
+    backend = Tokenizer(models.Unigram(vocab=vocab, unk_id=fixed.index("<unk>"), byte_fallback=True))
+    backend.add_special_tokens(added)
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizer
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace("▁", prepend_scheme="first")])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B:0 </s>:0",
+        special_tokens=[_token_and_id(backend, "<s>"), _token_and_id(backend, "</s>")],
+    )
+    return backend
+
+
+_TRAINERS: dict[str, Callable[..., Tokenizer]] = {
+    "wordpiece": _train_wordpiece,
+    "bpe": _train_bpe,
+    "unigram": _train_unigram,
+}
+
+
+def _canonical_pieces(scores: dict[str, float]) -> list[tuple[str, float]]:
+    """Unigram pieces in an order, and with scores, that do not depend on the order in which the trainer added floats.
+
+    That order moves a score by up to 4e-11 (the trainer's digamma jumps there at whole counts). Characters that
+    training dropped get the lowest score plus 1e-4 times their place in a hash set: here, all the lowest. Characters
+    come first, since each must stay, then the pieces with the highest scores, as SentencePiece takes them.
+    """
+    characters = [piece for piece in scores if len(piece) == 1]
+    lowest = min(scores.values())
+    filled_in = lowest + 1e-4 * (len(characters) + 1)
+    exact = {
+        piece: round(lowest if len(piece) == 1 and score < filled_in else score, 4) for piece, score in scores.items()
+    }
+    return sorted(exact.items(), key=lambda entry: (len(entry[0]) > 1, -entry[1], entry[0]))
+
+
+def _alphabet(sample: list[bytes], normalizer: normalizers.Normalizer, kind: Kind) -> tuple[list[str], list[str]]:
+    """The characters that get an entry, and the rare ones that do not, each sorted by code point."""
+    counts: Counter[str] = Counter()
+    with progress(total=sum(map(len, sample)), desc="count characters", unit="B") as bar:
+        for data in sample:
+            counts.update(normalizer.normalize_str(data.decode()))
+            bar.update(len(data))
+    # "\0" ends a text inside Unigram's trainer; a space ends a word.
+    counts = Counter({c: n for c, n in counts.items() if c not in " \0"})
+    left_out, kept = counts.total() * (1 - _COVERAGE[kind]), []
+    by_rarity = sorted(counts, key=lambda c: (counts[c], c))
+    for place, character in enumerate(by_rarity):
+        left_out -= counts[character]
+        if left_out < 0:
+            kept = by_rarity[place:]
+            break
+    return sorted(kept), sorted({*counts} - {*kept})
+
+
+def _for_training(pre_tokenizer: pre_tokenizers.PreTokenizer, rare: list[str], kind: Kind) -> pre_tokenizers.Sequence:
+    """The pre-tokenizer, blind to rare characters and cutting very long words."""
+    without = [*rare, "\0"] if kind == "unigram" else rare
+    characters = "".join(f"\\x{{{ord(c):x}}}" for c in without)
+    drop = [pre_tokenizers.Split(Regex(f"[{characters}]+"), "removed")] if without else []
+    return pre_tokenizers.Sequence([*drop, pre_tokenizer, pre_tokenizers.FixedLength(_WORD_CHARS[kind])])
+
+
+def _check_minimum(kind: Kind, vocab_size: int, num_special: int, num_basic: int, basic: str) -> None:
+    if vocab_size < num_special + num_basic:
+        raise UserError(
+            f"a vocabulary of {vocab_size:,} is too small for a {kind} tokenizer on this text: {num_special} special"
+            f" tokens and {num_basic:,} {basic} need at least {num_special + num_basic:,}"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what is trained on
+
+
+def _sample(texts: Iterable[str], sample_bytes: float) -> list[bytes]:
+    """Documents as UTF-8, at most `sample_bytes` of them, whatever the length of the stream.
+
+    Kept are documents whose hash is below a threshold; it starts at "all" and halves whenever more than
+    `sample_bytes` are held. The outcome depends on the set of documents, not on their order. A document over 1 MB
+    counts as several.
+    """
+    kept: list[tuple[int, bytes]] = []
+    kept_bytes = read_bytes = num_read = 0
+    threshold = 1 << 64
+    piece_bytes = max(1, min(_PIECE_BYTES, int(sample_bytes // 16)))
+    with progress(desc="read text", unit="B") as bar:
+        for text in texts:
+            num_read += 1
+            for data in _pieces(text, num_read, piece_bytes):
+                bar.update(len(data))
+                read_bytes += len(data)
+                # A name of its own: the held-out split hashes the same documents, and must not decide who is here.
+                key = int.from_bytes(hashlib.blake2b(data, digest_size=8, person=b"nlp_ssl/sample").digest())
+                if key >= threshold:
+                    continue
+                kept.append((key, data))
+                kept_bytes += len(data)
+                while kept_bytes > sample_bytes and len(kept) > 1:
+                    threshold >>= 1
+                    # Were nothing left (one text, thousands of times over), one copy stays.
+                    kept = [entry for entry in kept if entry[0] < threshold] or [min(kept)]
+                    kept_bytes = sum(len(data) for _, data in kept)
+    if not any(data.strip() for _, data in kept):
+        raise UserError(
+            f"there is no text to train a tokenizer on: the corpus gave {num_read:,} documents, none with more than"
+            " white space; check the source and its text column"
+        )
+    if threshold == 1 << 64:
+        say(f"read {num_read:,} documents, {human_bytes(read_bytes)}")
+    else:
+        say(
+            f"read {num_read:,} documents, {human_bytes(read_bytes)}; sampled {len(kept):,} of them by their hash,"
+            f" {human_bytes(kept_bytes)} (documents over {human_bytes(piece_bytes)} in pieces)"
+        )
+    return [data for _, data in kept]
+
+
+def _pieces(text: str, number: int, piece_bytes: int) -> Iterator[bytes]:
+    """A document as UTF-8, in one piece if it is no longer than `piece_bytes`."""
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"document {number:,} has half a surrogate pair at character {error.start}, which UTF-8 cannot hold: was it"
+            " cut out of UTF-16? write the source again as UTF-8"
+        ) from None
+    start = 0
+    while len(data) - start > piece_bytes:
+        end = start + piece_bytes
+        while end > start + 1 and data[end] & 0xC0 == 0x80:  # not inside a character
+            end -= 1
+        yield data[start:end]
+        start = end
+    yield data[start:]
+
+
+def _texts(sample: list[bytes]) -> Iterator[str]:
+    return (data.decode() for data in sample)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# small things
+
+
+def _token_and_id(backend: Tokenizer, token: str) -> tuple[str, int]:
+    return token, backend.token_to_id(token)
+
+
+def _show_progress() -> bool:
+    """The trainers' own bars, on rank 0 of a terminal (elsewhere they print empty lines)."""
+    return rank() == 0 and sys.stderr.isatty()
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""What learns: named sizes, isolated attention, logits only where there are labels."""

@@ -1,0 +1,126 @@
+"""Document-isolated attention: documents that share a row do not see each other, in any layer.
+
+transformers lets a model call an attention function by name. Ours, `"isolated"`, receives `document_ids` through the
+model's keyword arguments and lets a token attend only within its document (and its window and, in a decoder, its past).
+The stock functions leave BERT and ModernBERT no way to say that, and leak silently for decoders given a mask of ones.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+
+from nlp_ssl.console import UserError
+
+ISOLATED = "isolated"
+_NOT_IMPLEMENTED = ("softcap", "s_aux", "position_bias")  # what some decoders ask of their attention beyond a mask
+
+
+def isolated_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    document_ids: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention inside documents, in transformers' attention signature.
+
+    Args:
+        module: the attention layer; `module.is_causal` is used where `is_causal` is not given.
+        query: (batch, heads, length, head_dim).
+        key: (batch, key_value_heads, length, head_dim).
+        value: (batch, key_value_heads, length, head_dim).
+        attention_mask: ignored; the documents say who sees whom.
+        scaling: factor on the scores.
+        dropout: on the attention weights.
+        is_causal: whether a token sees only itself and its past.
+        sliding_window: a token sees others less than this far away (transformers passes ModernBERT's half width + 1).
+        document_ids: int64, (batch, length); tokens of equal id see each other.
+
+    Returns:
+        Output of shape (batch, length, heads, head_dim), and no weights.
+    """
+    if document_ids is None:
+        raise ValueError("isolated attention needs document_ids: call the model through nlp_ssl.models.packed")
+    for name in _NOT_IMPLEMENTED:
+        if kwargs.get(name) is not None:
+            raise UserError(
+                f"{type(module).__name__} uses '{name}', which isolated attention does not have; "
+                "give --tokens.packing one_document"
+            )
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", False)
+    mask = document_mask(document_ids, is_causal, sliding_window)
+    output = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def document_mask(document_ids: Tensor, is_causal: bool, sliding_window: int | None) -> Tensor:
+    """Who sees whom: bool, (batch, 1, length, length), True where the query (third axis) sees the key (fourth)."""
+    mask = document_ids[:, :, None] == document_ids[:, None, :]
+    if is_causal or sliding_window is not None:
+        position = torch.arange(document_ids.shape[1], device=document_ids.device)
+        distance = position[:, None] - position[None, :]
+        if is_causal:
+            mask = mask & (distance >= 0)
+        if sliding_window is not None:
+            mask = mask & (distance.abs() < sliding_window)
+    return mask[:, None]
+
+
+AttentionInterface.register(ISOLATED, isolated_attention)
+AttentionMaskInterface.register(ISOLATED, lambda *args, **kwargs: None)  # no mask is built that nobody reads
+
+
+def can_isolate(model_class: type[PreTrainedModel]) -> bool:
+    """Whether packed documents can be kept apart in this architecture.
+
+    It can where its layers call their attention by name, or where its encoder takes a mask of shape (B, S, S) (DeBERTa),
+    and where its positions can be given. `packed.check_isolation` then proves it on the model itself.
+    """
+    if _takes_pairwise_mask(model_class):
+        return True
+    parameters = inspect.signature(model_class.forward).parameters
+    return bool(model_class._supports_attention_backend) and "position_ids" in parameters
+
+
+def _takes_pairwise_mask(model_class: type) -> bool:
+    return model_class.__name__.startswith("Deberta")
+
+
+class PairwiseMask:
+    """Hands DeBERTa's encoder the (B, S, S) mask of the documents in place of its own.
+
+    Args:
+        model: a DeBERTa model with any head; a hook on its encoder stays installed.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.document_ids: Tensor | None = None
+        model.base_model.encoder.register_forward_pre_hook(self._replace, with_kwargs=True)
+
+    def _replace(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        if self.document_ids is None:
+            return args, kwargs
+        mask = document_mask(self.document_ids, False, None)[:, 0].to(torch.uint8)
+        if len(args) > 1:
+            return (args[0], mask, *args[2:]), kwargs
+        return args, kwargs | {"attention_mask": mask}

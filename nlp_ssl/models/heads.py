@@ -1,0 +1,36 @@
+"""Logits only where there are labels, for any head class of transformers.
+
+With 15 % of the tokens masked, five sixths of a language-model head's work is thrown away. A hook on the base model
+gathers the hidden states that have a label; every head then computes on these alone. No head is named, none is copied.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+class LabelledPositions:
+    """Lets the head of a model see only the hidden states of chosen positions.
+
+    While `positions` holds an int64 tensor of shape (C,), indices into the flattened (batch * length) tokens, the base
+    model returns hidden states of shape (1, C, hidden), and so the head returns logits of shape (1, C, vocabulary).
+    While it is `None`, nothing changes.
+
+    Args:
+        model: a model with a head; a hook on `model.base_model` stays installed.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.positions: Tensor | None = None
+        model.base_model.register_forward_hook(self._gather)
+
+    def _gather(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        if self.positions is None:
+            return output
+        hidden = output[0]
+        gathered = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.positions)[None]
+        if isinstance(output, tuple):
+            return (gathered, *output[1:])
+        output["last_hidden_state"] = gathered
+        return output

@@ -1,0 +1,146 @@
+"""Models from presets, Hub ids and folders; from scratch, or going on from their weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from nlp_ssl.config import ModelConfig
+from nlp_ssl.console import UserError, say
+from nlp_ssl.models import presets
+from nlp_ssl.models.attention import ISOLATED, can_isolate
+
+_SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask")
+
+
+def find_config(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration at a Hub id or in a folder.
+
+    Raises:
+        UserError: there is none, or no network to look for it.
+    """
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        if Path(name).exists():
+            raise UserError(f"{name} holds no model that transformers can read: {_first_line(error)}") from None
+        raise UserError(
+            f"'{name}' is no preset, no folder here, and could not be had from the Hub ({_first_line(error)}); presets "
+            f"work offline: {', '.join(presets.preset_names())}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(". ") if str(error).strip() else type(error).__name__
+
+
+def is_from_scratch(config: ModelConfig) -> bool:
+    """Whether the weights are new: presets always, Hub ids and folders when asked."""
+    return config.from_scratch or presets.split_name(config.name) is not None
+
+
+def architecture(
+    config: ModelConfig, auto_class: Any, tokenizer: PreTrainedTokenizerFast, row_length: int, dropout: float | None
+) -> PreTrainedConfig:
+    """The configuration of the model to train, complete.
+
+    Args:
+        config: what the user asked for.
+        auto_class: the `AutoModelFor...` whose head is needed.
+        tokenizer: gives the vocabulary and the special ids of a model from scratch.
+        row_length: longest input.
+        dropout: probability for every dropout; `None` keeps the model's own.
+
+    Raises:
+        UserError: an unknown name or field, no such head, a vocabulary or a row that does not fit.
+    """
+    special = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id")
+        for name in _SPECIAL
+        if name != "mask" and getattr(tokenizer, f"{name}_token_id") is not None
+    }
+    if presets.split_name(config.name):
+        model_config = presets.preset_config(config.name, len(tokenizer), **special)
+    else:
+        model_config = find_config(config.name, config.revision)
+        if config.from_scratch:
+            model_config.update({"vocab_size": len(tokenizer), **special})
+    for key, value in config.overrides.items():
+        if not is_from_scratch(config):
+            raise UserError(f"--model.overrides.{key} would change a trained model; add --model.from_scratch")
+        if not hasattr(model_config, key):
+            raise UserError(f"--model.overrides.{key}: {type(model_config).__name__} has no such field")
+        setattr(model_config, key, value)
+    if type(model_config) not in auto_class._model_mapping:
+        raise UserError(f"{config.name} ({model_config.model_type}) has no head for {auto_class.__name__}")
+    if len(tokenizer) > model_config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer):,} entries, more than the {model_config.vocab_size:,} of {config.name}; "
+            "use its own tokenizer (leave --tokenizer.path out)"
+        )
+    if (limit := max_positions(model_config)) and row_length > limit:
+        raise UserError(f"rows of {row_length} tokens are longer than the {limit} positions of {config.name}")
+    if dropout is not None:
+        for key, value in model_config.to_dict().items():
+            if isinstance(value, float) and ("dropout" in key or key.endswith("_pdrop")):
+                setattr(model_config, key, dropout)
+    return model_config
+
+
+def max_positions(config: PreTrainedConfig) -> int | None:
+    """Longest input of an architecture, or `None` where there is no limit."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "longformer"):
+        limit -= (config.pad_token_id or 0) + 1  # their positions begin after the padding index
+    return limit
+
+
+def model_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedModel]:
+    """The class that an auto class makes of a configuration."""
+    found = auto_class._model_mapping[type(config)]
+    return found[0] if isinstance(found, tuple) else found
+
+
+def isolates(config: PreTrainedConfig, auto_class: Any) -> bool:
+    """Whether this architecture can keep packed documents apart."""
+    return can_isolate(model_class(config, auto_class))
+
+
+def build_model(
+    config: ModelConfig, model_config: PreTrainedConfig, auto_class: Any, *, isolated: bool, seed: int = 0
+) -> PreTrainedModel:
+    """The model to train, in float32, with new weights or its own.
+
+    Args:
+        config: what the user asked for.
+        model_config: from `architecture`.
+        auto_class: the head.
+        isolated: with document-isolated attention.
+        seed: of new weights; the same on every process.
+    """
+    by_name = isolated and model_class(model_config, auto_class)._supports_attention_backend
+    attention = ISOLATED if by_name else config.attention
+    extra = {"attn_implementation": attention} if attention else {}
+    torch.manual_seed(seed)
+    if is_from_scratch(config):
+        model = auto_class.from_config(model_config, dtype=torch.float32, **extra)
+    else:
+        stored = AutoConfig.from_pretrained(config.name, revision=config.revision).dtype
+        model = auto_class.from_pretrained(
+            config.name, config=model_config, revision=config.revision, dtype=torch.float32, **extra
+        )
+        dtype = str(stored or "float32").removeprefix("torch.")
+        say(f"model: going on from the weights of {config.name}, stored as {dtype}, trained in float32")
+    return model
+
+
+def describe(model: PreTrainedModel) -> str:
+    """One line: architecture, shape, parameters with and without embeddings."""
+    config = model.config
+    total = sum(p.numel() for p in model.parameters())
+    embeddings = model.get_input_embeddings().weight.numel()
+    return (
+        f"{type(model).__name__}, {config.num_hidden_layers} layers of {config.hidden_size}, vocabulary "
+        f"{config.vocab_size:,}, {total / 1e6:.1f} M parameters ({(total - embeddings) / 1e6:.1f} M without embeddings)"
+    )

@@ -1,0 +1,110 @@
+"""Any transformers model over packed rows: documents kept apart, logits where they are asked for."""
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nlp_ssl.console import UserError
+from nlp_ssl.models.attention import ISOLATED, PairwiseMask
+from nlp_ssl.models.heads import LabelledPositions
+
+
+class PackedModel(nn.Module):
+    """A transformers model with a language-model head, called on packed rows.
+
+    Args:
+        model: the model; isolated if it was loaded with the attention `"isolated"` or is a DeBERTa.
+        isolated: keep the documents of a row apart; otherwise every row must hold one document, and padding is masked.
+    """
+
+    def __init__(self, model: PreTrainedModel, isolated: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.isolated = isolated
+        self._no_split_modules = getattr(model, "_no_split_modules", None)
+        self.labelled = LabelledPositions(model)
+        self.pairwise = None
+        if isolated and model.config._attn_implementation != ISOLATED:
+            self.pairwise = PairwiseMask(model)
+        self.position_offset = position_offset(model)
+        self.takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        document_ids: Tensor,
+        position_ids: Tensor,
+        label_positions: Tensor | None = None,
+    ) -> Tensor:
+        """Logits.
+
+        Args:
+            input_ids: int64, (B, S).
+            document_ids: int64, (B, S); 0 is padding.
+            position_ids: int64, (B, S); from 0 in every document.
+            label_positions: int64, (C,); indices into the B * S tokens.
+
+        Returns:
+            (B, S, vocabulary), or (1, C, vocabulary) when `label_positions` are given.
+        """
+        kwargs = {"use_cache": False} if self.takes_cache else {}
+        if self.isolated:
+            kwargs["position_ids"] = position_ids + self.position_offset
+            if self.pairwise is None:
+                kwargs["document_ids"] = document_ids
+        else:
+            kwargs["attention_mask"] = (document_ids > 0).long()
+        if self.pairwise is not None:
+            self.pairwise.document_ids = document_ids
+        self.labelled.positions = label_positions
+        try:
+            return self.model(input_ids=input_ids, **kwargs).logits
+        finally:
+            self.labelled.positions = None
+            if self.pairwise is not None:
+                self.pairwise.document_ids = None
+
+
+def position_offset(model: PreTrainedModel) -> int:
+    """The position id of a document's first token: RoBERTa and its kin count from `padding_idx + 1`, others from 0."""
+    for name, module in model.base_model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
+
+
+@torch.no_grad()
+def check_isolation(packed: PackedModel, vocab_size: int) -> float:
+    """Prove on the model itself that one document of a row has no influence on another.
+
+    Args:
+        packed: the model, on any device.
+        vocab_size: tokens to draw from.
+
+    Returns:
+        Largest difference between a packed document's logits and those it gets alone, relative to their largest.
+
+    Raises:
+        UserError: another document changes the logits, or alone they differ by more than rounding.
+    """
+    device = next(packed.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    first, other, second = (torch.randint(0, vocab_size, (1, n), generator=generator).to(device) for n in (9, 9, 12))
+    was_training = packed.training
+    packed.eval()
+
+    def logits(*documents: Tensor) -> Tensor:
+        ids = torch.cat([torch.full_like(d, n) for n, d in enumerate(documents, 1)], 1)
+        positions = torch.cat([torch.arange(d.shape[1], device=device)[None] for d in documents], 1)
+        return packed(torch.cat(documents, 1), document_ids=ids, position_ids=positions)[:, -second.shape[1] :].float()
+
+    together, swapped, alone = logits(first, second), logits(other, second), logits(second)
+    packed.train(was_training)
+    name = type(packed.model).__name__
+    difference = float((together - alone).abs().max() / alone.abs().max().clamp_min(1e-12))
+    if not torch.equal(together, swapped) or difference > 1e-2:
+        raise UserError(f"{name} cannot keep packed documents apart; give --tokens.packing one_document")
+    return difference

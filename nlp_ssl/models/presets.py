@@ -1,0 +1,113 @@
+"""Named sizes: `bert-tiny` ... `bert-large`, and the same for five more families.
+
+Widths and depths follow the papers where there is one (BERT: Turc et al. 2019 and Devlin et al. 2018; GPT-2: Radford et
+al. 2019; ModernBERT: Warner et al. 2024; Llama: the shapes of SmolLM and TinyLlama), and scale them down where not.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from nlp_ssl.console import UserError
+
+SIZES = ("tiny", "mini", "small", "base", "large")
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture and its sizes.
+
+    Attributes:
+        model_type: as transformers names it.
+        objective: "mlm" or "clm".
+        tokenizer: kind of tokenizer it is trained with by convention.
+        shapes: one (hidden size, layers, heads, feed-forward size) for each of `SIZES`.
+        row_lengths: tokens in a packed row, for each of `SIZES`.
+        optimizer: what trains it well from scratch.
+        fixed: fields of its configuration that are the same in every size.
+    """
+
+    model_type: str
+    objective: str
+    tokenizer: str
+    shapes: tuple[tuple[int, int, int, int], ...]
+    row_lengths: tuple[int, ...] = (128, 128, 512, 512, 512)
+    optimizer: str = "adamw"
+    fixed: tuple[tuple[str, Any], ...] = ()
+
+
+_BERT = ((128, 2, 2, 512), (256, 4, 4, 1024), (512, 4, 8, 2048), (768, 12, 12, 3072), (1024, 24, 16, 4096))
+_PRE_NORM_ENCODER = ((128, 6, 2, 384), (256, 8, 4, 512), (512, 12, 8, 768), (768, 22, 12, 1152), (1024, 28, 16, 2624))
+_GPT2 = ((128, 4, 2, 512), (256, 6, 4, 1024), (768, 12, 12, 3072), (1024, 24, 16, 4096), (1280, 36, 20, 5120))
+_LLAMA = ((128, 6, 2, 384), (256, 8, 4, 704), (576, 30, 9, 1536), (960, 32, 15, 2560), (2048, 22, 32, 5632))
+_KEY_VALUE_HEADS = (2, 4, 3, 5, 4)
+
+FAMILIES = {
+    "bert": Family("bert", "mlm", "wordpiece", _BERT),
+    "roberta": Family("roberta", "mlm", "bpe", _BERT),
+    "modernbert": Family(
+        "modernbert", "mlm", "bpe", _PRE_NORM_ENCODER, (128, 256, 1024, 1024, 1024), "muon",
+        (("max_position_embeddings", 8192),),
+    ),
+    "deberta-v2": Family(
+        "deberta-v2", "mlm", "unigram", _BERT,
+        fixed=(
+            ("relative_attention", True), ("pos_att_type", ["p2c", "c2p"]), ("position_buckets", 256),
+            ("norm_rel_ebd", "layer_norm"), ("share_att_key", True), ("position_biased_input", False),
+            ("type_vocab_size", 0),
+        ),
+    ),
+    "gpt2": Family("gpt2", "clm", "bpe", _GPT2, (256, 256, 1024, 1024, 1024)),
+    "llama": Family(
+        "llama", "clm", "bpe", _LLAMA, (256, 256, 1024, 2048, 2048), "muon", (("max_position_embeddings", 4096),)
+    ),
+}  # fmt: skip
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """`"deberta-v2-base"` -> `("deberta-v2", "base")`; `None` when it names no preset."""
+    family, _, size = name.rpartition("-")
+    return (family, size) if family in FAMILIES and size in SIZES else None
+
+
+def preset_names() -> list[str]:
+    """Every preset."""
+    return [f"{family}-{size}" for family in FAMILIES for size in SIZES]
+
+
+def row_length(name: str) -> int:
+    """Tokens in a packed row of this preset."""
+    family, size = split_name(name)
+    return FAMILIES[family].row_lengths[SIZES.index(size)]
+
+
+def preset_config(name: str, vocab_size: int, **fields: Any) -> PreTrainedConfig:
+    """The transformers configuration of a preset.
+
+    Args:
+        name: one of `preset_names()`.
+        vocab_size: entries of the vocabulary.
+        fields: further fields, such as the ids of special tokens.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if not (parts := split_name(name)):
+        raise UserError(f"no preset is called '{name}'; there are {', '.join(preset_names())}")
+    family, size = FAMILIES[parts[0]], SIZES.index(parts[1])
+    hidden, layers, heads, feed_forward = family.shapes[size]
+    if family.model_type == "gpt2":
+        shape = {"n_embd": hidden, "n_layer": layers, "n_head": heads, "n_inner": feed_forward}
+    else:
+        shape = {
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": feed_forward,
+        }
+    if family.model_type == "llama":
+        shape |= {"num_key_value_heads": _KEY_VALUE_HEADS[size], "tie_word_embeddings": True}
+    if family.model_type == "roberta":
+        shape |= {"max_position_embeddings": 512 + fields.get("pad_token_id", 1) + 1, "type_vocab_size": 1}
+    return AutoConfig.for_model(family.model_type, vocab_size=vocab_size, **shape, **dict(family.fixed), **fields)

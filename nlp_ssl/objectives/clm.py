@@ -1,0 +1,62 @@
+"""Causal language modelling: predict the next token of the same document (Radford et al. 2018)."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from nlp_ssl.data.packing import stack_rows
+from nlp_ssl.objectives.masking import IGNORE
+from nlp_ssl.objectives.objective import Batch, Metrics, to_tensors
+
+
+class CausalLanguageModeling:
+    """Asks every token of a packed row for the next one of its document.
+
+    A label never crosses documents, and where a document was cut at the end of a row no end is taught. A collated batch
+    holds `input_ids`, `document_ids`, `position_ids` and `labels`, all (B, S); `labels` are already shifted.
+
+    Args:
+        tokenizer: its special tokens are targets, but no text: bits per byte leave them out.
+        pad: token of empty positions.
+    """
+
+    auto_class = AutoModelForCausalLM
+    pipeline = "text-generation"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, pad: int) -> None:
+        self.special_ids = torch.tensor(sorted(set(tokenizer.all_special_ids)))
+        self.pad = pad
+
+    def collate(self, rows: list[dict[str, Any]]) -> Batch:
+        """Rows of `PackedRows` as a batch with shifted labels."""
+        batch = stack_rows(rows, self.pad)
+        ids, documents = batch["input_ids"], batch["document_ids"]
+        follows = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] > 0) & ~batch["cut_ends"][:, 1:]
+        labels = np.full_like(ids, IGNORE)
+        labels[:, :-1] = np.where(follows, ids[:, 1:], IGNORE)
+        return to_tensors(
+            {
+                "input_ids": ids,
+                "document_ids": documents,
+                "position_ids": batch["position_ids"],
+                "labels": labels,
+            }
+        )
+
+    def num_targets(self, batch: Batch) -> int:
+        """Tokens that have a predecessor in their document."""
+        return int((batch["labels"] != IGNORE).sum())
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Summed cross-entropy in nats; and in evaluation `text_loss_sum`, that of targets that are text."""
+        logits = model(batch["input_ids"], document_ids=batch["document_ids"], position_ids=batch["position_ids"])
+        logits, labels = logits.view(-1, logits.shape[-1]).float(), batch["labels"].view(-1)
+        if model.training:
+            return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"), {}
+        losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+        is_text = ~torch.isin(labels, self.special_ids.to(labels.device))
+        return losses.sum(), {"text_loss_sum": (losses * is_text).sum()}

@@ -1,0 +1,229 @@
+"""The masking collator: 15 % of the tokens to predict, of those 80 % masked, 10 % replaced, 10 % kept.
+
+Devlin et al. 2018, section 3.1; whole words as in BERT's later release; spans as in Joshi et al. 2019 (SpanBERT).
+"""
+
+import json
+import unicodedata
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from nlp_ssl.config import MaskingConfig
+from nlp_ssl.console import UserError
+from nlp_ssl.data.order import hash64
+
+IGNORE = -100  # label of a position that is not predicted, as everywhere in transformers
+SPAN_P, SPAN_MAX = 0.2, 10  # SpanBERT: lengths ~ Geometric(0.2), at most 10, 3.8 on average
+_CHOOSE, _REPLACE, _DRAW, _LENGTH = range(4)  # what a hash decides
+
+
+class MaskingCollator:
+    """Masks rows so that the choice at a position is a hash of (seed, source, epoch, row, position).
+
+    There is no generator and no state: the masks do not depend on the batch, the worker or the process, a resumed run
+    makes the same ones, and every epoch makes new ones. Special tokens are neither masked nor drawn as replacements.
+
+    It also works alone, in a `DataLoader` or a `transformers.Trainer`: rows that carry no `row` and `epoch` are masked
+    by draws from a torch generator, like those of the stock collator, and padded by the tokenizer.
+
+    Args:
+        tokenizer: a fast tokenizer with a mask token.
+        config: shares, and what is masked as a whole.
+        seed: decides the masks.
+        source: tells apart data sets that are masked under one seed, such as training (0) and held-out (1) text.
+        generator: for rows without `row` and `epoch`; torch's global one when `None`.
+        pad_to_multiple_of: pad the length to a multiple of this (rows that need padding).
+
+    Raises:
+        UserError: the tokenizer has no mask token, or the shares are not shares.
+
+    Example:
+        >>> collator = MaskingCollator(tokenizer)
+        >>> batch = collator([tokenizer("one row"), tokenizer("another")])
+        >>> sorted(batch)
+        ['attention_mask', 'input_ids', 'labels', 'token_type_ids']
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        config: MaskingConfig | None = None,
+        *,
+        seed: int = 0,
+        source: int = 0,
+        generator: torch.Generator | None = None,
+        pad_to_multiple_of: int | None = None,
+    ) -> None:
+        self.config = config = config or MaskingConfig()
+        if tokenizer.mask_token_id is None:
+            raise UserError(
+                f"the tokenizer {tokenizer.name_or_path or ''} has no mask token, which masked pretraining needs; "
+                "train one with train_tokenizer.py, or pretrain with pretrain_clm.py"
+            )
+        if not 0 < config.probability < 1:
+            raise UserError(f"--masking.probability is {config.probability}; it must lie between 0 and 1")
+        if min(config.mask_share, config.random_share) < 0 or config.mask_share + config.random_share > 1 + 1e-9:
+            raise UserError("--masking.mask_share and --masking.random_share must be shares that add up to at most 1")
+        self.tokenizer, self.seed, self.source, self.generator = tokenizer, seed, source, generator
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.is_special = np.zeros(max(len(tokenizer), max(tokenizer.all_special_ids) + 1), dtype=bool)
+        self.is_special[tokenizer.all_special_ids] = True
+        self.ordinary = np.flatnonzero(~self.is_special[: len(tokenizer)])
+        if config.unit == "word":
+            self.begins, self.joins = word_tables(tokenizer)
+        if config.unit == "span":
+            self.span_rate = _span_rate(config.probability)
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Pad and mask rows.
+
+        Args:
+            features: dictionaries with `input_ids` and what else the model takes; `row` and `epoch` where the masks
+                shall be a function of them.
+
+        Returns:
+            Tensors of shape (rows, length); `labels` holds the original token where one is to be predicted, else -100.
+        """
+        addresses = [(f.get("epoch"), f.get("row")) for f in features]
+        model_inputs = [{k: v for k, v in f.items() if k not in ("row", "epoch", "labels")} for f in features]
+        batch = self.tokenizer.pad(model_inputs, return_tensors="np", pad_to_multiple_of=self.pad_to_multiple_of)
+        protected = batch.pop("special_tokens_mask", None)
+        batch["input_ids"], batch["labels"] = self.mask(batch["input_ids"], self.row_keys(addresses), protected)
+        return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in batch.items()}
+
+    def row_keys(self, addresses: list[tuple[int | None, int | None]]) -> np.ndarray:
+        """One uint64 key a row, of its (epoch, row), or drawn from the generator where these are `None`."""
+        if any(epoch is None or row is None for epoch, row in addresses):
+            drawn = torch.randint(-(2**63), 2**63 - 1, (len(addresses),), generator=self.generator)
+            return drawn.numpy().astype(np.uint64)
+        epochs, rows = np.array(addresses, dtype=np.int64).T
+        return hash64(self.seed, self.source, epochs, rows)
+
+    def mask(
+        self, input_ids: np.ndarray, keys: np.ndarray, protected: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mask rows of tokens.
+
+        Args:
+            input_ids: int64, shape (rows, length).
+            keys: uint64, shape (rows,), from `row_keys`.
+            protected: positions to leave alone besides special tokens, nonzero where so; same shape as `input_ids`.
+
+        Returns:
+            `(masked, labels)`, int64, the shape of `input_ids`.
+        """
+        ordinary = ~self.is_special[input_ids]
+        if protected is not None:
+            ordinary &= protected == 0
+        keys, position = keys[:, None], np.arange(input_ids.shape[1])
+        leader = np.broadcast_to(position, input_ids.shape)  # whose hash decides how a position is replaced
+        if self.config.unit == "token":
+            chosen = _uniform(keys, position, _CHOOSE) < self.config.probability
+        elif self.config.unit == "word":
+            first = self._word_beginnings(input_ids, ordinary)
+            chosen = _uniform(keys, first, _CHOOSE) < self.config.probability
+        else:
+            chosen = self._spans(keys, input_ids.shape) & ordinary
+            starts = chosen & ~np.pad(chosen, ((0, 0), (1, 0)))[:, :-1]
+            leader = np.maximum.accumulate(np.where(starts, position, 0), axis=1)
+        chosen &= ordinary
+        labels = np.where(chosen, input_ids, IGNORE)
+        how = _uniform(keys, leader, _REPLACE)
+        drawn = self.ordinary[(hash64(keys, position, _DRAW) % np.uint64(len(self.ordinary))).astype(np.int64)]
+        replaced = np.where(how < self.config.mask_share + self.config.random_share, drawn, input_ids)
+        replaced = np.where(how < self.config.mask_share, self.tokenizer.mask_token_id, replaced)
+        return np.where(chosen, replaced, input_ids), labels
+
+    def _word_beginnings(self, input_ids: np.ndarray, ordinary: np.ndarray) -> np.ndarray:
+        """Position at which each position's word begins."""
+        joined = np.pad(self.joins[input_ids] & ordinary, ((0, 0), (1, 0)))[:, :-1]
+        begins = self.begins[input_ids] | ~joined
+        return np.maximum.accumulate(np.where(begins, np.arange(input_ids.shape[1]), 0), axis=1)
+
+    def _spans(self, keys: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Union of spans that begin anywhere, also before the row, so that every position is equally likely covered."""
+        rows, length = shape
+        begin = np.arange(-SPAN_MAX, length)
+        starts = _uniform(keys, begin, _CHOOSE) < self.span_rate
+        u = _uniform(keys, begin, _LENGTH)
+        lengths = np.minimum(np.floor(np.log1p(-u) / np.log1p(-SPAN_P)).astype(np.int64) + 1, SPAN_MAX)
+        edges = np.zeros((rows, length + 2 * SPAN_MAX + 1), dtype=np.int64)
+        row, at = np.nonzero(starts)
+        np.add.at(edges, (row, at), 1)
+        np.add.at(edges, (row, at + lengths[row, at]), -1)
+        return np.cumsum(edges, axis=1)[:, SPAN_MAX : SPAN_MAX + length] > 0
+
+
+def _uniform(keys: np.ndarray, position: np.ndarray, purpose: int) -> np.ndarray:
+    """Uniform numbers in [0, 1) by position and purpose, float64."""
+    return (hash64(keys, position, purpose) >> np.uint64(11)) * 2.0**-53
+
+
+def _span_rate(coverage: float) -> float:
+    """Probability that a span begins at a position, such that a share `coverage` of the positions is covered.
+
+    A position is free if none of the last SPAN_MAX positions began a span that reaches it:
+    1 - coverage = prod_d (1 - rate * P(length > d)), solved by bisection.
+    """
+    reach = (1 - SPAN_P) ** np.arange(SPAN_MAX)
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if 1 - np.prod(1 - middle * reach) < coverage else (low, middle)
+    return low
+
+
+def word_tables(tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens begin a word, and which a following token can join.
+
+    A word begins at a token with a leading space, at one that is not a letter or digit, at a Chinese, Japanese kana or
+    full-width character, and after any token that does not end in a letter or digit. WordPiece says it by itself: what
+    has no `##` begins a word.
+
+    Returns:
+        `(begins, joins)`, bool, shape (vocabulary,): token t at position i begins a word if `begins[t]` or if the token
+        before it has no `joins`.
+    """
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    special = set(tokenizer.all_special_ids)
+    size = max(len(tokens), max(special) + 1)
+    begins, joins = np.ones(size, dtype=bool), np.zeros(size, dtype=bool)
+    prefix = model.get("continuing_subword_prefix") if model["type"] == "WordPiece" else None
+    byte_of = _byte_level_alphabet()
+    byte_level = "ByteLevel" in tokenizer.backend_tokenizer.to_str()
+    for i, token in enumerate(tokens):
+        if i in special or not token:
+            continue
+        if prefix:
+            begins[i], joins[i] = not token.startswith(prefix), True
+            continue
+        if byte_level:
+            raw = bytes(byte_of[c] for c in token if c in byte_of)
+            text = raw.decode("utf-8", errors="replace")
+            if 0x80 <= raw[0] < 0xC0:  # the middle of a character
+                begins[i], joins[i] = False, True
+                continue
+        else:
+            text = token.replace("▁", " ")
+        begins[i], joins[i] = not _in_word(text[0]), _in_word(text[-1]) or text[-1] == "\ufffd"
+    return begins, joins
+
+
+def _in_word(character: str) -> bool:
+    """Whether a character joins its neighbours into a word: letters, marks and digits, but no Han or kana."""
+    if not (character.isalnum() or unicodedata.category(character).startswith("M")):
+        return False
+    name = unicodedata.name(character, "")
+    return not name.startswith(("CJK", "HIRAGANA", "KATAKANA", "FULLWIDTH"))
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """Character -> byte in byte-level BPE (Radford et al. 2019): printable bytes stay, the rest follow from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    alphabet = {chr(b): b for b in printable}
+    others = [b for b in range(256) if b not in set(printable)]
+    return alphabet | {chr(256 + n): b for n, b in enumerate(others)}

@@ -1,0 +1,79 @@
+"""Masked language modelling: predict the tokens that were hidden (Devlin et al. 2018)."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForMaskedLM
+
+from nlp_ssl.data.packing import stack_rows
+from nlp_ssl.objectives.masking import IGNORE, SPAN_MAX, MaskingCollator
+from nlp_ssl.objectives.objective import Batch, Metrics, to_tensors
+
+
+class MaskedLanguageModeling:
+    """Hides tokens of packed rows and asks for them; logits are computed only there.
+
+    A collated batch of B rows of S tokens holds `input_ids`, `document_ids`, `position_ids` (B, S) and, in a fixed
+    capacity of C slots, `label_positions` (C,), indices into the B * S tokens, and `labels` (C,), -100 in spare slots.
+
+    Args:
+        masking: the masking collator.
+    """
+
+    auto_class = AutoModelForMaskedLM
+    pipeline = "fill-mask"
+
+    def __init__(self, masking: MaskingCollator) -> None:
+        self.masking = masking
+
+    def collate(self, rows: list[dict[str, Any]]) -> Batch:
+        """Rows of `PackedRows` as a masked batch."""
+        batch = stack_rows(rows, self.masking.tokenizer.pad_token_id)
+        keys = self.masking.row_keys([(row["epoch"], row["row"]) for row in rows])
+        input_ids, labels = self.masking.mask(batch["input_ids"], keys)
+        positions = np.flatnonzero(labels != IGNORE)
+        capacity = self.capacity(labels.size)
+        if len(positions) > capacity:  # beyond six sigma: the second, larger shape
+            capacity = labels.size
+        label_positions = np.zeros(capacity, dtype=np.int64)
+        label_positions[: len(positions)] = positions
+        slots = np.full(capacity, IGNORE, dtype=np.int64)
+        slots[: len(positions)] = labels.ravel()[positions]
+        return to_tensors(
+            {
+                "input_ids": input_ids,
+                "document_ids": batch["document_ids"],
+                "position_ids": batch["position_ids"],
+                "label_positions": label_positions,
+                "labels": slots,
+            }
+        )
+
+    def capacity(self, num_tokens: int) -> int:
+        """Slots for labels: the expected number and six standard deviations, rounded up to a multiple of 64."""
+        p = self.masking.config.probability
+        together = 1 if self.masking.config.unit == "token" else SPAN_MAX  # chosen together, their variance adds up
+        slots = num_tokens * p + 6 * math.sqrt(num_tokens * p * (1 - p) * together)
+        return min(num_tokens, math.ceil(slots / 64) * 64)
+
+    def num_targets(self, batch: Batch) -> int:
+        """Masked tokens."""
+        return int((batch["labels"] != IGNORE).sum())
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Summed cross-entropy in nats, and how many tokens were predicted right."""
+        logits = model(
+            batch["input_ids"],
+            document_ids=batch["document_ids"],
+            position_ids=batch["position_ids"],
+            label_positions=batch["label_positions"],
+        )
+        logits, labels = logits.view(-1, logits.shape[-1]).float(), batch["labels"]
+        loss_sum = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+        with torch.no_grad():
+            correct = (logits.argmax(-1) == labels).sum()
+        return loss_sum, {"correct": correct}

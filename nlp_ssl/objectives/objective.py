@@ -1,0 +1,66 @@
+"""The protocol that every objective keeps: batch -> summed loss, and targets that are counted on the host."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+Metrics = dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """What is asked of a model.
+
+    An objective never averages: the loop divides the sum by the number of targets of the whole step, over all
+    micro-batches and processes, which is what makes one batch of 64 equal to eight of 8.
+
+    Attributes:
+        auto_class: the `transformers.AutoModelFor...` whose head it needs.
+    """
+
+    auto_class: Any
+
+    def collate(self, rows: list[dict[str, Any]]) -> Batch:
+        """Rows as the data set gives them, each with its `row` and `epoch`, as a batch of CPU tensors."""
+        ...
+
+    def num_targets(self, batch: Batch) -> int:
+        """How many predictions the batch asks for, counted on the host before anything is computed."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The loss summed over the batch's targets (0-d, float32), and 0-d tensors that can be summed over batches."""
+        ...
+
+
+class ObjectiveModule(nn.Module):
+    """A model together with what is asked of it, so that DDP, FSDP and `torch.compile` wrap the whole.
+
+    Args:
+        model: takes what the objective gives it.
+        objective: what is asked.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self._no_split_modules = getattr(model, "_no_split_modules", None)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """`(loss_sum, metrics)` of a batch."""
+        return self.objective.loss(self.model, batch)
+
+
+def num_real_tokens(batch: Batch) -> int:
+    """Tokens of a collated batch that are not padding."""
+    for key in ("document_ids", "attention_mask"):
+        if key in batch:
+            return int((batch[key] > 0).sum())
+    return batch["input_ids"].numel()
+
+
+def to_tensors(arrays: dict[str, Any]) -> Batch:
+    """NumPy arrays as CPU tensors that share their memory."""
+    return {key: torch.from_numpy(value) for key, value in arrays.items()}

@@ -1,0 +1,1 @@
+"""What leaves the machine: the model card, the report, the push to the Hub."""

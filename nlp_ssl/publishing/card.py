@@ -1,0 +1,310 @@
+"""The model card: what a stranger must know to use the model, to judge its numbers, and to make it again.
+
+The text is a pure function of its arguments: the same run gives the same card, and a fact that is not known leaves out
+its line. Nothing is filled in for the author: no language, licence or claim that the run does not know.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+# Facts that both pretraining and fine-tuning know, in the order of the card. A fact under any other name goes to the
+# end of the procedure, under its own name.
+MODEL_FACTS = {
+    "architecture": "Architecture",
+    "preset": "Preset",
+    "parameters": "Parameters",
+    "layers": "Layers",
+    "hidden_size": "Hidden size",
+    "vocab_size": "Vocabulary",
+    "tokenizer": "Tokenizer",
+    "max_positions": "Longest input (tokens)",
+    "labels": "Labels",
+}
+DATA_FACTS = {
+    "corpus": "Corpus",
+    "corpus_fingerprint": "Fingerprint",
+    "documents": "Documents",
+    "corpus_tokens": "Tokens in the corpus",
+    "corpus_bytes": "Bytes of UTF-8 text",
+    "train_rows": "Training rows",
+    "held_out": "Held out",
+    "held_out_documents": "Held-out documents",
+    "packing": "Packing",
+}
+PROCEDURE_FACTS = {
+    "objective": "Objective",
+    "steps": "Optimizer steps",
+    "epochs": "Passes over the data",
+    "batch_size": "Batch (rows)",
+    "row_length": "Row length (tokens)",
+    "tokens_seen": "Tokens seen",
+    "optimizer": "Optimizer",
+    "lr": "Peak learning rate",
+    "muon_lr": "Peak learning rate of Muon",
+    "schedule": "Schedule",
+    "warmup": "Warm-up",
+    "weight_decay": "Weight decay",
+    "max_grad_norm": "Gradient clipping (norm)",
+    "dropout": "Dropout",
+    "precision": "Precision",
+    "seed": "Seed",
+    "hardware": "Hardware",
+    "processes": "Processes",
+    "minutes": "Training time (minutes)",
+    "tokens_per_second": "Tokens per second (real ones, no padding)",
+    "versions": "Versions",
+}
+# What each number counts is said next to it: losses of different objectives cannot be compared.
+RESULT_FACTS = {
+    "masked_loss": "Held-out loss, nats per masked token (masks fixed, weighted by token)",
+    "causal_loss": "Held-out loss, nats per predicted token (weighted by token)",
+    "perplexity": "Held-out perplexity, per predicted token of this tokenizer",
+    "bits_per_byte": "Bits per byte of held-out text (predicted bytes only)",
+    "unigram_entropy": "For reference: unigram entropy of the same text, nats per token",
+    "evaluated_targets": "Tokens that the held-out loss was measured on",
+}
+
+RECIPES = {
+    "fill-mask": "pretrain_mlm.py",
+    "text-generation": "pretrain_clm.py",
+    "text-classification": "finetune_classification.py",
+    "token-classification": "finetune_ner.py",
+}
+WHAT = {
+    "fill-mask": "a masked language model: it fills gaps in text, and is a body to fine-tune",
+    "text-generation": "a causal language model: it continues text",
+    "text-classification": "a classifier of texts",
+    "token-classification": "a tagger of words",
+}
+LIMITS = {
+    "fill-mask": "It predicts likely words, not true ones; use it as a starting point for fine-tuning.",
+    "text-generation": "It continues text plausibly, not truthfully, and was not trained to follow instructions.",
+    "text-classification": "It knows only the labels above and always answers with one of them, also where none fits.",
+    "token-classification": "It knows only the labels above; words unlike those of its training data are often missed.",
+}
+
+
+@dataclass
+class Metric:
+    """One measured number of a fine-tuned model, for the table and for the Hub's `model-index`."""
+
+    name: str
+    """As `evaluate` calls it: `accuracy`, `f1`, `matthews_correlation`."""
+    value: float
+    dataset: str
+    """Name or Hub id of the data set."""
+    split: str | None = None
+    std: float | None = None
+    """Standard deviation over `seeds` runs."""
+    seeds: int | None = None
+
+
+def model_card(
+    title: str,
+    *,
+    pipeline_tag: str,
+    model: str,
+    facts: Mapping[str, Any],
+    metrics: Iterable[Metric] = (),
+    base_model: str | None = None,
+    language: str | list[str] | None = None,
+    license: str | None = None,
+    datasets: list[str] | None = None,
+    tags: Iterable[str] = (),
+    example: str | tuple[str, str] | None = None,
+    limits: Iterable[str] = (),
+    curves: str | None = None,
+    recipe: str | None = None,
+) -> str:
+    """Write a model card.
+
+    Args:
+        title: name of the model.
+        pipeline_tag: `fill-mask`, `text-generation`, `text-classification` or `token-classification`.
+        model: what the snippet gives to `pipeline`: the repository id, or the model's folder.
+        facts: what is known about the run, by the names in `MODEL_FACTS`, `DATA_FACTS`, `PROCEDURE_FACTS` and
+            `RESULT_FACTS`; `None` leaves out the line.
+        metrics: what was measured on labelled data.
+        base_model: Hub id or folder of the model that this one went on from.
+        language: ISO 639 code(s), when known.
+        license: the Hub's name of the licence, when given.
+        datasets: Hub ids of the training data.
+        tags: further tags for the Hub.
+        example: input of the snippet, a pair of texts for a pair classifier; in the model's language and with its mask
+            token.
+        limits: further sentences on what the model cannot do.
+        curves: file name of the picture of the loss, beside the card.
+        recipe: the program that made the model; the one that fits `pipeline_tag` when `None`.
+
+    Returns:
+        Markdown with YAML front matter, ending in a newline.
+    """
+    facts = {name: value for name, value in facts.items() if value is not None}
+    metrics = list(metrics)
+    known = {**MODEL_FACTS, **DATA_FACTS, **PROCEDURE_FACTS, **RESULT_FACTS}
+    others = {name: name.replace("_", " ").capitalize() for name in facts if name not in known}
+    recipe = recipe or RECIPES[pipeline_tag]
+    parts = [
+        f"---\n{_front_matter(title, pipeline_tag, metrics, base_model, language, license, datasets, tags)}\n---",
+        f"# {_line(title)}",
+        _what(pipeline_tag, facts, base_model),
+        _table(MODEL_FACTS, facts),
+        "## How to use",
+        f"```python\n{_snippet(pipeline_tag, model, example)}\n```",
+        _section("## Training data", _table(DATA_FACTS, facts)),
+        _section("## Training procedure", _table({**PROCEDURE_FACTS, **others}, facts)),
+        _section("## Results", _results(facts, metrics), f"![Training and held-out loss]({curves})" if curves else ""),
+        "## Limits",
+        "\n".join(f"- {_line(limit)}" for limit in [LIMITS[pipeline_tag], *_known_limits(facts, metrics), *limits]),
+        "## How to make it again",
+        "The resolved configuration of the run, with nothing left to defaults, is `nlp_ssl_config.yaml` in this "
+        f"folder:\n\n```bash\naccelerate launch recipes/{recipe} --config nlp_ssl_config.yaml\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(
+    title: str,
+    pipeline_tag: str,
+    metrics: list[Metric],
+    base_model: str | None,
+    language: str | list[str] | None,
+    license: str | None,
+    datasets: list[str] | None,
+    tags: Iterable[str],
+) -> str:
+    """The Hub's metadata. A number that is not finite stays out of it: the Hub refuses the whole card for one."""
+    evaluations = [
+        EvalResult(
+            task_type=pipeline_tag,
+            dataset_type=metric.dataset,
+            dataset_name=metric.dataset,
+            dataset_split=metric.split,
+            metric_type=metric.name,
+            metric_value=round(float(metric.value), 6),
+        )
+        for metric in metrics
+        if math.isfinite(metric.value)
+    ]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=pipeline_tag,
+        tags=["nlp_ssl", *tags],
+        base_model=base_model if _is_hub_id(base_model) else None,
+        language=language,
+        license=license,
+        datasets=[name for name in datasets or [] if _is_hub_id(name)] or None,
+        metrics=sorted({metric.name for metric in metrics}) or None,
+        model_name=_line(title) if evaluations else None,
+        eval_results=evaluations or None,
+    )
+    return data.to_yaml(line_break="\n")
+
+
+def _what(pipeline_tag: str, facts: Mapping[str, Any], base_model: str | None) -> str:
+    if base_model is None:
+        origin = "trained from scratch"
+    elif _is_hub_id(base_model):
+        origin = f"trained on from [{base_model}](https://huggingface.co/{base_model})"
+    else:  # where the folder was on someone's disk is nobody's business
+        origin = f"trained on from the local model `{_line(Path(base_model).name)}`"
+    size = f" of {_value(facts['parameters'])} parameters" if "parameters" in facts else ""
+    return f"This is {WHAT[pipeline_tag]}. It is a model{size}, {origin} with `nlp_ssl`; plain `transformers` loads it."
+
+
+def _snippet(pipeline_tag: str, model: str, example: str | tuple[str, str] | None) -> str:
+    lines = ["from transformers import pipeline", ""]
+    if pipeline_tag == "fill-mask":
+        text = repr(example) if example else 'f"The function returns a {fill.tokenizer.mask_token}."'
+        lines += [
+            f'fill = pipeline("fill-mask", model={model!r})',
+            f"for guess in fill({text}):",
+            "    print(f\"{guess['score']:.3f}  {guess['sequence']}\")",
+        ]
+    elif pipeline_tag == "text-generation":
+        lines += [
+            f'generate = pipeline("text-generation", model={model!r})',
+            f'print(generate({example or "The function returns"!r}, max_new_tokens=40)[0]["generated_text"])',
+        ]
+    elif pipeline_tag == "text-classification":
+        text = example or "A text to classify."
+        text = {"text": text[0], "text_pair": text[1]} if isinstance(text, tuple) else text
+        lines += [f'classify = pipeline("text-classification", model={model!r})', f"print(classify({text!r}))"]
+    else:
+        lines += [
+            f'tag = pipeline("token-classification", model={model!r}, aggregation_strategy="simple")',
+            f"for entity in tag({example or 'A sentence with names.'!r}):",
+            "    print(entity['entity_group'], entity['word'], f\"{entity['score']:.3f}\")",
+        ]
+    return "\n".join(lines)
+
+
+def _results(facts: Mapping[str, Any], metrics: list[Metric]) -> str:
+    tables = [_table(RESULT_FACTS, facts)]
+    if metrics:
+        rows = ["| Data | Split | Metric | Value |", "|---|---|---|---|"]
+        for metric in metrics:
+            value = _value(metric.value)
+            if metric.std is not None:
+                value += f" ± {_value(metric.std)}"
+            if metric.seeds is not None:
+                value += f" ({metric.seeds} seed{'s' if metric.seeds > 1 else ''})"
+            rows.append(f"| {_cell(metric.dataset)} | {_cell(metric.split or '')} | {_cell(metric.name)} | {value} |")
+        tables.append("\n".join(rows))
+    return "\n\n".join(table for table in tables if table)
+
+
+def _known_limits(facts: Mapping[str, Any], metrics: list[Metric]) -> list[str]:
+    limits = ["It has the gaps, errors and prejudices of its training data; nobody has examined it for them."]
+    if any(name in facts for name in ("masked_loss", "causal_loss")):
+        limits.append("The held-out text comes from the same sources as the training text; on other text it is worse.")
+    if any(metric.seeds is None or metric.seeds < 2 for metric in metrics):
+        limits.append("Scores of a single seed: another seed gives others, on small data by several points.")
+    return limits
+
+
+def _section(heading: str, *bodies: str) -> str:
+    """A heading with what is under it, or nothing when nothing is."""
+    bodies = [body for body in bodies if body]
+    return "\n\n".join([heading, *bodies]) if bodies else ""
+
+
+def _table(labels: Mapping[str, str], facts: Mapping[str, Any]) -> str:
+    rows = [f"| {_cell(label)} | {_cell(_value(facts[name]))} |" for name, label in labels.items() if name in facts]
+    return "\n".join(["| | |", "|---|---|", *rows]) if rows else ""
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Integral):  # numpy's too
+        return f"{value:,}"
+    if isinstance(value, Real):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_value(item)}" for name, item in value.items() if item is not None)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_value(item) for item in value if item is not None)
+    return str(value)
+
+
+def _line(text: str) -> str:
+    return " ".join(str(text).split())
+
+
+def _cell(text: str) -> str:
+    return _line(text).replace("|", "\\|")
+
+
+def _is_hub_id(name: str | None) -> bool:
+    """Whether a name can be a Hub id and is no folder here (`runs/mlm` looks like both)."""
+    return (
+        bool(name) and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII) is not None and not Path(name).exists()
+    )

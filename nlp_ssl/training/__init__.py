@@ -1,0 +1,1 @@
+"""How a step is taken: the loop, optimizers, schedules, checkpoints, interrupts, tracking."""

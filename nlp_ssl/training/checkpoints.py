@@ -1,0 +1,231 @@
+"""Checkpoints that are finished Hub model folders, written whole or not at all, while training goes on.
+
+`checkpoints/step-00001000/` holds the model, tokenizer, configuration and card as `from_pretrained` wants them, and
+`training_state/` and `MANIFEST.json` (sha256 of every file) for resuming. A save copies the state to host memory; a
+thread writes and fsyncs it under a temporary name; when every process has finished, rank 0 renames the folder at a step
+boundary, and only then are older ones removed.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import random
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from nlp_ssl.console import UserError, rank, warn
+
+MANIFEST = "MANIFEST.json"
+STATE = "training_state"
+
+
+def to_host(value: Any, seen: dict[tuple, torch.Tensor] | None = None) -> Any:
+    """A copy of nested dictionaries, lists and tensors in host memory; tensors that share memory go on sharing it."""
+    seen = {} if seen is None else seen
+    if isinstance(value, torch.Tensor):
+        key = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if key not in seen:
+            seen[key] = value.detach().to("cpu", copy=True)
+        return seen[key]
+    if isinstance(value, dict):
+        return {k: to_host(v, seen) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_host(v, seen) for v in value)
+    return copy.copy(value)
+
+
+def rng_state() -> dict[str, Any]:
+    """State of every random generator of this process (dropout is all that uses them)."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Undo `rng_state`."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        keep_last: how many to keep.
+        write_model: writes the Hub model folder from a host copy of the weights: `(folder, state_dict, facts)`.
+        in_use: whether a folder must not be removed yet (it is being pushed).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep_last: int,
+        write_model: Callable[[Path, dict[str, torch.Tensor], dict[str, Any]], None],
+        in_use: Callable[[Path], bool] = lambda folder: False,
+    ) -> None:
+        self.folder, self.keep_last, self.write_model, self.in_use = folder, keep_last, write_model, in_use
+        self.pending: Path | None = None
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+
+    def save(self, step: int, model: PreTrainedModel, optimizer: Any, state: dict[str, Any], facts: dict) -> None:
+        """Start saving: returns once the state is copied to host memory.
+
+        Args:
+            step: optimizer steps taken.
+            model: the inner model, its names without any prefix.
+            optimizer: prepared by accelerate or not.
+            state: JSON-serialisable state of the run.
+            facts: handed on to `write_model`.
+        """
+        if self.pending is not None:
+            self.finish()
+        name = f"step-{step:08d}"
+        temporary = self.folder / f".{name}.tmp"
+        weights = to_host(model.state_dict()) if rank() == 0 else {}
+        states = {f"rank-{rank()}.pt": rng_state()}
+        if rank() == 0:
+            states["optimizer.pt"] = to_host(optimizer.state_dict())
+        self.pending = temporary
+        self.thread = threading.Thread(
+            target=self._write, args=(temporary, weights, states, state, facts), name=f"save {name}"
+        )
+        self.thread.start()
+
+    def _write(self, folder: Path, weights: dict, states: dict[str, Any], state: dict[str, Any], facts: dict) -> None:
+        try:
+            (folder / STATE).mkdir(parents=True, exist_ok=True)
+            for name, value in states.items():
+                torch.save(value, folder / STATE / name)
+                _sync(folder / STATE / name)
+            if rank() == 0:
+                (folder / STATE / "run.json").write_text(json.dumps(state, indent=1))
+                self.write_model(folder, weights, facts)
+        except BaseException as error:  # handed to the main thread, which raises it
+            self.error = error
+
+    @property
+    def writing(self) -> bool:
+        """Whether this process is still writing."""
+        return self.thread is not None and self.thread.is_alive()
+
+    def commit(self) -> Path | None:
+        """Make the finished save a checkpoint and prune older ones; call when no process is writing any more.
+
+        Returns:
+            The new checkpoint, on rank 0, or `None` if none was pending.
+        """
+        if self.pending is None:
+            return None
+        self.thread.join()
+        self.thread, temporary, self.pending = None, self.pending, None
+        if self.error is not None:
+            error, self.error = self.error, None
+            if isinstance(error, OSError):
+                raise UserError(f"the checkpoint {temporary} could not be written: {error}; older ones are kept")
+            raise error
+        if rank() != 0:
+            return None
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        manifest = {str(p.relative_to(temporary)): _sha256(p) for p in files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for path in [*files, temporary / MANIFEST]:
+            _sync(path)
+        final = temporary.with_name(temporary.name[1:].removesuffix(".tmp"))
+        if final.exists():  # a resumed run saves the same step again
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+        _sync(self.folder)
+        self.prune()
+        return final
+
+    def finish(self) -> Path | None:
+        """Wait for a pending save of every process, then commit it."""
+        if self.pending is None:
+            return None
+        self.thread.join()
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        return self.commit()
+
+    def prune(self) -> None:
+        """Remove all but the newest `keep_last` checkpoints; the newest verifies, since it was just written."""
+        for path in self.list()[: -self.keep_last or None]:
+            if not self.in_use(path):
+                shutil.rmtree(path)
+
+    def list(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(p for p in self.folder.glob("step-*") if (p / MANIFEST).exists())
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that verifies; those passed over are named."""
+        for path in reversed(self.list()):
+            if not (broken := verify(path)):
+                return path
+            warn(f"{path} is damaged ({broken}); falling back to the checkpoint before it")
+        return None
+
+
+def verify(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, by its manifest; `None` when every file has its sha256."""
+    for name, digest in json.loads((folder / MANIFEST).read_text()).items():
+        if not (folder / name).exists():
+            return f"{name} is missing"
+        if _sha256(folder / name) != digest:
+            return f"{name} has changed"
+    return None
+
+
+def load(folder: Path, model: PreTrainedModel, optimizer: Any, device: torch.device) -> dict[str, Any]:
+    """Load weights, optimizer and random state in place.
+
+    Args:
+        folder: a verified checkpoint.
+        model: the inner model; same architecture.
+        optimizer: prepared by accelerate or not.
+        device: where the optimizer's state goes.
+
+    Returns:
+        The state that `save` was given.
+    """
+    stored = type(model).from_pretrained(folder, dtype=torch.float32)
+    model.load_state_dict(stored.state_dict())
+    optimizer.load_state_dict(torch.load(folder / STATE / "optimizer.pt", map_location=device, weights_only=False))
+    own = folder / STATE / f"rank-{rank()}.pt"
+    if own.exists():
+        set_rng_state(torch.load(own, weights_only=False))
+    return json.loads((folder / STATE / "run.json").read_text())
+
+
+def publish(checkpoint: Path, folder: Path) -> None:
+    """Put a checkpoint's model, without its training state, at the top of a folder, file by file, each whole."""
+    for path in checkpoint.iterdir():
+        if path.is_file() and path.name != MANIFEST:
+            temporary = folder / f".{path.name}.tmp"
+            shutil.copyfile(path, temporary)
+            os.replace(temporary, folder / path.name)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

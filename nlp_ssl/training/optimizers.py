@@ -1,0 +1,78 @@
+"""AdamW, and Muon for the matrices inside the layers."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from nlp_ssl.config import OptimizerConfig
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer of a run, its groups with their peak rates in `group["peak_lr"]`.
+
+    Weight decay touches matrices only: not biases, norms and embeddings.
+
+    Args:
+        model: what to train; parameters without `requires_grad` are left out.
+        config: with `name` and `lr` resolved.
+    """
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for _, p in trained if p.ndim >= 2 and id(p) not in embeddings]
+    others = [p for _, p in trained if p.ndim < 2 or id(p) in embeddings]
+    if config.name == "muon":
+        inner = [p for name, p in trained if p.ndim == 2 and id(p) not in embeddings and not _is_head(model, p)]
+        chosen = {id(p) for p in inner}
+        matrices = [p for p in matrices if id(p) not in chosen]
+    groups = [
+        {"params": matrices, "lr": config.lr, "weight_decay": config.weight_decay},
+        {"params": others, "lr": config.lr, "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps, fused=True)
+    optimizer: torch.optim.Optimizer = adamw
+    if config.name == "muon" and inner:
+        muon = torch.optim.Muon(inner, lr=config.muon_lr, weight_decay=config.weight_decay, momentum=0.95)
+        optimizer = MuonAdamW(muon, adamw)
+    for group in optimizer.param_groups:
+        group["peak_lr"] = group["lr"]
+    return optimizer
+
+
+def _is_head(model: nn.Module, parameter: nn.Parameter) -> bool:
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return head is not None and any(parameter is p for p in head.parameters())
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) for matrices inside the layers and AdamW for the rest, as one optimizer.
+
+    `torch.optim.Muon` takes matrices only; embeddings, head, norms and biases need AdamW. The two share nothing; this
+    class lets a scheduler, a gradient scaler and a checkpoint see one optimizer.
+
+    Args:
+        muon: with the matrices.
+        adamw: with everything else.
+    """
+
+    def __init__(self, muon: torch.optim.Optimizer, adamw: torch.optim.Optimizer) -> None:
+        self.muon, self.adamw = muon, adamw
+        super().__init__([{"params": [p]} for g in (*muon.param_groups, *adamw.param_groups) for p in g["params"]], {})
+        self.param_groups = [*muon.param_groups, *adamw.param_groups]  # the same objects: rates set here hold there
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """One step of both."""
+        self.muon.step()
+        self.adamw.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both states, under their names."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Both states, under their names."""
+        self.muon.load_state_dict(state_dict["muon"])
+        self.adamw.load_state_dict(state_dict["adamw"])
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]

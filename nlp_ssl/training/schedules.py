@@ -1,0 +1,100 @@
+"""The learning rate as a pure function of the step, and how many steps a run has."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from nlp_ssl.config import ScheduleConfig, TrainConfig
+from nlp_ssl.console import UserError
+
+
+def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
+    """Share of the peak learning rate at a step.
+
+    Args:
+        config: the schedule.
+        step: optimizer steps taken before this one, from 0.
+        total: steps of the whole run.
+
+    Returns:
+        A number in (0, 1]: it rises linearly over the warm-up, reaches 1 at its last step, and falls to `config.final`
+        just after the run's last step.
+    """
+    warmup = config.warmup if config.warmup >= 1 else config.warmup * total
+    if step + 1 < warmup:
+        return (step + 1) / warmup
+    if config.name == "constant":
+        return 1.0
+    decay = config.decay * total if config.name == "wsd" else total - warmup
+    progress = min(1.0, max(0.0, (step - (total - decay)) / max(decay, 1e-9)))
+    shape = (1 + math.cos(math.pi * progress)) / 2 if config.name == "cosine" else 1 - progress
+    return config.final + (1 - config.final) * shape
+
+
+@dataclass
+class Horizon:
+    """How many steps a run has: given, or found from a budget in minutes and the measured throughput.
+
+    With a budget in minutes the first steps are measured, and the estimate is corrected when it is off by more than
+    3 %; rank 0's clock decides, so all processes agree. Every change is kept in `events`.
+
+    Attributes:
+        steps: current number of steps; `None` while nothing is measured yet.
+        minutes: the budget, if that is what was given.
+        events: (step, old, new) of every change since they were last taken.
+    """
+
+    steps: int | None
+    minutes: float | None = None
+    events: list[tuple[int, int | None, int]] = field(default_factory=list)
+
+    MEASURE = 4  # steps before the first estimate
+    TOLERANCE = 0.03
+
+    @classmethod
+    def of(cls, config: TrainConfig, tokens_per_step: int | None, steps_per_epoch: float) -> "Horizon":
+        """From a run's budget, of which exactly one must be given."""
+        budgets = {k: getattr(config, k) for k in ("steps", "tokens", "minutes", "epochs")}
+        given = {key: value for key, value in budgets.items() if value is not None}
+        if len(given) != 1:
+            listed = " and ".join(f"--train.{key}" for key in given) or "none"
+            raise UserError(f"give one budget of --train.steps, tokens, minutes or epochs; given: {listed}")
+        (key, value), = given.items()  # fmt: skip
+        if value <= 0:
+            raise UserError(f"--train.{key} is {value}; a budget must be positive")
+        if key == "minutes":
+            return cls(None, minutes=value)
+        if key == "tokens" and not tokens_per_step:
+            raise UserError("a budget in tokens needs rows of a fixed length; give --train.epochs or --train.steps")
+        per_unit = {"steps": 1, "tokens": 1 / (tokens_per_step or 1), "epochs": steps_per_epoch}[key]
+        return cls(max(1, math.ceil(value * per_unit - 1e-9)))
+
+    def update(self, step: int, elapsed: float) -> None:
+        """Correct the number of steps.
+
+        Args:
+            step: optimizer steps taken.
+            elapsed: seconds of training on rank 0's clock, those of earlier parts of a resumed run included.
+        """
+        if self.minutes is None or step < self.MEASURE:
+            return
+        left = self.minutes * 60 - elapsed
+        estimate = step + max(0, math.floor(left / (elapsed / step)))
+        if self.steps is None or abs(estimate - self.steps) > self.TOLERANCE * self.steps or left <= 0:
+            new = max(estimate, step)
+            if new != self.steps:
+                self.events.append((step, self.steps, new))
+                self.steps = new
+
+    def factor(self, config: ScheduleConfig, step: int) -> float:
+        """`lr_factor`, and a hundredth of the peak while the number of steps is not known yet."""
+        return 0.01 if self.steps is None else lr_factor(config, step, self.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"steps": self.steps, "minutes": self.minutes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a minutes budget where a checkpoint left it; other budgets come from the configuration."""
+        if self.minutes is not None and state["minutes"] == self.minutes:
+            self.steps = state["steps"]

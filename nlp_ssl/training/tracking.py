@@ -1,0 +1,64 @@
+"""Where the numbers of a run go: `log.jsonl` always, and the trackers that were asked for, through Accelerate."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from nlp_ssl.config import TrackingConfig
+from nlp_ssl.console import UserError, rank
+
+TRACKERS = ("tensorboard", "trackio", "wandb")
+
+
+class Log:
+    """One JSON object a line, on rank 0: `{"event": "step", "step": 10, "loss": 5.1, ...}`.
+
+    Args:
+        path: the file.
+        resume_at: keep the lines up to this step and go on after them; `None` begins a new file.
+    """
+
+    def __init__(self, path: Path, resume_at: int | None = None) -> None:
+        self.path = path
+        if rank() != 0:
+            return
+        kept = []
+        if resume_at is not None and path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    event = json.loads(line)
+                except json.JSONDecodeError:  # the line being written when the process was killed
+                    continue
+                if event.get("step", 0) <= resume_at:
+                    kept.append(line + "\n")
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, path)
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        """Append a line."""
+        if rank() == 0:
+            with open(self.path, "a") as f:
+                f.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+
+
+def check_trackers(config: TrackingConfig) -> None:
+    """Raise `UserError` for a tracker that is unknown or not installed, before anything is done."""
+    from importlib.util import find_spec
+
+    for name in config.trackers:
+        if name not in TRACKERS:
+            raise UserError(f"--tracking.trackers: '{name}' is unknown; there are {', '.join(TRACKERS)}")
+        if not find_spec(name):
+            raise UserError(f"--tracking.trackers: {name} is not installed; pip install 'nlp_ssl[{name}]'")
+
+
+def start_trackers(accelerator: Accelerator, config: TrackingConfig, run_name: str, settings: dict[str, Any]) -> None:
+    """Start the trackers that the accelerator was made with."""
+    if config.trackers:
+        flat = {key: value if isinstance(value, int | float | str) else str(value) for key, value in settings.items()}
+        kwargs = {name: {"name": config.run_name or run_name} for name in config.trackers if name != "tensorboard"}
+        accelerator.init_trackers(config.project, config=flat, init_kwargs=kwargs)

@@ -1,0 +1,40 @@
+"""Pretrain a masked language model from scratch, or go on from one.
+
+    accelerate launch recipes/pretrain_mlm.py
+
+reads the documentation of the installed Python packages, trains a tokenizer, packs the text and trains a small modern
+encoder for a few minutes, on a laptop's CPU as well as on a GPU, and leaves a model in runs/mlm. With text of your own:
+
+    accelerate launch recipes/pretrain_mlm.py \\
+        --data.sources 'corpus/*.jsonl.gz' --model.name modernbert-base --train.tokens 1e9 --output_dir runs/mine
+
+on from a trained model, with its own tokenizer:
+
+    accelerate launch recipes/pretrain_mlm.py --model.name answerdotai/ModernBERT-base --data.sources notes.txt
+
+on all GPUs of a machine `accelerate launch --multi_gpu ...`; on two processes of a CPU:
+
+    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/pretrain_mlm.py --train.steps 100
+"""
+
+from nlp_ssl import console, pretraining
+from nlp_ssl.config import MLMConfig, parse
+
+
+def main(config: MLMConfig) -> None:
+    """Corpus, tokenizer, packed rows, model, training, a look at the result."""
+    # text -> tokens -> rows, on disk, once
+    data = pretraining.prepare(config, "mlm")
+
+    # the model, and how it learns
+    run = pretraining.start(config, "mlm", data)
+
+    # to the end of the budget: logging, evaluating, saving, publishing
+    run.train()
+
+    # what has it learnt?
+    pretraining.show(run, data, "mlm")
+
+
+if __name__ == "__main__":
+    console.run(main, lambda: parse(MLMConfig, __doc__))

@@ -1,0 +1,10 @@
+"""Caches of the tests live in a temporary folder; nothing is read from or written to the user's home or the Hub."""
+
+import os
+import tempfile
+
+_cache = tempfile.mkdtemp(prefix="nlp_ssl-tests-")
+os.environ["NLP_SSL_CACHE"] = os.path.join(_cache, "nlp_ssl")
+os.environ["HF_HOME"] = os.path.join(_cache, "huggingface")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,157 @@
+"""Cards are read back by the Hub's own reader, and their snippets are run."""
+
+import re
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+from nlp_ssl.publishing.card import Metric, model_card
+
+FACTS = {
+    "architecture": "ModernBertForMaskedLM",
+    "parameters": 3_456_789,
+    "corpus": "documentation of the installed packages",
+    "corpus_fingerprint": "0123abcd",
+    "documents": 30_123,
+    "corpus_tokens": 7_654_321,
+    "steps": 400,
+    "lr": 4e-3,
+    "precision": "bf16",
+    "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+    "masked_loss": np.float32(3.57123),
+    "unigram_entropy": 6.001,
+}
+
+
+def card(**changes) -> str:
+    return model_card(**{"title": "Tiny", "pipeline_tag": "fill-mask", "model": "me/tiny", "facts": FACTS, **changes})
+
+
+def test_the_hubs_reader_finds_the_metadata(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(card(language="en", license="apache-2.0", base_model="answerdotai/ModernBERT-base", tags=["mlm"]))
+    data = ModelCard.load(path).data.to_dict()
+    assert data == {
+        "library_name": "transformers",
+        "pipeline_tag": "fill-mask",
+        "tags": ["nlp_ssl", "mlm"],
+        "language": "en",
+        "license": "apache-2.0",
+        "base_model": "answerdotai/ModernBERT-base",
+    }
+
+
+def test_metrics_become_a_model_index_that_the_hub_reads_back():
+    metrics = [
+        Metric("accuracy", 0.8125, "glue/sst2", "validation", std=0.01, seeds=3),
+        Metric("f1", np.float32(0.75), "glue/sst2", "validation"),
+        Metric("pearson", float("nan"), "glue/stsb"),
+    ]
+    text = card(pipeline_tag="text-classification", metrics=metrics)
+    results = ModelCard(text).data.eval_results
+    assert [(r.metric_type, r.metric_value, r.dataset_name, r.dataset_split) for r in results] == [
+        ("accuracy", 0.8125, "glue/sst2", "validation"),
+        ("f1", 0.75, "glue/sst2", "validation"),
+    ]
+    assert "| glue/sst2 | validation | accuracy | 0.8125 ± 0.01 (3 seeds) |" in text
+    assert "| glue/stsb |  | pearson | nan |" in text
+    assert "single seed" in text
+
+
+def test_numbers_say_what_they_count():
+    text = card()
+    assert "| Held-out loss, nats per masked token (masks fixed, weighted by token) | 3.571 |" in text
+    assert "| For reference: unigram entropy of the same text, nats per token | 6.001 |" in text
+    assert "| Documents | 30,123 |" in text
+    assert "| Versions | torch 2.13.0, transformers 5.23.0 |" in text
+
+
+@pytest.mark.parametrize("missing", [*FACTS, "everything"])
+def test_a_missing_fact_leaves_out_its_line(missing):
+    """One line fewer (or a whole section), every other line the same, and nowhere a None."""
+    facts = {name: None if missing in (name, "everything") else value for name, value in FACTS.items()}
+    text = card(facts=facts)
+    assert "None" not in text
+    assert text == card(facts={name: value for name, value in facts.items() if value is not None})
+    assert len(text.splitlines()) < len(card().splitlines())
+    assert not re.search(r"^## [^\n]*\n+(?=##|\Z)", text, re.M), "a heading with nothing under it"
+
+
+def test_the_same_facts_give_the_same_text():
+    assert card() == card()
+
+
+def test_a_fact_of_another_name_is_shown_under_it():
+    assert "| Ema decay | 0.999 |" in card(facts={**FACTS, "ema_decay": 0.999})
+
+
+def test_a_local_base_model_is_no_hub_id_and_its_path_stays_private(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mlm").mkdir(parents=True)
+    for base in ("runs/mlm", "./mlm", str(tmp_path / "runs" / "mlm")):
+        text = card(base_model=base)
+        assert ModelCard(text).data.base_model is None
+        assert "from the local model `mlm`" in text
+        assert str(tmp_path) not in text
+
+
+def test_hostile_texts_break_neither_table_nor_metadata():
+    corpus = "a | b\n---\nlicense: mit\n| c |"
+    text = card(
+        title='We: "#1"\n---\n', facts={"corpus": corpus}, language="no", metrics=[Metric("f1", 1.0, "a: |\n- b")]
+    )
+    data = ModelCard(text).data
+    assert data.license is None
+    assert data.language == "no"  # Norwegian, which careless YAML reads as false
+    assert data.eval_results[0].dataset_name == "a: |\n- b"
+    assert "| Corpus | a \\| b --- license: mit \\| c \\| |" in text
+
+
+def tiny_model(tag: str, folder) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        BertConfig,
+        BertForMaskedLM,
+        BertForSequenceClassification,
+        BertForTokenClassification,
+        GPT2Config,
+        GPT2LMHeadModel,
+        PreTrainedTokenizerFast,
+    )
+
+    words = ["[PAD]", "[UNK]", "[MASK]", "The", "function", "returns", "text", "."]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]", "eos_token": "[PAD]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    if tag == "text-generation":
+        config = GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1, n_positions=64, eos_token_id=0, bos_token_id=0)
+        GPT2LMHeadModel(config).save_pretrained(folder)
+        return
+    heads = {
+        "fill-mask": BertForMaskedLM,
+        "text-classification": BertForSequenceClassification,
+        "token-classification": BertForTokenClassification,
+    }
+    config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    heads[tag](config).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("tag", "example"),
+    [
+        ("fill-mask", None),
+        ("fill-mask", 'The "function"\'s [MASK]'),
+        ("text-generation", None),
+        ("text-classification", None),
+        ("text-classification", ("The text", "returns")),
+        ("token-classification", "The function"),
+    ],
+)
+def test_the_snippet_runs(tag, example, tmp_path, capsys):
+    tiny_model(tag, tmp_path)
+    text = card(pipeline_tag=tag, model=str(tmp_path), example=example)
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec(snippet, {})
+    assert capsys.readouterr().out.strip()

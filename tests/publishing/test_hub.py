@@ -1,0 +1,352 @@
+"""Pushing, with the real `huggingface_hub` client against a loopback server, and reading back with `from_pretrained`.
+
+What cannot be tried offline is the xet wire (see `hub_server.py`): the two other upload modes are.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nlp_ssl.console import UserError
+from nlp_ssl.publishing.hub import HubPublisher, model_files
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hub_server import TOKEN, HubServer
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "push_to_hub.py"
+
+
+@pytest.fixture
+def server():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run's folder with everything that a run leaves there, around the smallest thing that counts as a model."""
+    folder = tmp_path / "run"
+    for name in (
+        "training_state/optimizer.pt",
+        "checkpoints/step-00000010/config.json",
+        "additional_chat_templates/a.jinja",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    for name in (
+        "README.md",
+        "curves.png",
+        "nlp_ssl_config.yaml",
+        "MANIFEST.json",
+        "run_status.json",
+        "log.jsonl",
+        "w.tmp",
+        ".env",
+    ):
+        (folder / name).write_text("x")
+    (folder / "config.json").write_text("{}")
+    save_file({"weight": torch.arange(3.0)}, folder / "model.safetensors")
+    return folder
+
+
+PUSHED = {
+    "README.md",
+    "additional_chat_templates/a.jinja",
+    "config.json",
+    "curves.png",
+    "model.safetensors",
+    "nlp_ssl_config.yaml",
+}
+
+
+def publisher(server, repo_id="tester/model", **options) -> HubPublisher:
+    return HubPublisher(repo_id, **{"endpoint": server.url, "token": TOKEN, "waits": (0.01, 0.01), **options})
+
+
+def environment(server, home: Path, **extra: str) -> dict[str, str]:
+    hub = {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", **hub, **extra}
+
+
+# -- what is pushed ---------------------------------------------------------------------------------------------------
+
+
+def test_a_push_is_one_commit_of_the_model_and_nothing_else(server, folder):
+    hub = publisher(server)
+    hub.check()
+    hub.push(folder, message="step 10")
+    assert hub.finish(30) == []
+    repo = server.repos["tester/model"]
+    assert set(repo.files()) == PUSHED | {".gitattributes"}
+    assert repo.files()["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert repo.messages == [("main", "initial commit"), ("main", "step 10")]
+
+
+def test_a_step_becomes_a_branch_and_leaves_main_alone(server, folder):
+    hub = publisher(server)
+    hub.push(folder, revision="step-10", message="step 10")
+    hub.push(folder, revision="step-10", message="step 10 again")  # the branch is there already
+    assert hub.finish(30) == []
+    repo = server.repos["tester/model"]
+    assert set(repo.files("main")) == {".gitattributes"}
+    assert set(repo.files("step-10")) == PUSHED | {".gitattributes"}
+
+
+def test_weights_of_an_earlier_push_do_not_linger(server, folder):
+    """`from_pretrained` prefers model.safetensors to shards: left there, the old weights would be what people load."""
+    hub = publisher(server)
+    hub.upload(folder)
+    server.repos["tester/model"].files()["NOTES.md"] = b"by hand"
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    hub.upload(folder)
+    files = server.repos["tester/model"].files()
+    assert [name for name in files if "model" in name] == [
+        "model-00001-of-00001.safetensors",
+        "model.safetensors.index.json",
+    ]
+    assert files["NOTES.md"] == b"by hand"
+
+
+def test_a_private_repository_is_private_or_refused(server, folder):
+    publisher(server, "tester/secret", private=True).check()
+    assert server.repos["tester/secret"].private
+    publisher(server, "tester/open").check()
+    assert not server.repos["tester/open"].private
+    with pytest.raises(UserError, match="already there and public"):
+        publisher(server, "tester/open", private=True).check()
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"), [("config.json", "no config.json"), ("model.safetensors", "no weights")]
+)
+def test_a_folder_without_a_model_is_refused_with_the_checkpoint_to_push(folder, remove, message):
+    (folder / remove).unlink()
+    with pytest.raises(UserError, match=rf"{message}\); push its newest checkpoint, .*step-00000010"):
+        model_files(folder)
+
+
+# -- the check before training ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("repo_id", ["model", "a/b/c", "tester/mo del", "tester/a--b", "", "/model"])
+def test_check_malformed_repo_id(server, repo_id):
+    with pytest.raises(UserError, match="write it as user/name"):
+        publisher(server, repo_id).check()
+    assert server.requests == []
+
+
+def test_check_no_token(server, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(UserError, match="hf auth login"):
+        publisher(server, token=None).check()
+
+
+def test_check_wrong_token(server):
+    with pytest.raises(UserError, match=r"does not accept the token.*hf auth login"):
+        publisher(server, token="hf_wrong").check()
+
+
+def test_check_someone_elses_repository_although_it_can_be_read(server, folder):
+    publisher(server).upload(folder)
+    server.repos["other/model"] = server.repos["tester/model"]
+    with pytest.raises(UserError, match="may not write to other/model"):
+        publisher(server, "other/model").check()
+
+
+def test_check_without_network_says_how_to_push_later():
+    hub = HubPublisher("tester/model", endpoint="http://127.0.0.1:9", token=TOKEN)  # nobody listens on "discard"
+    with pytest.raises(UserError, match=r"cannot be reached.*without --hub.repo_id.*push_to_hub\.py.*tester/model"):
+        hub.check()
+
+
+def test_check_gives_up_on_a_hub_that_does_not_answer(server, monkeypatch):
+    monkeypatch.setattr("nlp_ssl.publishing.hub.ANSWER_WITHIN", 0.3)
+    server.fail("repos/create", delay=3)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="cannot be reached"):
+        publisher(server).check()
+    assert time.monotonic() - start < 2
+
+
+# -- when the Hub fails -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"reset": True}, {"status": 429}], ids=str)
+def test_two_failures_then_it_works(server, folder, fault):
+    server.fail("POST .*/commit/main", times=2, **fault)
+    hub = publisher(server)
+    hub.push(folder, message="step 10")
+    assert hub.finish(30) == []
+    assert set(server.repos["tester/model"].files()) >= PUSHED
+    assert sum("/commit/main" in request for request in server.requests) == 3
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"reset": True}], ids=str)
+def test_a_hub_that_keeps_failing_costs_the_run_a_command_to_type_later(server, folder, fault, capsys):
+    server.fail("POST .*/commit/", **fault)
+    hub = publisher(server, private=True)
+    hub.push(folder, revision="step-10", message="step 10")
+    commands = hub.finish(30)
+    assert commands == [
+        f"python recipes/push_to_hub.py --folder {folder} --repo_id tester/model --revision step-10 --private"
+    ]
+    assert commands[0] in capsys.readouterr().err
+
+
+def test_the_command_that_finish_returns_pushes_it(server, folder, tmp_path):
+    server.fail("POST .*/commit/", status=500)
+    hub = publisher(server, private=True)
+    hub.push(folder, revision="step-10", message="step 10")
+    (command,) = hub.finish(30)
+    server.faults.clear()
+    arguments = [sys.executable, *shlex.split(command)[1:]]
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=environment(server, tmp_path / "home"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(server.repos["tester/model"].files("step-10")) >= PUSHED
+
+
+def test_a_refusal_is_not_tried_again_and_later_pushes_still_go(server, folder):
+    server.fail("POST .*/commit/step-10", status=403)
+    hub = publisher(server)
+    hub.push(folder, revision="step-10", message="step 10")
+    hub.push(folder, message="last")
+    commands = hub.finish(30)
+    assert len(commands) == 1
+    assert commands[0].endswith("--revision step-10")
+    assert sum("/commit/step-10" in request for request in server.requests) == 1
+    assert set(server.repos["tester/model"].files()) >= PUSHED
+
+
+def test_push_returns_at_once_holds_the_folder_and_finish_keeps_its_time(server, folder):
+    server.fail("POST .*/commit/", delay=4)
+    hub = publisher(server)
+    start = time.monotonic()
+    hub.push(folder, message="step 10")
+    assert time.monotonic() - start < 0.5
+    assert hub.holds(folder)
+    assert not hub.holds(folder.parent)
+    assert len(hub.finish(1.0)) == 1
+    assert time.monotonic() - start < 3
+    assert not hub.holds(folder)
+
+
+def test_a_folder_that_was_pruned_meanwhile_is_reported_without_a_useless_command(server, folder, capsys):
+    hub = publisher(server)
+    hub.push(folder.parent / "gone", message="step 10")
+    assert hub.finish(30) == []
+    assert "has been removed" in capsys.readouterr().err
+
+
+def test_nothing_starts_before_it_is_asked_for(server):
+    before = threading.active_count()
+    hub = publisher(server, "not a repository")
+    assert hub.finish(1) == []
+    assert threading.active_count() == before
+    assert server.requests == []
+
+
+# -- the recipe, and reading back -------------------------------------------------------------------------------------
+
+
+def recipe(server, home, *arguments: str, **extra: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(RECIPE), *arguments]
+    return subprocess.run(command, env=environment(server, home, **extra), capture_output=True, text=True, timeout=120)
+
+
+READ_BACK = """
+import json, sys, torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+from safetensors.torch import save_file
+out = sys.argv[1]
+for number, (repo, revision) in enumerate(json.loads(sys.argv[2])):
+    model = AutoModelForMaskedLM.from_pretrained(repo, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(repo, revision=revision)
+    assert tokenizer("hello world")["input_ids"] == [2, 5, 6, 3], tokenizer("hello world")
+    save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, f"{out}/{number}.safetensors")
+"""
+
+
+def bert(folder: Path, seed: int) -> dict[str, torch.Tensor]:
+    """Save a tiny BERT with its tokenizer; return its weights."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world"])}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "mask_token": "[MASK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+    }
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForMaskedLM(BertConfig(vocab_size=len(vocab), **sizes))
+    model.save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n# Tiny\n")
+    (folder / "training_state").mkdir()
+    (folder / "training_state" / "rank-0.pt").write_bytes(b"secret")
+    return model.state_dict()
+
+
+def test_pushed_models_load_with_from_pretrained_in_both_upload_modes(tmp_path):
+    weights = {seed: bert(tmp_path / f"bert-{seed}", seed) for seed in (1, 2)}
+    home = tmp_path / "home"
+    with HubServer(lfs_repos=("tester/lfs",)) as server:
+        for repo_id in ("tester/lfs", "tester/regular"):
+            for seed, revision in ((1, "step-100"), (2, "main")):
+                done = recipe(
+                    server,
+                    home,
+                    "--folder",
+                    str(tmp_path / f"bert-{seed}"),
+                    "--repo_id",
+                    repo_id,
+                    "--revision",
+                    revision,
+                )
+                assert done.returncode == 0, done.stderr
+                assert f"{server.url}/{repo_id}" in done.stdout.splitlines()[-1]
+        assert len(server.large_files) == 2  # the two weight files, and of tester/lfs only
+        assert not any("training_state" in name for repo in server.repos.values() for name in repo.files())
+        wanted = [(f"tester/{mode}", revision) for mode in ("lfs", "regular") for revision in ("step-100", "main")]
+        command = [sys.executable, "-c", READ_BACK, str(tmp_path), json.dumps(wanted)]
+        read = subprocess.run(command, env=environment(server, home), capture_output=True, text=True, timeout=180)
+        assert read.returncode == 0, read.stderr
+    for number, (_, revision) in enumerate(wanted):
+        loaded = load_file(tmp_path / f"{number}.safetensors")
+        expected = weights[1 if revision == "step-100" else 2]
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token", "sentence"),
+    [
+        (["--repo_id", "tester/model"], "hf_wrong", "does not accept the token"),
+        (["--repo_id", "other/model"], TOKEN, "may not write to other/model"),
+        ([], TOKEN, "--folder runs/mlm --repo_id user/name"),
+    ],
+)
+def test_the_recipe_ends_with_one_sentence_and_exit_code_2(server, folder, tmp_path, arguments, token, sentence):
+    done = recipe(server, tmp_path / "home", "--folder", str(folder), *arguments, HF_TOKEN=token)
+    assert done.returncode == 2
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
