@@ -55,7 +55,7 @@ class CorpusConfig:
     max_documents: int | None = None
     """Read at most so many documents (for a quick try)."""
     held_out: str | list[str] | None = None
-    """Sources of held-out text. Without it, `held_out_fraction` of the documents is held out by a hash of their text."""
+    """Sources of held-out text. Without it, a share of the documents is held out by a hash of their text."""
     held_out_fraction: float = 0.01
     """Share of the documents to hold out when `held_out` names no source."""
 
@@ -194,7 +194,7 @@ class TrainConfig:
     deterministic: bool = False
     """Ask torch for deterministic kernels on a GPU."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What to do when a loss or gradient is not finite: the step is never applied; stop the run, or go on without it."""
+    """What to do when a loss or gradient is not finite: the step is never applied; stop, or go on without it."""
     log_every: int = 10
     """Steps between two lines of the log."""
 

@@ -48,7 +48,13 @@ def warn(text: str) -> None:
 
 
 def progress(
-    iterable: Any = None, *, total: float | None = None, desc: str = "", unit: str = "it", initial: float = 0
+    iterable: Any = None,
+    *,
+    total: float | None = None,
+    desc: str = "",
+    unit: str = "it",
+    initial: float = 0,
+    leave: bool = True,
 ) -> tqdm:
     """A progress bar on rank 0 (silent elsewhere); in a log file it prints a line every 10 seconds at most.
 
@@ -58,6 +64,7 @@ def progress(
         desc: what is being done, such as `"tokenise"`.
         unit: the name of one unit; a unit of `"B"` is scaled to kB, MB, GB.
         initial: how many units were done before (a resumed job).
+        leave: keep the bar on the screen when it is done.
     """
     return tqdm(
         iterable,
@@ -69,6 +76,7 @@ def progress(
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
         disable=rank() != 0,
+        leave=leave,
     )
 
 

@@ -80,10 +80,34 @@ def prepare(config: PretrainConfig, kind: Kind) -> PretrainingData:
         UserError: see `open_corpus`, `load_tokenizer`, `architecture`.
     """
     check_output_dir(config)
-    return in_turn(lambda: _prepare(config, kind))
+    data = in_turn(lambda: _prepare(config, kind))
+    if data is None:
+        raise UserError(
+            f"{config.tokens.folder} waits for other shards of {config.tokens.num_shards}; make them with "
+            "prepare_tokens.py before training"
+        )
+    return data
 
 
-def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData:
+def prepare_shard(config: PretrainConfig) -> bool:
+    """Tokenise this machine's shard of a corpus, and pack if it was the last one; returns whether it was.
+
+    The model decides the tokenizer and the special tokens; whether it is masked or causal is read off it.
+    """
+    if config.tokens.num_shards > 1 and not (config.tokens.folder and config.tokenizer.path):
+        raise UserError("shards of a corpus need one --tokens.folder and one --tokenizer.path that all machines share")
+    if not 0 <= config.tokens.shard < config.tokens.num_shards:
+        raise UserError(f"--tokens.shard {config.tokens.shard} is not one of 0 ... {config.tokens.num_shards - 1}")
+    if config.model.name is None:
+        return _prepare(config, "mlm") is not None
+    preset = presets.split_name(config.model.name)
+    if preset:
+        return _prepare(config, presets.FAMILIES[preset[0]].objective) is not None
+    masked = type(find_config(config.model.name, config.model.revision)) in AutoModelForMaskedLM._model_mapping
+    return _prepare(config, "mlm" if masked else "clm") is not None
+
+
+def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
     choose_model(config, kind)
     preset = presets.split_name(config.model.name)
     if not preset:
@@ -104,6 +128,8 @@ def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData:
             console.say(f"packing: {model_config.model_type} cannot keep documents of a row apart: one document a row")
     prefix, suffix = special_tokens(tokenizer, kind)
     tokens = {part: tokenise(config, corpus, tokenizer, part) for part in ("train", "held_out")}
+    if tokens["train"] is None:
+        return None
     packed = {}
     for part, corpus_tokens in tokens.items():
         packed[part] = pack(
@@ -390,8 +416,8 @@ def show(run: Run, data: PretrainingData, kind: Kind) -> None:
         return
     beaten = "below" if run.results["held_out_loss"] < data.unigram else "NOT below"
     console.say(
-        f"held-out loss {run.results['held_out_loss']:.3f} nats a token, {beaten} the {data.unigram:.3f} of a model without "
-        "context (unigram cross-entropy)"
+        f"held-out loss {run.results['held_out_loss']:.3f} nats a token, {beaten} the {data.unigram:.3f} "
+        "of a model without context (unigram cross-entropy)"
     )
     look = fill_masks if kind == "mlm" else continue_texts
     for line in look(run.folder, data.held_out.tokens, data.tokenizer):

@@ -77,6 +77,8 @@ def open_corpus(config: CorpusConfig) -> Corpus:
 
     weighted = zip(sources, weights, strict=True)
     names = " + ".join(source if weight == 1 else f"{source} x {weight:g}" for source, weight in weighted)
+    if not held_out and config.held_out_fraction == 0:
+        raise UserError(_nothing_held_out(config, held_out))
     if config.streaming:
         train, held = (_stream(parts, config, side) for side in (False, True))
         if next(iter(train), None) is None:
@@ -309,10 +311,13 @@ class _HubShard:
     bytes_read: int = 0
 
     def __iter__(self) -> Iterator[str]:
-        for number, row in enumerate(self.dataset, 1):
-            if self.text_column not in row:
-                raise UserError(missing_column(self.text_column, self.name, list(row)))
-            yield checked(row[self.text_column], self.text_column, f"{self.name}, row {number}")
+        number = 0
+        for batch in self.dataset.iter(batch_size=256):
+            if self.text_column not in batch:
+                raise UserError(missing_column(self.text_column, self.name, list(batch)))
+            for value in batch[self.text_column]:
+                number += 1
+                yield checked(value, self.text_column, f"{self.name}, row {number}")
 
 
 def _open_hub(name: str, config: CorpusConfig) -> tuple[list[_HubShard], str | None]:
@@ -356,12 +361,15 @@ def _open_hub(name: str, config: CorpusConfig) -> tuple[list[_HubShard], str | N
         ) from None
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{name} could not be opened: {_first_line(error)}") from None
+    if config.text_column in (dataset.column_names or ()):
+        dataset = dataset.select_columns([config.text_column])
     if config.streaming:
         count = dataset.num_shards
         return [_HubShard(dataset.shard(count, i), name, config.text_column) for i in range(count)], commit
-    # What is in the local cache knows its commit also without a network.
-    commits = set(re.findall(r"@([0-9a-f]{40})/", " ".join(dataset.info.download_checksums or {})))
-    return [_HubShard(dataset, name, config.text_column)], commits.pop() if len(commits) == 1 else commit
+    # Without a network, the commit is still the name of the folder in the cache of `datasets`.
+    folders = {Path(file["filename"]).parent.name for file in dataset.cache_files}
+    commit = next((folder for folder in folders if re.fullmatch("[0-9a-f]{40}", folder)), commit)
+    return [_HubShard(dataset, name, config.text_column)], commit
 
 
 @contextlib.contextmanager

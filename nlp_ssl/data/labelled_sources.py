@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from nlp_ssl.config import LabelledConfig
-from nlp_ssl.console import UserError
+from nlp_ssl.console import UserError, say
 from nlp_ssl.data.builtin_tasks import library_texts, signature_tags
 from nlp_ssl.data.tags import read_conll
 
@@ -114,8 +114,11 @@ def _read_hub(config: LabelledConfig) -> tuple[dict[str, Rows], Task]:
     if config.task.startswith("glue/") and config.task not in TASKS:
         near = difflib.get_close_matches(config.task, TASKS, n=1) or ["glue/sst2"]
         raise UserError(f"there is no task {config.task!r}; did you mean {near[0]}?")
+    if Path(config.task.removesuffix(".gz")).suffix in EXTENSIONS:
+        raise UserError(f"--data.task {config.task} looks like a file; give it as --data.train_file")
     task = TASKS.get(config.task, Task(config.task))
     task = replace(task, subset=config.subset or task.subset, revision=config.revision or task.revision)
+    say(f"opening data set {task.path}")  # without a network the Hub's client tries for half a minute
     try:
         loaded = load_dataset(task.path, task.subset, revision=task.revision)
     except DatasetNotFoundError:

@@ -23,7 +23,7 @@ from nlp_ssl.console import human_bytes, progress, say
 RULES = 1  # raise it when the same files would give other documents
 MIN_CHARACTERS = 100
 # Tests document nothing, and a vendored copy would give another library's text the name of its host.
-_SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "lib2to3"}
+_SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 _SKIPPED_FOLDERS |= {"_vendor", "_vendored", "vendor", "vendored", "externals", "extern"}
 _OURS = "nlp_ssl"  # editing this package must not change its corpus
 

@@ -219,8 +219,8 @@ class DocumentFile:
             except json.JSONDecodeError as error:
                 yield BadText(f"{place}: not JSON ({error.msg} at character {error.pos + 1})")
                 continue
-            except RecursionError:
-                yield BadText(f"{place}: JSON that is nested too deeply")
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits; very deep nesting
+                yield BadText(f"{place}: JSON that Python cannot read ({error})")
                 continue
             if not isinstance(row, dict):
                 yield BadText(f"{place}: a JSON {type(row).__name__}, not an object with a column {self.text_column!r}")

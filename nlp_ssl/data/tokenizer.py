@@ -9,48 +9,37 @@ with no code of ours:
 | `bpe` | RoBERTa, GPT-2 | none: what is decoded is what was encoded | none: all 256 bytes are entries |
 | `unigram` | SentencePiece | Unicode NFKC; lowercase and accents if asked | none: falls back to bytes |
 
-The same text gives the same `tokenizer.json`, byte for byte, in every process. The trainers of `tokenizers` walk over
-hash maps in a random order, so WordPiece's ids and Unigram's last decimals would differ from run to run; see
-`_train_wordpiece` and `_train_unigram` for what is done about it.
+The same text gives the same `tokenizer.json`, byte for byte, in every process (`tokenizer_kinds.py` says how).
 """
 
 import hashlib
-import json
 import os
 import shutil
-import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import get_session
 from pyarrow import compute
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from nlp_ssl.console import UserError, human_bytes, progress, rank, say
+from nlp_ssl.console import UserError, human_bytes, progress, say
+from nlp_ssl.data.tokenizer_kinds import TRAINERS, Kind
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-Kind = Literal["wordpiece", "bpe", "unigram"]
-
-# Every tokenizer has all seven roles, so that one tokenizer serves an encoder and a decoder. The order is that of the ids.
+# Every tokenizer has all seven roles, so that one serves encoders and decoders alike. The order is that of the ids.
 _BERT_ROLES = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 _BERT_ROLES |= {"mask_token": "[MASK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
 _ROBERTA_ROLES = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 _ROBERTA_ROLES |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
 
-# Share of the characters (white space aside) that must have an entry of their own. Unigram's is SentencePiece's
-# default, the rest being bytes; WordPiece loses the whole word to [UNK], so it is stricter.
-_COVERAGE = {"wordpiece": 0.9999, "unigram": 0.9995}
-
 _PIECE_BYTES = 1 << 20  # a longer document is sampled in pieces, so that no single one can fill the memory
-_WORD_CHARS = {"wordpiece": 100, "bpe": 1000, "unigram": 1000}  # training cuts longer words: its time is quadratic
-_BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
-_NEVER_IN_TEXT = -1000.0  # Unigram score of entries that text is not to be cut into
-
 _VOCAB_SIZES = ((30e3, 1_024), (100e3, 2_048), (300e3, 4_096), (1e6, 8_192))  # at least so many bytes -> entries
 _VOCAB_SIZES += ((50e6 + 1, 16_384), (500e6 + 1, 32_768), (10e9 + 1, 50_304))
 
@@ -86,8 +75,8 @@ def train_tokenizer(
     Raises:
         UserError: no text; a vocabulary too small for the alphabet, or larger than the text can fill.
     """
-    if kind not in _TRAINERS:
-        raise UserError(f"there is no tokenizer of kind {kind!r}; choose one of {', '.join(_TRAINERS)}")
+    if kind not in TRAINERS:
+        raise UserError(f"there is no tokenizer of kind {kind!r}; choose one of {', '.join(TRAINERS)}")
     if kind == "bpe" and lowercase:
         raise UserError("a byte-level bpe tokenizer keeps text as it is: for lowercase choose wordpiece or unigram")
     roles = _BERT_ROLES if kind == "wordpiece" else _ROBERTA_ROLES
@@ -101,7 +90,7 @@ def train_tokenizer(
     say(f"training a {kind} tokenizer of {vocab_size:,} entries")
     # RoBERTa's mask takes the space before it, so that what is predicted is a word with its space.
     added = [AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>") for t in specials]
-    backend = _TRAINERS[kind](sample, vocab_size, added, lowercase, min_frequency)
+    backend = TRAINERS[kind](sample, vocab_size, added, lowercase, min_frequency)
     if (size := backend.get_vocab_size()) < vocab_size:
         raise UserError(
             f"the text fills only {size:,} of the {vocab_size:,} entries asked of a {kind} tokenizer: lower the"
@@ -195,24 +184,21 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
     elif local.exists() or path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
         problem = "is a file, not a folder" if local.exists() else "does not exist"
         raise UserError(f"the tokenizer folder {path} {problem}; give a folder with a tokenizer.json, or a Hub id")
+    cached_only = not local.is_dir() and not _hub_answers()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
-        if local.is_dir():
-            raise UserError(
-                f"the folder {path} has no tokenizer that can be read ({_first_line(error)}): give one with a"
-                " tokenizer.json, as save_pretrained writes it"
-            ) from None
-        raise UserError(
-            f"could not get the tokenizer {path!r}{f' at revision {revision!r}' if revision else ''} from the Hugging"
-            f" Face Hub ({_first_line(error)}): check the name and the network; offline, give a folder with a"
-            " tokenizer.json, or none to train a tokenizer on the corpus"
-        ) from None
+        # Without `trust_remote_code=False` a repository with code of its own would ask a question and wait.
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=revision, local_files_only=cached_only, trust_remote_code=False
+        )
+    except Exception as error:  # `tokenizers` raises no narrower class for a broken file
+        raise UserError(_explain(error, path, revision, local.is_dir(), cached_only)) from None
     if not tokenizer.is_fast:
         raise UserError(
             f"{path} holds only a slow tokenizer ({type(tokenizer).__name__}), which gives no offsets and word ids:"
             " take one that has a tokenizer.json"
         )
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise UserError(f"{path} holds a model but no tokenizer: give a folder or Hub id with a tokenizer.json")
     if needs_mask and tokenizer.mask_token is None:
         raise UserError(
             f"the tokenizer {path} has no mask token, so no masked language model can use it: take another, or train"
@@ -224,171 +210,6 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
         tokenizer.pad_token = tokenizer.eos_token
         say(f"the tokenizer {path} has no padding token: padding with {tokenizer.eos_token}")
     return tokenizer
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# the three kinds
-
-
-def _train_bpe(
-    sample: list[bytes], vocab_size: int, added: list[AddedToken], lowercase: bool, min_frequency: int
-) -> Tokenizer:
-    _check_minimum("bpe", vocab_size, len(added), 256, "bytes")
-    backend = Tokenizer(models.BPE())
-    pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizer, pre_tokenizers.FixedLength(_WORD_CHARS["bpe"])])
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        special_tokens=added,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=_show_progress(),
-    )
-    backend.train_from_iterator(_texts(sample), trainer, length=len(sample))
-    backend.pre_tokenizer = pre_tokenizer
-    backend.decoder = decoders.ByteLevel()
-    cls, sep = _token_and_id(backend, "<s>"), _token_and_id(backend, "</s>")
-    backend.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=False)
-    return backend
-
-
-def _train_wordpiece(
-    sample: list[bytes], vocab_size: int, added: list[AddedToken], lowercase: bool, min_frequency: int
-) -> Tokenizer:
-    normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=lowercase, lowercase=lowercase
-    )
-    pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    alphabet, rare = _alphabet(sample, normalizer, "wordpiece")
-    inside = [c for c in alphabet if len(pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(f"a{c}a"))) == 1]
-    _check_minimum("wordpiece", vocab_size, len(added), len(alphabet) + len(inside), "forms of characters")
-
-    # The trainer would give `##c` its id when it first meets it, in the random order of a hash map, and break ties
-    # between merges by id. Named as special tokens they have fixed ids beforehand (and, as in BERT's own vocabulary,
-    # every character has both forms).
-    scratch = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    scratch.normalizer = normalizer
-    scratch.pre_tokenizer = _for_training(pre_tokenizer, rare, "wordpiece")
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
-        special_tokens=[*added, *(f"##{c}" for c in inside)],
-        initial_alphabet=alphabet,
-        show_progress=_show_progress(),
-    )
-    scratch.train_from_iterator(_texts(sample), trainer, length=len(sample))
-
-    backend = Tokenizer(models.WordPiece(vocab=scratch.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=100))
-    backend.add_special_tokens(added)
-    backend.normalizer = normalizer
-    backend.pre_tokenizer = pre_tokenizer
-    backend.decoder = decoders.WordPiece(prefix="##")
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[_token_and_id(backend, "[CLS]"), _token_and_id(backend, "[SEP]")],
-    )
-    return backend
-
-
-def _train_unigram(
-    sample: list[bytes], vocab_size: int, added: list[AddedToken], lowercase: bool, min_frequency: int
-) -> Tokenizer:
-    steps = [normalizers.NFKC()]
-    if lowercase:
-        steps += [normalizers.Lowercase(), normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()]
-    normalizer = normalizers.Sequence(steps)
-    lines = pre_tokenizers.Split("\n", "isolated")  # no piece spans two lines
-    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
-    pre_tokenizer = pre_tokenizers.Sequence([lines, metaspace])
-    alphabet, rare = _alphabet(sample, normalizer, "unigram")
-    fixed = [token.content for token in added] + _BYTE_PIECES
-    _check_minimum("unigram", vocab_size, len(added), 256 + len({*alphabet, "▁"}), "bytes and characters")
-
-    # More than asked for: what the trainer keeps at the very edge depends on rounding, and the edge is cut off below.
-    num_pieces = vocab_size - len(fixed)
-    scratch = Tokenizer(models.Unigram())
-    scratch.normalizer = normalizer
-    scratch.pre_tokenizer = _for_training(pre_tokenizer, rare, "unigram")
-    trainer = trainers.UnigramTrainer(
-        vocab_size=num_pieces + num_pieces // 10 + 1,
-        special_tokens=["<unk>"],
-        unk_token="<unk>",
-        show_progress=_show_progress(),
-    )
-    scratch.train_from_iterator(_texts(sample), trainer, length=len(sample))
-    found = {piece: score for piece, score in json.loads(scratch.to_str())["model"]["vocab"] if piece not in fixed}
-
-    vocab = [(token, _NEVER_IN_TEXT) for token in fixed] + _canonical_pieces(found)[:num_pieces]
-    backend = Tokenizer(models.Unigram(vocab=vocab, unk_id=fixed.index("<unk>"), byte_fallback=True))
-    backend.add_special_tokens(added)
-    backend.normalizer = normalizer
-    backend.pre_tokenizer = pre_tokenizer
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace("▁", prepend_scheme="first")])
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B:0 </s>:0",
-        special_tokens=[_token_and_id(backend, "<s>"), _token_and_id(backend, "</s>")],
-    )
-    return backend
-
-
-_TRAINERS: dict[str, Callable[..., Tokenizer]] = {
-    "wordpiece": _train_wordpiece,
-    "bpe": _train_bpe,
-    "unigram": _train_unigram,
-}
-
-
-def _canonical_pieces(scores: dict[str, float]) -> list[tuple[str, float]]:
-    """Unigram pieces in an order, and with scores, that do not depend on the order in which the trainer added floats.
-
-    That order moves a score by up to 4e-11 (the trainer's digamma jumps there at whole counts). Characters that
-    training dropped get the lowest score plus 1e-4 times their place in a hash set: here, all the lowest. Characters
-    come first, since each must stay, then the pieces with the highest scores, as SentencePiece takes them.
-    """
-    characters = [piece for piece in scores if len(piece) == 1]
-    lowest = min(scores.values())
-    filled_in = lowest + 1e-4 * (len(characters) + 1)
-    exact = {
-        piece: round(lowest if len(piece) == 1 and score < filled_in else score, 4) for piece, score in scores.items()
-    }
-    return sorted(exact.items(), key=lambda entry: (len(entry[0]) > 1, -entry[1], entry[0]))
-
-
-def _alphabet(sample: list[bytes], normalizer: normalizers.Normalizer, kind: Kind) -> tuple[list[str], list[str]]:
-    """The characters that get an entry, and the rare ones that do not, each sorted by code point."""
-    counts: Counter[str] = Counter()
-    with progress(total=sum(map(len, sample)), desc="count characters", unit="B") as bar:
-        for data in sample:
-            counts.update(normalizer.normalize_str(data.decode()))
-            bar.update(len(data))
-    # "\0" ends a text inside Unigram's trainer; a space ends a word.
-    counts = Counter({c: n for c, n in counts.items() if c not in " \0"})
-    left_out, kept = counts.total() * (1 - _COVERAGE[kind]), []
-    by_rarity = sorted(counts, key=lambda c: (counts[c], c))
-    for place, character in enumerate(by_rarity):
-        left_out -= counts[character]
-        if left_out < 0:
-            kept = by_rarity[place:]
-            break
-    return sorted(kept), sorted({*counts} - {*kept})
-
-
-def _for_training(pre_tokenizer: pre_tokenizers.PreTokenizer, rare: list[str], kind: Kind) -> pre_tokenizers.Sequence:
-    """The pre-tokenizer, blind to rare characters and cutting very long words."""
-    without = [*rare, "\0"] if kind == "unigram" else rare
-    characters = "".join(f"\\x{{{ord(c):x}}}" for c in without)
-    drop = [pre_tokenizers.Split(Regex(f"[{characters}]+"), "removed")] if without else []
-    return pre_tokenizers.Sequence([*drop, pre_tokenizer, pre_tokenizers.FixedLength(_WORD_CHARS[kind])])
-
-
-def _check_minimum(kind: Kind, vocab_size: int, num_special: int, num_basic: int, basic: str) -> None:
-    if vocab_size < num_special + num_basic:
-        raise UserError(
-            f"a vocabulary of {vocab_size:,} is too small for a {kind} tokenizer on this text: {num_special} special"
-            f" tokens and {num_basic:,} {basic} need at least {num_special + num_basic:,}"
-        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -457,26 +278,34 @@ def _pieces(text: str, number: int, piece_bytes: int) -> Iterator[bytes]:
     yield data[start:]
 
 
-def _texts(sample: list[bytes]) -> Iterator[str]:
-    return (data.decode() for data in sample)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # small things
 
 
-def _token_and_id(backend: Tokenizer, token: str) -> tuple[str, int]:
-    return token, backend.token_to_id(token)
+def _hub_answers() -> bool:
+    """Ask the Hub once; left to itself, `from_pretrained` tries for most of a minute before it says it cannot."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except (HTTPError, OSError):  # OSError: HF_HUB_OFFLINE is set
+        return False
+    return True
 
 
-def _show_progress() -> bool:
-    """The trainers' own bars, on rank 0 of a terminal (elsewhere they print empty lines)."""
-    return rank() == 0 and sys.stderr.isatty()
-
-
-def _first_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
+def _explain(error: Exception, path: str, revision: str | None, is_folder: bool, cached_only: bool) -> str:
+    """One sentence for what `AutoTokenizer.from_pretrained` raised."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if "instantiate the backend tokenizer" in reason:
+        reason = "there are no tokenizer files"
+    reason = reason if len(reason) <= 160 else reason[:157] + "..."
+    if is_folder:
+        return f"cannot load a tokenizer from the folder {path} ({reason}): give one with a tokenizer.json"
+    name = f"{path!r} at revision {revision!r}" if revision else repr(path)
+    if cached_only:
+        return (
+            f"the tokenizer {name} is not a folder here and not in the local cache, and the Hugging Face Hub cannot be"
+            " reached: offline, give a folder with a tokenizer.json, or no path at all to train a new tokenizer"
+        )
+    return f"cannot load the tokenizer {name} from the Hugging Face Hub ({reason}): check the name"
 
 
 def _umask() -> int:

@@ -128,7 +128,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, batch: list[str]) -> list[Encoding]:
-    """Encode by the backend itself, which warns of no long text; a call of the tokenizer sets both again as it needs."""
+    """Encode by the backend, which warns of no long text; the tokenizer itself sets both again when called."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()

@@ -51,7 +51,7 @@ def evaluate(
     inner.eval()
     loss_sum, count = torch.zeros((), dtype=torch.float64), 0
     sums: dict[str, torch.Tensor] = {}
-    with console.progress(batches, total=total, desc="evaluate", unit="batch") as bar:
+    with console.progress(batches, total=total, desc="evaluate", unit="batch", leave=False) as bar:
         for batch in bar:
             count += num_targets(batch)
             with accelerator.autocast():

@@ -93,8 +93,8 @@ AttentionMaskInterface.register(ISOLATED, lambda *args, **kwargs: None)  # no ma
 def can_isolate(model_class: type[PreTrainedModel]) -> bool:
     """Whether packed documents can be kept apart in this architecture.
 
-    It can where its layers call their attention by name, or where its encoder takes a mask of shape (B, S, S) (DeBERTa),
-    and where its positions can be given. `packed.check_isolation` then proves it on the model itself.
+    It can where its layers call their attention by name and its positions can be given, or where its encoder takes a
+    mask of shape (B, S, S), as DeBERTa's does. `packed.check_isolation` then proves it on the model itself.
     """
     if _takes_pairwise_mask(model_class):
         return True

@@ -76,8 +76,8 @@ def architecture(
         raise UserError(f"{config.name} ({model_config.model_type}) has no head for {auto_class.__name__}")
     if len(tokenizer) > model_config.vocab_size:
         raise UserError(
-            f"the tokenizer has {len(tokenizer):,} entries, more than the {model_config.vocab_size:,} of {config.name}; "
-            "use its own tokenizer (leave --tokenizer.path out)"
+            f"the tokenizer has {len(tokenizer):,} entries, more than the {model_config.vocab_size:,} of {config.name};"
+            " use its own tokenizer (leave --tokenizer.path out)"
         )
     if (limit := max_positions(model_config)) and row_length > limit:
         raise UserError(f"rows of {row_length} tokens are longer than the {limit} positions of {config.name}")

@@ -41,7 +41,7 @@ class Classification:
         text_columns: list[str],
         max_length: int = 128,
     ):
-        check_max_length(tokenizer, max_length)
+        check_max_length(tokenizer, max_length, tokenizer.num_special_tokens_to_add(pair=len(text_columns) == 2))
         self.tokenizer, self.labels, self.text_columns, self.max_length = tokenizer, labels, text_columns, max_length
         self.pad_id = padding_id(tokenizer)
         if len(text_columns) == 2:
@@ -85,6 +85,8 @@ class Classification:
                 )
                 for key in encoded:
                     encoded[key][i] = cut[key]
+            if too_long and self.tokenizer.is_fast:  # or the last cut would be saved with the tokenizer as a rule
+                self.tokenizer.backend_tokenizer.no_truncation()
             columns = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
             # a text of characters that the tokenizer drops is still a row
             for key, empty in (("input_ids", self.pad_id), ("token_type_ids", 0)):
@@ -158,12 +160,12 @@ class Classification:
 # shared with tagging
 
 
-def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, num_special: int) -> None:
     """Refuse a length that the model's positions do not reach, or that special tokens fill."""
     if max_length > tokenizer.model_max_length:
         raise UserError(f"--max_length {max_length} is beyond the model's {tokenizer.model_max_length} positions")
-    if max_length <= tokenizer.num_special_tokens_to_add(pair=True):
-        raise UserError(f"--max_length {max_length} leaves no room for text beside the special tokens")
+    if max_length <= num_special:
+        raise UserError(f"--max_length {max_length} leaves no room for text beside {num_special} special tokens")
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -42,7 +42,6 @@ class Tagging:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tags: list[str], max_length: int = 128):
         if not tokenizer.is_fast:
             raise UserError(f"tagging needs a fast tokenizer (tokenizer.json), not a {type(tokenizer).__name__}")
-        check_max_length(tokenizer, max_length)
         self.tokenizer, self.tags, self.max_length = tokenizer, tags, max_length
         self.pad_id = padding_id(tokenizer)
         self.unknown_id = self.pad_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
@@ -51,6 +50,7 @@ class Tagging:
         ids, special = framed["input_ids"], framed["special_tokens_mask"]
         ordinary = [i for i, s in enumerate(special) if not s] or [len(ids) - 1]
         self.prefix, self.suffix = ids[: ordinary[0]], ids[ordinary[-1] + 1 :]
+        check_max_length(tokenizer, max_length, len(self.prefix) + len(self.suffix))
 
     def config_kwargs(self) -> dict[str, Any]:
         """What the model's configuration must say about the task, for `from_pretrained` or `from_config`."""

@@ -25,7 +25,7 @@ def test_library_names_are_hidden_and_classes_are_equally_large():
 def test_tags_are_read_off_the_signature():
     docs = [
         doc(
-            "Pads an array: pad_width (dict[str, int] or Tensor) wide, and raises ValueError if name is bad.\n`name`: x",
+            "Pads: pad_width (dict[str, int] or Tensor) wide, and raises ValueError if name is bad.\n`name`: x",
             parameters=("pad_width", "name"),
             types=("dict", "str", "int", "Tensor"),
             exceptions=("ValueError",),

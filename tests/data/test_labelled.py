@@ -99,7 +99,7 @@ def test_at_most_takes_rows_from_everywhere(tmp_path):
 
 
 def test_rows_without_text_are_counted_and_left_out(tmp_path, capsys):
-    rows = [{"text": t, "label": l} for t, l in (("a", "x"), ("  ", "x"), ("b", "y"), (None, "y"))]
+    rows = [{"text": text, "label": label} for text, label in (("a", "x"), ("  ", "x"), ("b", "y"), (None, "y"))]
     file = write(tmp_path / "a.jsonl", rows)
     data = open_classification(LabelledConfig(train_file=file, validation_file=file))
     assert data.train["text"][:] == ["a", "b"]
@@ -116,7 +116,7 @@ GOOD = "text,label\na,x\nb,y\n"
         ("a.xlsx", "", {}, r"a.xlsx: files of this kind cannot be read; give a .csv, .tsv"),
         ("a.csv", "", {}, "a.csv holds no rows"),
         ("a.csv", "body,label\na,x\n", {"text_columns": ["text"]}, "a.csv has no column 'text', only body, label"),
-        ("a.csv", "text,class\na,x\n", {}, "none of the columns label, labels, score, only text, class; .*label_column"),
+        ("a.csv", "text,class\na,x\n", {}, "none of the columns label, labels, score, only text, class"),
         ("a.csv", "id,body,label\n1,a,x\n", {}, "none of the columns text, .*, only id, body, label; .*text_columns"),
         ("a.csv", GOOD, {"text_columns": ["a", "b", "c"]}, "names 3 columns"),
         ("a.csv", 'text,label\n"a\nb",x\nb\n', {}, "a.csv, line 4: 1 fields, but the first line names 2"),
@@ -263,6 +263,8 @@ def test_short_names_ask_the_hub_for_the_right_ids(monkeypatch):
     assert set(data.validation["premise"]) == {"validation_mismatched"}
     with pytest.raises(UserError, match="did you mean glue/mnli"):
         open_classification(LabelledConfig(task="glue/mnli2"))
+    with pytest.raises(UserError, match="give it as --data.train_file"):
+        open_classification(LabelledConfig(task="my/train.jsonl.gz"))
 
 
 def test_no_network_says_what_works_without(monkeypatch):
@@ -270,7 +272,7 @@ def test_no_network_says_what_works_without(monkeypatch):
         raise ConnectionError("Couldn't reach")
 
     monkeypatch.setattr(labelled_sources, "load_dataset", load)
-    with pytest.raises(UserError, match="cannot be reached for 'stanfordnlp/imdb'; .*--data.task builtin.*train_file"):
+    with pytest.raises(UserError, match=r"cannot be reached for 'stanfordnlp/imdb'; .*--data.task builtin.*train_file"):
         open_classification(LabelledConfig(task="imdb"))
 
 

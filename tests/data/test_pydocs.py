@@ -163,4 +163,4 @@ def test_agrees_with_python_on_a_real_package(tmp_path):
         assert docs[name].text == inspect.getdoc(thing)
     assert docs["json.loads"].parameters == tuple(inspect.signature(json.loads).parameters)
     assert docs["json.decoder.JSONDecoder"].parameters == tuple(inspect.signature(json.JSONDecoder).parameters)
-    assert docs["json.loads"].exceptions == ("TypeError", "JSONDecodeError")
+    assert docs["json.loads"].exceptions == ("JSONDecodeError", "TypeError")

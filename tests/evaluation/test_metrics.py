@@ -1,4 +1,4 @@
-"""The metrics against scikit-learn, SciPy's definitions in closed form, and seqeval; and their life inside `evaluate`."""
+"""The metrics against scikit-learn, SciPy, closed forms and seqeval; and their life inside `evaluate`."""
 
 import os
 import subprocess

@@ -1,0 +1,30 @@
+"""Fine-tune a model to classify texts or pairs of texts, or to score them.
+
+    accelerate launch recipes/finetune_classification.py
+
+takes the model in runs/mlm and teaches it which library a piece of documentation is about, on a laptop's CPU too. With
+rows of your own (csv, json, parquet; the label a word, a number of a class, or a score):
+
+    accelerate launch recipes/finetune_classification.py --data.train_file train.csv --data.validation_file dev.csv
+
+or from the Hub:
+
+    accelerate launch recipes/finetune_classification.py --data.task glue/sst2 --model.name answerdotai/ModernBERT-base
+
+and without pretraining, for comparison: add --model.from_scratch.
+"""
+
+from nlp_ssl import console
+from nlp_ssl.config import FinetuneConfig, parse
+from nlp_ssl.finetuning import FinetuningRun
+
+
+def main(config: FinetuneConfig) -> None:
+    """Labelled rows, a head on the model, training, the numbers."""
+    run = FinetuningRun(config, "classification")
+    run.train()
+    run.show()
+
+
+if __name__ == "__main__":
+    console.run(main, lambda: parse(FinetuneConfig, __doc__))

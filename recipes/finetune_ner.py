@@ -1,0 +1,30 @@
+"""Fine-tune a model to tag words: names in news, parameters in documentation.
+
+    accelerate launch recipes/finetune_ner.py
+
+takes the model in runs/mlm and teaches it which words of a piece of documentation are parameters, types and exceptions.
+With sentences of your own (CoNLL columns in IOB1, IOB2 or BIOES, or json rows with `tokens` and `ner_tags`):
+
+    accelerate launch recipes/finetune_ner.py --data.train_file train.conll --data.validation_file dev.conll
+
+or from the Hub:
+
+    accelerate launch recipes/finetune_ner.py --data.task conll2003 --model.name answerdotai/ModernBERT-base
+
+and without pretraining, for comparison: add --model.from_scratch.
+"""
+
+from nlp_ssl import console
+from nlp_ssl.config import FinetuneConfig, parse
+from nlp_ssl.finetuning import FinetuningRun
+
+
+def main(config: FinetuneConfig) -> None:
+    """Labelled sentences, a head on the model, training, entity F1."""
+    run = FinetuningRun(config, "ner")
+    run.train()
+    run.show()
+
+
+if __name__ == "__main__":
+    console.run(main, lambda: parse(FinetuneConfig, __doc__))

@@ -1,0 +1,201 @@
+"""Classification: the summed loss in closed form, the same under any split, for texts and pairs, classes and scores."""
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    GPT2Config,
+    ModernBertConfig,
+    PreTrainedTokenizerFast,
+)
+
+from nlp_ssl.console import UserError
+from nlp_ssl.objectives.classification import Classification
+
+WORDS = ["the", "a", "cat", "dog", "sat", "ran", "fast", "slow", "on", "mat"]
+VOCAB = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+
+
+def word_tokenizer(**kwargs):
+    core = Tokenizer(models.WordLevel(VOCAB, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    specials = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_input_names=names, **specials, **kwargs)
+
+
+def tiny(config_class, objective, **kwargs):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    if config_class is GPT2Config:
+        sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2}
+    config = config_class(vocab_size=len(VOCAB), **sizes, **kwargs, **objective.config_kwargs())
+    return objective.auto_class.from_config(config).eval()
+
+
+def texts(count):
+    generator = torch.Generator().manual_seed(1)
+    draw = lambda n: torch.randint(0, len(WORDS), (n,), generator=generator)  # noqa: E731
+    return [" ".join(WORDS[i] for i in draw(3 + k % 9)) for k in range(count)]
+
+
+def classes(count=16, **kwargs):
+    objective = Classification(word_tokenizer(), ["no", "maybe", "yes"], ["text"], **kwargs)
+    rows = objective.prepare(Dataset.from_dict({"text": texts(count), "label": [i % 3 for i in range(count)]}))
+    return objective, list(rows)
+
+
+def scores(count=16):
+    objective = Classification(word_tokenizer(), None, ["one", "two"])
+    data = {"one": texts(count), "two": texts(count)[::-1], "label": [i / 4 for i in range(count)]}
+    return objective, list(objective.prepare(Dataset.from_dict(data)))
+
+
+def loss_and_gradient(objective, model, rows, size):
+    model.zero_grad()
+    total = 0.0
+    for i in range(0, len(rows), size):
+        loss_sum, _ = objective.loss(model, objective.collate(rows[i : i + size]))
+        loss_sum.backward()
+        total += loss_sum.item()
+    return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("make", [classes, scores])
+@pytest.mark.parametrize("config_class", [BertConfig, ModernBertConfig, GPT2Config])
+def test_any_split_gives_the_same_loss_and_gradient(make, config_class):
+    objective, rows = make()
+    special = {"sep_token_id": 3, "cls_token_id": 2} if config_class is ModernBertConfig else {}
+    model = tiny(config_class, objective, **special)
+    whole, gradient = loss_and_gradient(objective, model, rows, 16)
+    assert gradient.norm() > 0
+    for size in (4, 3):
+        split, other = loss_and_gradient(objective, model, rows, size)
+        assert split == pytest.approx(whole, rel=1e-5)
+        assert (other - gradient).norm() / gradient.norm() < 1e-5
+
+
+def test_loss_of_classes_is_the_closed_form_row_by_row():
+    objective, rows = classes(7)
+    model = tiny(BertConfig, objective)
+    loss_sum, metrics = objective.loss(model, objective.collate(rows))
+    expected, correct = 0.0, 0
+    for row in rows:  # alone, without padding or a mask
+        with torch.no_grad():
+            logits = model(
+                torch.tensor([row["input_ids"]]), token_type_ids=torch.tensor([row["token_type_ids"]])
+            ).logits[0]
+        expected -= torch.log(torch.exp(logits) / torch.exp(logits).sum())[row["labels"]].item()
+        correct += int(logits.argmax()) == row["labels"]
+    assert loss_sum.dtype == torch.float32
+    assert loss_sum.item() == pytest.approx(expected, rel=1e-5)
+    assert metrics["correct"].item() == correct
+    assert objective.num_targets(objective.collate(rows)) == 7
+
+
+def test_loss_of_scores_is_the_closed_form_and_pairs_have_segments():
+    objective, rows = scores(5)
+    model = tiny(BertConfig, objective)
+    batch = objective.collate(rows)
+    assert set(batch["token_type_ids"].unique().tolist()) == {0, 1}
+    predicted, references = objective.predictions(model, batch)
+    loss_sum, _ = objective.loss(model, batch)
+    expected = sum((p - r) ** 2 for p, r in zip(predicted, references, strict=True))
+    assert loss_sum.item() == pytest.approx(expected, rel=1e-5)
+    assert references == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert model.config.problem_type == "regression"
+
+
+@pytest.mark.parametrize("make", [classes, scores])
+def test_rows_without_a_label_are_no_targets(make):
+    objective, rows = make(6)
+    model = tiny(BertConfig, objective)
+    known = objective.loss(model, objective.collate(rows[:4]))[0]
+    batch = objective.collate(rows[:4] + [{k: row[k] for k in row if k != "labels"} for row in rows[4:]])
+    loss_sum, _ = objective.loss(model, batch)
+    assert loss_sum.item() == pytest.approx(known.item(), rel=1e-5)
+    assert objective.num_targets(batch) == 4
+    assert [len(values) for values in objective.predictions(model, batch)] == [4, 4]
+    loss_sum.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_segments_stay_away_from_models_that_have_none():
+    objective, rows = scores(4)
+    batch = objective.collate(rows)
+    model = tiny(GPT2Config, objective)  # would add the embedding of word 1 to every token of the second text
+    with_segments = objective.predictions(model, batch)
+    del batch["token_type_ids"]
+    assert objective.predictions(model, batch) == with_segments
+
+
+def test_long_pairs_lose_from_the_longer_text_and_are_counted(capsys):
+    objective = Classification(word_tokenizer(), ["x", "y"], ["one", "two"], max_length=10)
+    data = {"one": ["cat " * 20, "cat"], "two": ["dog dog", "dog"], "label": [0, 1]}
+    before = objective.tokenizer.backend_tokenizer.to_str()
+    rows = objective.prepare(Dataset.from_dict(data))
+    assert objective.tokenizer.backend_tokenizer.to_str() == before
+    cat, dog = VOCAB["cat"], VOCAB["dog"]
+    assert rows[0]["input_ids"] == [2, *[cat] * 5, 3, dog, dog, 3]
+    assert "1 of 2 texts are cut to 10 tokens" in capsys.readouterr().out
+
+
+def test_padding_is_a_multiple_of_eight_and_masked():
+    objective, rows = classes(9)
+    batch = objective.collate(rows)
+    assert batch["input_ids"].shape[1] == 16  # the longest has 13
+    assert batch["attention_mask"].sum(1).tolist() == [len(row["input_ids"]) for row in rows]
+    assert (batch["input_ids"][batch["attention_mask"] == 0] == VOCAB["[PAD]"]).all()
+
+
+def test_tokenised_rows_are_found_again_unless_something_changed():
+    data = Dataset.from_dict({"text": texts(4), "label": [0, 1, 2, 0]})
+    one = Classification(word_tokenizer(), ["a", "b", "c"], ["text"], max_length=16)
+    file = one.prepare(data).cache_files[0]["filename"]
+    one.tokenizer("cat", truncation=True, max_length=5)  # leaves its mark in a fast tokenizer
+    again = Dataset.from_dict({"text": texts(4), "label": [0, 1, 2, 0]})
+    assert one.prepare(again).cache_files[0]["filename"] == file
+    shorter = Classification(word_tokenizer(), ["a", "b", "c"], ["text"], max_length=6)
+    assert shorter.prepare(data).cache_files[0]["filename"] != file
+    assert max(map(len, shorter.prepare(data)["input_ids"])) == 6
+
+
+def test_the_configuration_names_the_classes(tmp_path):
+    objective, _ = classes(3)
+    tiny(BertConfig, objective).save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert loaded.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
+    assert loaded.config.label2id["yes"] == 2
+    assert loaded.num_labels == 3
+
+
+def test_mistakes(capsys):
+    with pytest.raises(UserError, match="--max_length 512 is beyond the model's 64 positions"):
+        Classification(word_tokenizer(model_max_length=64), None, ["text"], max_length=512)
+    with pytest.raises(UserError, match="leaves no room"):
+        Classification(word_tokenizer(), None, ["text"], max_length=2)
+    core = Tokenizer(models.WordLevel(VOCAB, unk_token="[UNK]"))
+    Classification(PreTrainedTokenizerFast(tokenizer_object=core), None, ["one", "two"])
+    assert "nothing between the two texts" in capsys.readouterr().err
+
+
+def test_a_text_that_the_tokenizer_drops_is_still_a_row():
+    core = Tokenizer(models.WordLevel(VOCAB, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    objective = Classification(PreTrainedTokenizerFast(tokenizer_object=core, eos_token="[SEP]"), ["x", "y"], ["text"])
+    rows = list(objective.prepare(Dataset.from_dict({"text": ["\u2003", "cat dog"], "label": [0, 1]})))
+    assert [row["input_ids"] for row in rows] == [[3], [VOCAB["cat"], VOCAB["dog"]]]
+    model = tiny(GPT2Config, objective)  # no padding token of its own: the end of text pads, and the model knows
+    batch = objective.collate(rows)
+    with torch.no_grad():
+        alone = model(torch.tensor([rows[1]["input_ids"]])).logits
+        together = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    assert torch.allclose(alone[0], together[1], atol=1e-6)
