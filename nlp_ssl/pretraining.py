@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.compute as pc
 import torch
-from datasets import Dataset
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from nlp_ssl import console
@@ -16,7 +15,13 @@ from nlp_ssl.console import UserError
 from nlp_ssl.data.batches import TrainBatches, held_out_batches, held_out_rows
 from nlp_ssl.data.corpus import Corpus, open_corpus
 from nlp_ssl.data.packing import PackedRows, pack
-from nlp_ssl.data.tokenizer import derive_vocab_size, load_tokenizer, save_tokenizer, train_tokenizer
+from nlp_ssl.data.tokenizer import (
+    derive_vocab_size,
+    load_tokenizer,
+    num_text_bytes,
+    save_tokenizer,
+    train_tokenizer,
+)
 from nlp_ssl.data.tokens import TokenCorpus, fingerprint, tokenize_corpus, tokenizer_fingerprint
 from nlp_ssl.evaluation.perplexity import bits_per_byte, evaluate, unigram_cross_entropy
 from nlp_ssl.evaluation.samples import continue_texts, fill_masks
@@ -186,11 +191,12 @@ def get_tokenizer(config: PretrainConfig, corpus: Corpus, kind: Kind) -> PreTrai
         return tokenizer
     wanted = config.tokenizer
     wanted.kind = wanted.kind or presets.FAMILIES[preset[0]].tokenizer
-    wanted.vocab_size = wanted.vocab_size or derive_vocab_size(text_bytes(corpus.train))
-    folder = cache_dir() / "tokenizers" / fingerprint(corpus.fingerprint, to_dict(wanted))
+    wanted.vocab_size = wanted.vocab_size or derive_vocab_size(num_text_bytes(corpus.train))
+    folder = cache_dir() / "tokenizers" / fingerprint(corpus.fingerprint, to_dict(wanted), kind)
     if not folder.exists():
         console.say(f"tokenizer: training {wanted.kind} with {wanted.vocab_size:,} entries on the corpus")
-        save_tokenizer(train_on(corpus, wanted), folder)
+        tokenizer = train_on(corpus, wanted)
+        save_tokenizer(begin_without_end(tokenizer) if kind == "clm" else tokenizer, folder)
     tokenizer = load_tokenizer(str(folder), needs_mask=kind == "mlm")
     console.say(f"tokenizer: {wanted.kind}, {len(tokenizer):,} entries, {folder}")
     return tokenizer
@@ -209,12 +215,15 @@ def train_on(corpus: Corpus, config: TokenizerConfig) -> PreTrainedTokenizerFast
     )
 
 
-def text_bytes(documents: Any) -> int:
-    """Bytes of text in a map-style data set; a stream is taken for a large one, since nobody knows."""
-    if not isinstance(documents, Dataset):
-        return 1_000_000_000
-    column = documents.data.column("text")
-    return sum(pc.sum(pc.binary_length(chunk)).as_py() or 0 for chunk in column.chunks)
+def begin_without_end(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Let the tokenizer of a decoder put BOS before a text and nothing behind it, so that a prompt can be continued."""
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A",
+        pair=f"{bos} $A {eos} $B",
+        special_tokens=[(bos, tokenizer.bos_token_id), (eos, tokenizer.eos_token_id)],
+    )
+    return tokenizer
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerFast, kind: Kind) -> tuple[tuple[int, ...], tuple[int, ...]]:

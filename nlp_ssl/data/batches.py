@@ -78,6 +78,7 @@ class TrainBatches(Dataset):
             num_workers=self.workers,
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.workers else None,
+            generator=torch.Generator(),  # its seeds for workers must not come out of the generator of dropout
         )
         batches = iter(loader)
         while True:

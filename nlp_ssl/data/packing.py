@@ -388,8 +388,8 @@ class _Packer:
         row: list[tuple[int, int, int]] = []
         rows: list[list[tuple[int, int, int]]] = []
         free, cut = self.row_length, 0
-        for length, count in lengths.items():
-            for document, start, left in self._rests(self._take(length, count)).tolist():
+        for pieces in self._poor_pieces(lengths):
+            for document, start, left in pieces.tolist():
                 whole = True
                 while left:
                     room = free - self.special
@@ -407,6 +407,12 @@ class _Packer:
                     rows = []
         self._write_rows([*rows, row] if row else rows)
         return cut
+
+    def _poor_pieces(self, lengths: Counter[int]) -> Iterator[np.ndarray]:
+        """The pieces of the poor rows, a bounded number at a time."""
+        for length, count in lengths.items():
+            for begin in range(0, count, CHUNK):
+                yield self._rests(self._take(length, min(CHUNK, count - begin)))
 
     def _write_rows(self, rows: list[list[tuple[int, int, int]]]) -> None:
         pieces = np.array([piece for row in rows for piece in row], dtype=PIECE)

@@ -40,6 +40,9 @@ _ROBERTA_ROLES = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>",
 _ROBERTA_ROLES |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
 
 _PIECE_BYTES = 1 << 20  # a longer document is sampled in pieces, so that no single one can fill the memory
+_UNIGRAM_BYTES = (
+    32e6  # its trainer takes about ten times as long as the others, and gigabytes where there are no spaces
+)
 _VOCAB_SIZES = ((30e3, 1_024), (100e3, 2_048), (300e3, 4_096), (1e6, 8_192))  # at least so many bytes -> entries
 _VOCAB_SIZES += ((50e6 + 1, 16_384), (500e6 + 1, 32_768), (10e9 + 1, 50_304))
 
@@ -66,7 +69,8 @@ def train_tokenizer(
         lowercase: lowercase and strip accents (not for `bpe`, which changes no text).
         special_tokens: further special tokens; they get the ids after the five conventional ones.
         model_max_length: longest input in tokens that the tokenizer announces; `None` for no limit.
-        sample_bytes: a stream with more text than this is sampled: documents with the smallest hash are kept.
+        sample_bytes: a stream with more text than this (for `unigram`, than 32 MB) is sampled: documents with the
+            smallest hash are kept.
         min_frequency: a pair of pieces must be seen so often to be merged (`wordpiece`, `bpe`).
 
     Returns:
@@ -86,7 +90,7 @@ def train_tokenizer(
             f"the additional special tokens {list(special_tokens)} must be different from each other and from the"
             f" {', '.join(specials[:5])} that a {kind} tokenizer has, and none may be empty"
         )
-    sample = _sample(texts, sample_bytes)
+    sample = _sample(texts, min(sample_bytes, _UNIGRAM_BYTES) if kind == "unigram" else sample_bytes)
     say(f"training a {kind} tokenizer of {vocab_size:,} entries")
     # RoBERTa's mask takes the space before it, so that what is predicted is a word with its space.
     added = [AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>") for t in specials]

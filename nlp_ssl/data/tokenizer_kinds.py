@@ -20,7 +20,7 @@ Kind = Literal["wordpiece", "bpe", "unigram"]
 # default, the rest being bytes; WordPiece loses the whole word to [UNK], so it is stricter.
 _COVERAGE = {"wordpiece": 0.9999, "unigram": 0.9995}
 
-_WORD_CHARS = {"wordpiece": 100, "bpe": 1000, "unigram": 1000}  # training cuts longer words: its time is quadratic
+_WORD_CHARS = {"wordpiece": 100, "bpe": 1000, "unigram": 100}  # training cuts longer words, at which it would be slow
 _BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 _NEVER_IN_TEXT = -1000.0  # Unigram score of entries that text is not to be cut into
 

@@ -107,7 +107,7 @@ class TokenCorpus:
 
     def slice(self, start: int, length: int) -> np.ndarray:
         """`length` tokens from position `start` of the flat array, of one document: a view, nothing is copied."""
-        shard = int(np.searchsorted(self._shard_starts, start, side="right")) - 1
+        shard = min(int(np.searchsorted(self._shard_starts, start, side="right")), len(self._shards)) - 1
         begin = start - int(self._shard_starts[shard])
         return self._shards[shard][begin : begin + length]
 
@@ -154,14 +154,20 @@ def tokenize_corpus(
     if (folder / "manifest.json").exists():
         return TokenCorpus.open(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    total = len(documents) if hasattr(documents, "__len__") else None
     if num_shards > 1:
-        documents = documents.shard(num_shards=num_shards, index=shard)
+        if total is not None:
+            documents = documents.shard(num_shards=num_shards, index=shard)
+            total = len(documents)
+        else:  # a stream can be sharded only as far as its files go, so every machine reads all of it
+            documents = documents.filter(lambda _, i: i % num_shards == shard, with_indices=True)
     dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
     serialized = _plain(tokenizer).to_str()
+    tokenizer_print = tokenizer_fingerprint(tokenizer)
+    _claim(folder, fingerprint(corpus_fingerprint, tokenizer_print, FORMAT))
     cores = os.cpu_count() or 1
     num_proc = num_proc or max(1, cores // 8)
     label = f"{shard:03d}-of-{num_shards:03d}"
-    total = len(documents) if hasattr(documents, "__len__") else None
     with console.progress(total=total, desc="tokenise", unit="doc") as bar:
         parts = _missing_parts(documents, folder, label, bar)
         if num_proc == 1:
@@ -173,8 +179,19 @@ def tokenize_corpus(
     if len(list(folder.glob(f"done-*-of-{num_shards:03d}"))) < num_shards:
         return None
     records = sorted(folder.glob(f"part-*-of-{num_shards:03d}-*.json"))
-    _finish(folder, records, corpus_fingerprint, tokenizer_fingerprint(tokenizer), dtype)
+    _finish(folder, records, corpus_fingerprint, tokenizer_print, dtype)
     return TokenCorpus.open(folder)
+
+
+def _claim(folder: Path, source: str) -> None:
+    """Note what an unfinished folder is made from, so that nothing else goes on with it."""
+    note = folder / "source"
+    if not note.exists():
+        write_atomically(note, source.encode())
+    elif note.read_text() != source:
+        raise console.UserError(
+            f"{folder} holds the unfinished tokens of another corpus or tokenizer; remove it, or give another folder"
+        )
 
 
 def _missing_parts(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import gather_object, send_to_device
 
 from nlp_ssl import console
 from nlp_ssl.data.tokens import TokenCorpus
@@ -45,6 +45,9 @@ def evaluate(
         num_targets: counts a batch's targets on the host.
         accelerator: precision and processes.
         total: number of batches, for the progress bar.
+
+    Raises:
+        UserError: there is nothing to predict.
     """
     inner = accelerator.unwrap_model(module, keep_fp32_wrapper=True)  # DDP would wait for the others at every batch
     was_training = inner.training
@@ -60,12 +63,14 @@ def evaluate(
             for key, value in metrics.items():
                 sums[key] = sums.get(key, 0.0) + value.cpu().double()
     inner.train(was_training)
-    names = sorted(sums)
-    totals = torch.stack([loss_sum, torch.tensor(float(count), dtype=torch.float64), *(sums[name] for name in names)])
-    if accelerator.num_processes > 1:
-        totals = accelerator.reduce(totals.to(accelerator.device), "sum")
-    totals = totals.tolist()
-    return HeldOut(totals[0] / max(1, totals[1]), int(totals[1]), dict(zip(names, totals[2:], strict=True)))
+    own = {"loss": float(loss_sum), "count": count, **{name: float(value) for name, value in sums.items()}}
+    # as objects: a process that had no batch does not know the metrics' names
+    parts = gather_object([own]) if accelerator.num_processes > 1 else [own]
+    totals = {name: sum(part.get(name, 0) for part in parts) for name in sorted(set().union(*parts))}
+    loss, num_targets = totals.pop("loss"), totals.pop("count")
+    if not num_targets:
+        raise console.UserError("the held-out rows hold nothing to predict; give more held-out text")
+    return HeldOut(loss / num_targets, num_targets, totals)
 
 
 def bits_per_byte(text_loss_sum: float, num_bytes: float) -> float:

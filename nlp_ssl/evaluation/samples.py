@@ -53,9 +53,8 @@ def continue_texts(
     """Let `pipeline("text-generation", folder)` continue the first words of held-out documents; one line each."""
     generate = pipeline("text-generation", str(folder), device="cpu")
     for text in held_out_texts(tokens, tokenizer, count):
-        start = (tokenizer.bos_token or "") + " ".join(text.split()[:8])
+        start = " ".join(text.split()[:8])
         output = generate(
-            start, max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.3, return_full_text=False,
-            add_special_tokens=False, max_length=None,
-        )  # fmt: skip
-        yield f"{' '.join(text.split()[:8])} | {' '.join(output[0]['generated_text'].split())}"
+            start, max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.3, return_full_text=False
+        )
+        yield f"{start} | {' '.join(output[0]['generated_text'].split())}"

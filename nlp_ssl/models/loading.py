@@ -60,18 +60,22 @@ def architecture(
         for name in _SPECIAL
         if name != "mask" and getattr(tokenizer, f"{name}_token_id") is not None
     }
+    if config.overrides and not is_from_scratch(config):
+        raise UserError(
+            f"--model.overrides.{next(iter(config.overrides))} would change a trained model; add --model.from_scratch"
+        )
     if presets.split_name(config.name):
         model_config = presets.preset_config(config.name, len(tokenizer), **special)
+        _check_fields(model_config, config.overrides)
+        model_config = presets.preset_config(config.name, len(tokenizer), **{**special, **config.overrides})
     else:
         model_config = find_config(config.name, config.revision)
         if config.from_scratch:
-            model_config.update({"vocab_size": len(tokenizer), **special})
-    for key, value in config.overrides.items():
-        if not is_from_scratch(config):
-            raise UserError(f"--model.overrides.{key} would change a trained model; add --model.from_scratch")
-        if not hasattr(model_config, key):
-            raise UserError(f"--model.overrides.{key}: {type(model_config).__name__} has no such field")
-        setattr(model_config, key, value)
+            _check_fields(model_config, config.overrides)
+            fields = {**model_config.to_dict(), "vocab_size": len(tokenizer), **special, **config.overrides}
+            if "num_hidden_layers" in config.overrides:
+                fields.pop("layer_types", None)  # one entry a layer; made anew
+            model_config = type(model_config).from_dict(fields)
     if type(model_config) not in auto_class._model_mapping:
         raise UserError(f"{config.name} ({model_config.model_type}) has no head for {auto_class.__name__}")
     if len(tokenizer) > model_config.vocab_size:
@@ -86,6 +90,12 @@ def architecture(
             if isinstance(value, float) and ("dropout" in key or key.endswith("_pdrop")):
                 setattr(model_config, key, dropout)
     return model_config
+
+
+def _check_fields(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:
+    for key in overrides:
+        if not hasattr(config, key):
+            raise UserError(f"--model.overrides.{key}: {type(config).__name__} has no such field")
 
 
 def max_positions(config: PreTrainedConfig) -> int | None:

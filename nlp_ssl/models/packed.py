@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nlp_ssl.console import UserError
-from nlp_ssl.models.attention import ISOLATED, PairwiseMask
+from nlp_ssl.models.attention import ISOLATED, PairwiseMask, can_isolate
 from nlp_ssl.models.heads import LabelledPositions
+
+_REFUSED = "{} cannot keep packed documents apart; give --tokens.packing one_document"
 
 
 class PackedModel(nn.Module):
@@ -17,12 +19,17 @@ class PackedModel(nn.Module):
     Args:
         model: the model; isolated if it was loaded with the attention `"isolated"` or is a DeBERTa.
         isolated: keep the documents of a row apart; otherwise every row must hold one document, and padding is masked.
+
+    Raises:
+        UserError: the architecture cannot keep documents apart.
     """
 
     def __init__(self, model: PreTrainedModel, isolated: bool) -> None:
         super().__init__()
         self.model = model
         self.isolated = isolated
+        if isolated and not can_isolate(type(model)):
+            raise UserError(_REFUSED.format(type(model).__name__))
         self._no_split_modules = getattr(model, "_no_split_modules", None)
         self.labelled = LabelledPositions(model)
         self.pairwise = None
@@ -106,5 +113,5 @@ def check_isolation(packed: PackedModel, vocab_size: int) -> float:
     name = type(packed.model).__name__
     difference = float((together - alone).abs().max() / alone.abs().max().clamp_min(1e-12))
     if not torch.equal(together, swapped) or difference > 1e-2:
-        raise UserError(f"{name} cannot keep packed documents apart; give --tokens.packing one_document")
+        raise UserError(_REFUSED.format(name))
     return difference

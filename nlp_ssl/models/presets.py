@@ -7,7 +7,7 @@ al. 2019; ModernBERT: Warner et al. 2024; Llama: the shapes of SmolLM and TinyLl
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from nlp_ssl.console import UserError
 
@@ -88,7 +88,7 @@ def preset_config(name: str, vocab_size: int, **fields: Any) -> PreTrainedConfig
     Args:
         name: one of `preset_names()`.
         vocab_size: entries of the vocabulary.
-        fields: further fields, such as the ids of special tokens.
+        fields: further fields, such as the ids of special tokens; they come before the preset's.
 
     Raises:
         UserError: an unknown name.
@@ -110,4 +110,8 @@ def preset_config(name: str, vocab_size: int, **fields: Any) -> PreTrainedConfig
         shape |= {"num_key_value_heads": _KEY_VALUE_HEADS[size], "tie_word_embeddings": True}
     if family.model_type == "roberta":
         shape |= {"max_position_embeddings": 512 + fields.get("pad_token_id", 1) + 1, "type_vocab_size": 1}
-    return AutoConfig.for_model(family.model_type, vocab_size=vocab_size, **shape, **dict(family.fixed), **fields)
+    names = CONFIG_MAPPING[family.model_type].attribute_map  # GPT-2 calls its hidden_size n_embd
+    fields = {names.get(key, key): value for key, value in fields.items()}
+    return AutoConfig.for_model(
+        family.model_type, **{"vocab_size": vocab_size, **shape, **dict(family.fixed), **fields}
+    )

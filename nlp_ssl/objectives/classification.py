@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, Value
+from datasets import Dataset
 from datasets.fingerprint import Hasher
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
@@ -95,8 +95,6 @@ class Classification:
             return columns | ({"labels": batch["label"]} if with_labels else {})
 
         prepared = cached_map(dataset, tokenise, [*self.text_columns, self.max_length, self.tokenizer])
-        if with_labels:
-            prepared = prepared.cast_column("labels", Value("float32" if self.labels is None else "int64"))
         num_truncated = sum(prepared["truncated"])
         if num_truncated:
             say(f"{num_truncated:,} of {len(prepared):,} texts are cut to {self.max_length} tokens (--max_length)")

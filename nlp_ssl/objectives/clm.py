@@ -20,7 +20,8 @@ class CausalLanguageModeling:
     holds `input_ids`, `document_ids`, `position_ids` and `labels`, all (B, S); `labels` are already shifted.
 
     Args:
-        tokenizer: its special tokens are targets, but no text: bits per byte leave them out.
+        tokenizer: the begin and end that packing adds are targets, but no text: bits per byte leave them out (and
+            nothing else: the bytes of an unknown word count, so its loss does too).
         pad: token of empty positions.
     """
 
@@ -28,7 +29,7 @@ class CausalLanguageModeling:
     pipeline = "text-generation"
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, pad: int) -> None:
-        self.special_ids = torch.tensor(sorted(set(tokenizer.all_special_ids)))
+        self.added_ids = torch.tensor([i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None])
         self.pad = pad
 
     def collate(self, rows: list[dict[str, Any]]) -> Batch:
@@ -58,5 +59,5 @@ class CausalLanguageModeling:
         if model.training:
             return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"), {}
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-        is_text = ~torch.isin(labels, self.special_ids.to(labels.device))
+        is_text = ~torch.isin(labels, self.added_ids.to(labels.device))
         return losses.sum(), {"text_loss_sum": (losses * is_text).sum()}

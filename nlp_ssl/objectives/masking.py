@@ -195,13 +195,14 @@ def word_tables(tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndar
     prefix = model.get("continuing_subword_prefix") if model["type"] == "WordPiece" else None
     byte_of = _byte_level_alphabet()
     byte_level = "ByteLevel" in tokenizer.backend_tokenizer.to_str()
+    added = set(tokenizer.added_tokens_decoder)  # stand in the vocabulary as plain text, such as runs of spaces
     for i, token in enumerate(tokens):
         if i in special or not token:
             continue
         if prefix:
             begins[i], joins[i] = not token.startswith(prefix), True
             continue
-        if byte_level:
+        if byte_level and i not in added:
             raw = bytes(byte_of[c] for c in token if c in byte_of)
             text = raw.decode("utf-8", errors="replace")
             if 0x80 <= raw[0] < 0xC0:  # the middle of a character

@@ -143,11 +143,17 @@ class Checkpoints:
         for path in [*files, temporary / MANIFEST]:
             _sync(path)
         final = temporary.with_name(temporary.name[1:].removesuffix(".tmp"))
+        former = final.with_name(f"{final.name}.former")  # still listed: at no moment is there no checkpoint
         if final.exists():  # a resumed run saves the same step again
-            shutil.rmtree(final)
+            shutil.rmtree(former, ignore_errors=True)
+            os.rename(final, former)
         os.rename(temporary, final)
         _sync(self.folder)
+        shutil.rmtree(former, ignore_errors=True)
         self.prune()
+        for stale in self.folder.glob(".step-*.tmp"):  # of a killed run; later steps may be being written
+            if stale.name <= temporary.name:
+                shutil.rmtree(stale)
         return final
 
     def finish(self) -> Path | None:
@@ -161,7 +167,7 @@ class Checkpoints:
 
     def prune(self) -> None:
         """Remove all but the newest `keep_last` checkpoints; the newest verifies, since it was just written."""
-        for path in self.list()[: -self.keep_last or None]:
+        for path in self.list()[: -max(1, self.keep_last)]:
             if not self.in_use(path):
                 shutil.rmtree(path)
 
@@ -180,7 +186,11 @@ class Checkpoints:
 
 def verify(folder: Path) -> str | None:
     """What is wrong with a checkpoint, by its manifest; `None` when every file has its sha256."""
-    for name, digest in json.loads((folder / MANIFEST).read_text()).items():
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except ValueError:  # no JSON, or no UTF-8
+        return f"{MANIFEST} has changed"
+    for name, digest in manifest.items():
         if not (folder / name).exists():
             return f"{name} is missing"
         if _sha256(folder / name) != digest:
@@ -190,6 +200,8 @@ def verify(folder: Path) -> str | None:
 
 def load(folder: Path, model: PreTrainedModel, optimizer: Any, device: torch.device) -> dict[str, Any]:
     """Load weights, optimizer and random state in place.
+
+    Learning rates, decay and the like stay as the optimizer was made with, so that a run can go on with others.
 
     Args:
         folder: a verified checkpoint.
@@ -202,7 +214,10 @@ def load(folder: Path, model: PreTrainedModel, optimizer: Any, device: torch.dev
     """
     stored = type(model).from_pretrained(folder, dtype=torch.float32)
     model.load_state_dict(stored.state_dict())
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(torch.load(folder / STATE / "optimizer.pt", map_location=device, weights_only=False))
+    for group, setting in zip(optimizer.param_groups, settings, strict=True):
+        group.update(setting)
     own = folder / STATE / f"rank-{rank()}.pt"
     if own.exists():
         set_rng_state(torch.load(own, weights_only=False))

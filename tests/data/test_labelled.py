@@ -263,7 +263,7 @@ def test_short_names_ask_the_hub_for_the_right_ids(monkeypatch):
     assert set(data.validation["premise"]) == {"validation_mismatched"}
     with pytest.raises(UserError, match="did you mean glue/mnli"):
         open_classification(LabelledConfig(task="glue/mnli2"))
-    with pytest.raises(UserError, match="give it as --data.train_file"):
+    with pytest.raises(UserError, match=r"give it as --data\.train_file"):
         open_classification(LabelledConfig(task="my/train.jsonl.gz"))
 
 
