@@ -1,1 +1,39 @@
 """nlp_ssl: from raw text to a published Hugging Face language model."""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "nlp_ssl.config": ("CLMConfig", "CorpusConfig", "FinetuneConfig", "LabelledConfig", "MaskingConfig", "MLMConfig"),
+    "nlp_ssl.console": ("UserError",),
+    "nlp_ssl.data.batches": ("TrainBatches", "held_out_batches"),
+    "nlp_ssl.data.corpus": ("Corpus", "open_corpus"),
+    "nlp_ssl.data.labelled": ("LabelledData", "open_classification", "open_tagging"),
+    "nlp_ssl.data.packing": ("PackedRows", "pack"),
+    "nlp_ssl.data.tokenizer": ("load_tokenizer", "train_tokenizer"),
+    "nlp_ssl.data.tokens": ("TokenCorpus", "tokenize_corpus"),
+    "nlp_ssl.evaluation.metrics": ("Accuracy", "EntityF1", "F1", "MatthewsCorrelation", "PearsonSpearman"),
+    "nlp_ssl.evaluation.perplexity": ("bits_per_byte", "evaluate"),
+    "nlp_ssl.models.packed": ("PackedModel", "check_isolation"),
+    "nlp_ssl.objectives.classification": ("Classification",),
+    "nlp_ssl.objectives.clm": ("CausalLanguageModeling",),
+    "nlp_ssl.objectives.masking": ("MaskingCollator",),
+    "nlp_ssl.objectives.mlm": ("MaskedLanguageModeling",),
+    "nlp_ssl.objectives.objective": ("Objective", "ObjectiveModule"),
+    "nlp_ssl.objectives.tagging": ("Tagging",),
+    "nlp_ssl.publishing.hub": ("HubPublisher",),
+    "nlp_ssl.training.loop": ("Step", "train"),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562), so that `import nlp_ssl` costs nothing."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'nlp_ssl' has no attribute '{name}'")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -191,6 +191,8 @@ class TrainConfig:
     """Compile the model with `torch.compile` (needs a C++ compiler on a CPU)."""
     workers: int | None = None
     """Processes that prepare batches. Derived: 0 on a CPU, 2 on a GPU."""
+    cpu_threads: int | None = None
+    """Threads of a process that trains on a CPU. Derived: the machine's cores, shared among its processes."""
     deterministic: bool = False
     """Ask torch for deterministic kernels on a GPU."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -205,8 +207,8 @@ class EvaluationConfig:
 
     every: int | None = None
     """Steps between two evaluations. Derived: about ten in a run. The first comes before the first step."""
-    max_rows: int | None = 512
-    """Evaluate on at most so many held-out rows."""
+    max_rows: int | None = 256
+    """Evaluate on at most so many held-out rows; all of them when null."""
     batch_size: int | None = None
     """Rows in one forward pass. Derived: the micro-batch."""
 
@@ -366,7 +368,9 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
             return "\n".join(indent + line for line in text.splitlines())  # a docstring keeps its lines
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(description=description.strip(), exit_on_error=False, formatter_class=Formatter)
+    parser = ArgumentParser(
+        description=description.strip(), exit_on_error=False, formatter_class=Formatter, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below; may be repeated")
     parser.add_class_arguments(config_class, None)
     flags = _keys(config_class)
@@ -397,7 +401,7 @@ def _keys(config_class: type, prefix: str = "") -> dict[str, Any]:
 def _expand_flags(argv: list[str], booleans: set[str]) -> list[str]:
     """`["--resume"]` -> `["--resume=true"]`, for boolean fields that no value follows."""
     expanded = []
-    for arg, following in zip(argv, [*argv[1:], "--"], strict=True):
+    for arg, following in zip(argv, [*argv[1:], "--"][: len(argv)], strict=True):
         bare = arg.startswith("--") and arg[2:] in booleans and following.startswith("--")
         expanded.append(arg + "=true" if bare else arg)
     return expanded
@@ -410,6 +414,8 @@ def _explain(message: str, keys: dict[str, Any]) -> str:
     if match := re.search(r"(?:Group '([\w.]+)'|Parser) does not accept (?:option|key) '([\w.]+)'", message):
         key = f"{match[1]}.{match[2]}" if match[1] else match[2]
         return f"unknown key '{key}' in the configuration{_nearest(key, keys)}"
+    if match := re.search(r"Option '([\w.]+)' is not accepted", message):
+        return f"unknown key '{match[1]}' in the configuration{_nearest(match[1], keys)}"
     if match := re.search(r"does not accept nested key '([\w.]+)'", message):
         return f"unknown key '{match[1]}'{_nearest(match[1], keys)}"
     if match := re.search(r'Parser key "([\w.]+)"', message):

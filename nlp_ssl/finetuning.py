@@ -27,7 +27,7 @@ from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.report import format_table
-from nlp_ssl.run import Run, check_output_dir, in_turn, make_accelerator, run_identity
+from nlp_ssl.run import Run, check_run, in_turn, make_accelerator, run_identity
 from nlp_ssl.training.schedules import Horizon
 
 Task = Literal["classification", "ner"]
@@ -46,7 +46,7 @@ class FinetuningRun:
 
     def __init__(self, config: FinetuneConfig, task: Task) -> None:
         self.config = config
-        check_output_dir(config)
+        check_run(config)
         _check_model_name(config.model.name)
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(config.model.name, config.model.revision)
         self.data: LabelledData = in_turn(

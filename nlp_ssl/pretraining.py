@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from nlp_ssl import console
@@ -16,6 +15,7 @@ from nlp_ssl.data.batches import TrainBatches, held_out_batches, held_out_rows
 from nlp_ssl.data.corpus import Corpus, open_corpus
 from nlp_ssl.data.packing import PackedRows, pack
 from nlp_ssl.data.tokenizer import (
+    begin_without_end,
     derive_vocab_size,
     load_tokenizer,
     num_text_bytes,
@@ -41,7 +41,7 @@ from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.publishing.card import model_card
-from nlp_ssl.run import Run, check_output_dir, in_turn, make_accelerator, run_identity
+from nlp_ssl.run import Run, check_run, in_turn, make_accelerator, run_identity
 from nlp_ssl.training.schedules import Horizon
 
 Kind = Literal["mlm", "clm"]
@@ -84,7 +84,7 @@ def prepare(config: PretrainConfig, kind: Kind) -> PretrainingData:
     Raises:
         UserError: see `open_corpus`, `load_tokenizer`, `architecture`.
     """
-    check_output_dir(config)
+    check_run(config)
     data = in_turn(lambda: _prepare(config, kind))
     if data is None:
         raise UserError(
@@ -213,17 +213,6 @@ def train_on(corpus: Corpus, config: TokenizerConfig) -> PreTrainedTokenizerFast
         model_max_length=config.model_max_length,
         sample_bytes=config.sample_mb * 1e6,
     )
-
-
-def begin_without_end(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Let the tokenizer of a decoder put BOS before a text and nothing behind it, so that a prompt can be continued."""
-    bos, eos = tokenizer.bos_token, tokenizer.eos_token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{bos} $A",
-        pair=f"{bos} $A {eos} $B",
-        special_tokens=[(bos, tokenizer.bos_token_id), (eos, tokenizer.eos_token_id)],
-    )
-    return tokenizer
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerFast, kind: Kind) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -4,6 +4,7 @@
 """
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 import yaml
@@ -38,15 +40,23 @@ from nlp_ssl.training.tracking import Log, check_trackers, start_trackers
 
 CONFIG_FILE = "nlp_ssl_config.yaml"
 STATUS_FILE = "run_status.json"
+COUNTERS = ("step", "tokens_seen", "elapsed", "step_seconds", "results")  # what goes on in a resumed run
 RunConfig = PretrainConfig | FinetuneConfig
 
 
-def check_output_dir(config: RunConfig) -> Path:
-    """The run's folder, if it is free or the run in it is to go on.
+def check_run(config: RunConfig) -> None:
+    """Find out before any work what would stop the run at its end: its folder, its trackers, the Hub.
 
     Raises:
-        UserError: it holds another run, or something else.
+        UserError: the folder holds another run or something else, a tracker is not installed, the Hub refuses.
     """
+    _check_output_dir(config)
+    check_trackers(config.tracking)
+    if config.hub.repo_id and console.rank() == 0:
+        HubPublisher(config.hub.repo_id, private=config.hub.private).check()
+
+
+def _check_output_dir(config: RunConfig) -> None:
     folder = Path(config.output_dir)
     if folder.is_file():
         raise UserError(f"--output_dir {folder} is a file; give a folder")
@@ -55,7 +65,9 @@ def check_output_dir(config: RunConfig) -> Path:
             raise UserError(f"{folder} holds a run already; give --resume to go on with it, or another --output_dir")
     elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise UserError(f"--output_dir {folder} holds other files; give a new or empty folder")
-    return folder
+
+
+_turns = itertools.count()  # every process takes the same turns in the same order
 
 
 def in_turn(work: Callable[[], Any]) -> Any:
@@ -69,7 +81,7 @@ def in_turn(work: Callable[[], Any]) -> Any:
     store, rank, _ = next(dist.rendezvous("env://", timeout=datetime.timedelta(days=30)))
     first_here = os.environ.get("LOCAL_RANK", "0") == "0"
     node = os.environ.get("GROUP_RANK", "0")
-    key = f"nlp_ssl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    key = f"nlp_ssl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_turns)}"
     if rank != 0:
         store.wait([f"{key}/rank0" if first_here else f"{key}/node{node}"])
     result = work()
@@ -93,7 +105,6 @@ def best_precision(device: torch.device) -> str:
 
 def make_accelerator(config: RunConfig) -> Accelerator:
     """The accelerator of a run; fills in the precision if it was left open."""
-    check_trackers(config.tracking)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -102,12 +113,21 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         cuda = torch.cuda.is_available() and not on_cpu
         mps = torch.backends.mps.is_available() and not on_cpu
         config.train.mixed_precision = best_precision(torch.device("cuda" if cuda else "mps" if mps else "cpu"))
+    if torch.accelerator.current_accelerator() is None or os.environ.get("ACCELERATE_USE_CPU") == "true":
+        torch.set_num_threads(config.train.cpu_threads or _cpu_share())  # launchers leave one thread a process
     return Accelerator(
         mixed_precision=config.train.mixed_precision,
         log_with=config.tracking.trackers or None,
         project_dir=config.output_dir,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=datetime.timedelta(hours=1))],
     )
+
+
+def _cpu_share() -> int:
+    """Cores for each of this machine's processes."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(allowed, psutil.cpu_count(logical=False) or allowed)
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def describe_hardware(accelerator: Accelerator) -> str:
@@ -138,7 +158,7 @@ class Run:
 
     Args:
         config: resolved: nothing that the run needs is `None` any more.
-        folder: from `check_output_dir`.
+        folder: the run's folder.
         accelerator: from `make_accelerator`.
         model: the inner transformers model, which is saved.
         module: the objective around the model.
@@ -166,6 +186,7 @@ class Run:
     step: int = 0
     tokens_seen: int = 0
     elapsed: float = 0.0
+    step_seconds: float = 0.0
     results: dict[str, float] = field(default_factory=dict)
     publisher: HubPublisher | None = None
 
@@ -191,6 +212,7 @@ class Run:
             for step in self._steps(interrupts):
                 self.step, self.elapsed = step.number, step.elapsed
                 self.tokens_seen += step.num_tokens
+                self.step_seconds += step.seconds
                 self._log(step)
                 self._check(step)
                 ends = step.stop is not None
@@ -216,7 +238,6 @@ class Run:
         self.module, self.optimizer = self.accelerator.prepare(self.module, optimizer)
         if config.hub.repo_id and self.accelerator.is_main_process:
             self.publisher = HubPublisher(config.hub.repo_id, private=config.hub.private)
-            self.publisher.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         in_use = self.publisher.holds if self.publisher else (lambda folder: False)
         self.checkpoints = Checkpoints(
@@ -237,9 +258,11 @@ class Run:
                         "give the former settings, or another --output_dir"
                     )
             load(found, self.inner, self.optimizer, self.accelerator.device)
-            self.step, self.tokens_seen, self.elapsed = state["step"], state["tokens_seen"], state["elapsed"]
-            self.results = state["results"]
+            for name in COUNTERS:
+                setattr(self, name, state[name])
             self.horizon.load_state_dict(state["horizon"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
             console.say(f"resume: going on from {found} (step {self.step:,})")
         self.log = Log(self.folder / "log.jsonl", self.step if found is not None else None)
 
@@ -317,14 +340,10 @@ class Run:
         console.say(f"step {self.step:,}: {listed}")
 
     def _save(self) -> None:
-        state = {
-            "step": self.step,
-            "tokens_seen": self.tokens_seen,
-            "elapsed": self.elapsed,
-            "horizon": self.horizon.state_dict(),
-            "results": self.results,
-            "identity": self.identity,
-        }
+        state = {name: getattr(self, name) for name in COUNTERS}
+        state |= {"horizon": self.horizon.state_dict(), "identity": self.identity}
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
         self._committed(self.checkpoints.finish())
         self.checkpoints.save(self.step, self.inner, self.optimizer, state, self._facts())
 
@@ -332,7 +351,8 @@ class Run:
         """Everything that makes a folder a model of the Hub; called on a thread."""
         self.inner.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
-        (folder / CONFIG_FILE).write_text(yaml.safe_dump(_plain(to_dict(self.config)), sort_keys=False))
+        settings = _plain(to_dict(self.config)) | {"resume": False}
+        (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False))
         (folder / "README.md").write_text(self.card(facts))
 
     def _committed(self, checkpoint: Path | None) -> None:
@@ -346,10 +366,11 @@ class Run:
     def _facts(self) -> dict[str, Any]:
         """What the card tells of this moment."""
         return {
+            "parameters": f"{sum(p.numel() for p in self.inner.parameters()) / 1e6:.1f} M",
             "steps": self.step,
             "tokens_seen": self.tokens_seen,
             "minutes": round(self.elapsed / 60, 1),
-            "tokens_per_second": round(self.tokens_seen / self.elapsed) if self.elapsed else None,
+            "tokens_per_second": round(self.tokens_seen / self.step_seconds) if self.step_seconds else None,
             "hardware": describe_hardware(self.accelerator),
             "processes": self.accelerator.num_processes,
             "versions": library_versions(),
@@ -396,13 +417,14 @@ _EXIT_CODES = {"finished": 0, "failed": console.EXIT_USER_ERROR, "interrupted": 
 
 def run_identity(config: RunConfig, data_fingerprint: str, model: PreTrainedModel, world: dict[str, Any]) -> dict:
     """What must not change between the parts of a run: its data and order, its model, and how it learns."""
-    learning = to_dict(config)
+    learning = _plain(to_dict(config))
     return {
         "data": data_fingerprint,
         "model": fingerprint({k: v for k, v in model.config.to_dict().items() if k != "transformers_version"}),
         "seed": config.seed,
         "batch_size": config.train.batch_size,
-        "optimizer": learning["optimizer"]["name"],
+        "optimizer": learning["optimizer"],
+        "schedule": learning["schedule"],
         **world,
     }
 

@@ -14,7 +14,7 @@ from nlp_ssl.data.packing import PackedRows, pack
 from nlp_ssl.data.tokenizer import train_tokenizer
 from nlp_ssl.data.tokens import TokenCorpus, tokenize_corpus
 
-SYLLABLES = "ka lo mi ren tus va po shi dor el an qu ist ber gho".split()
+SYLLABLES = ["ka", "lo", "mi", "ren", "tus", "va", "po", "shi", "dor", "el", "an", "qu", "ist", "ber", "gho"]
 PUNCTUATION = ["", "", "", ",", ".", "!", " -"]
 
 

@@ -236,6 +236,8 @@ def _add(open_rows: dict[int, Counter[Pattern]], space: int, pattern: Pattern, c
 def take_poor_rows(plans: Counter[Pattern], row_length: int, full_rows: int, special: int) -> Counter[Pattern]:
     """Take the emptiest rows out of a plan: as few as make the corpus `FULL_ENOUGH` once their documents are cut.
 
+    Where nothing does (a handful of rows), as few as make the fewest rows.
+
     Args:
         plans: the plan; the rows taken are removed from it.
         row_length: capacity of a row.
@@ -246,20 +248,25 @@ def take_poor_rows(plans: Counter[Pattern], row_length: int, full_rows: int, spe
         The rows taken.
     """
     num_tokens = sum(count * sum(pattern) for pattern, count in plans.items()) + full_rows * row_length
-    kept_rows = plans.total() + full_rows
+    kept_rows = fewest_rows = plans.total() + full_rows
     step = max(1, kept_rows // 1000)
-    poor: Counter[Pattern] = Counter()
-    poor_tokens = 0
+    takes: list[tuple[Pattern, int]] = []
+    best = poor_tokens = 0
     for pattern in sorted(plans, key=lambda p: (sum(p), p)):
-        while plans[pattern]:
-            poor_rows = -(-poor_tokens // (row_length - special))
-            if num_tokens >= FULL_ENOUGH * row_length * (kept_rows + poor_rows):
-                return poor
-            taken = min(step, plans[pattern])
-            plans[pattern] -= taken
-            poor[pattern] += taken
-            kept_rows -= taken
-            poor_tokens += taken * sum(pattern)
+        for begin in range(0, plans[pattern], step):
+            if num_tokens >= FULL_ENOUGH * row_length * fewest_rows:
+                break
+            count = min(step, plans[pattern] - begin)
+            takes.append((pattern, count))
+            kept_rows -= count
+            poor_tokens += count * sum(pattern)
+            rows = kept_rows - (-poor_tokens // (row_length - special))
+            if rows < fewest_rows:  # a small corpus may never be full enough: cut what saves rows, and no more
+                fewest_rows, best = rows, len(takes)
+    poor: Counter[Pattern] = Counter()
+    for pattern, count in takes[:best]:
+        poor[pattern] += count
+    plans.subtract(poor)
     return poor
 
 
@@ -393,7 +400,7 @@ class _Packer:
                 whole = True
                 while left:
                     room = free - self.special
-                    if room < min(left, 8):  # too little to be worth a piece
+                    if room < min(left, max(1, self.row_length // 64)):  # too little to be worth a piece
                         rows.append(row)
                         row, free = [], self.row_length
                         continue

@@ -24,7 +24,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import get_session
 from pyarrow import compute
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from nlp_ssl.console import UserError, human_bytes, progress, say
@@ -109,6 +109,17 @@ def train_tokenizer(
         clean_up_tokenization_spaces=False,
         **({} if model_max_length is None else {"model_max_length": model_max_length}),
     )
+
+
+def begin_without_end(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Let the tokenizer of a decoder put BOS before a text and nothing behind it, so that a prompt can be continued."""
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A",
+        pair=f"{bos} $A {eos} $B",
+        special_tokens=[(bos, tokenizer.bos_token_id), (eos, tokenizer.eos_token_id)],
+    )
+    return tokenizer
 
 
 def derive_vocab_size(num_bytes: int) -> int:

@@ -22,6 +22,8 @@ _COVERAGE = {"wordpiece": 0.9999, "unigram": 0.9995}
 
 _WORD_CHARS = {"wordpiece": 100, "bpe": 1000, "unigram": 100}  # training cuts longer words, at which it would be slow
 _BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
+# Each of these characters has an entry, so that a text that says `<0x41>` is spelt, and not made an A.
+_BYTE_SPELLING = {*"".join(_BYTE_PIECES)}
 _NEVER_IN_TEXT = -1000.0  # Unigram score of entries that text is not to be cut into
 
 
@@ -98,7 +100,9 @@ def _train_unigram(
     pre_tokenizer = pre_tokenizers.Sequence([lines, metaspace])
     alphabet, rare = _alphabet(sample, normalizer, "unigram")
     fixed = [token.content for token in added] + _BYTE_PIECES
-    _check_minimum("unigram", vocab_size, len(added), 256 + len({*alphabet, "▁"}), "bytes and characters")
+    _check_minimum(
+        "unigram", vocab_size, len(added), 256 + len({*alphabet, "▁"} | _BYTE_SPELLING), "bytes and characters"
+    )
 
     # More than asked for: what the trainer keeps at the very edge depends on rounding, and the edge is cut off below.
     num_pieces = vocab_size - len(fixed)
@@ -113,6 +117,7 @@ def _train_unigram(
     )
     scratch.train_from_iterator(_texts(sample), trainer, length=len(sample))
     found = {piece: score for piece, score in json.loads(scratch.to_str())["model"]["vocab"] if piece not in fixed}
+    found |= dict.fromkeys(_BYTE_SPELLING - found.keys(), min(found.values()))
 
     vocab = [(token, _NEVER_IN_TEXT) for token in fixed] + _canonical_pieces(found)[:num_pieces]
     backend = Tokenizer(models.Unigram(vocab=vocab, unk_id=fixed.index("<unk>"), byte_fallback=True))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlp_ssl.config import ModelConfig
@@ -64,18 +65,10 @@ def architecture(
         raise UserError(
             f"--model.overrides.{next(iter(config.overrides))} would change a trained model; add --model.from_scratch"
         )
-    if presets.split_name(config.name):
-        model_config = presets.preset_config(config.name, len(tokenizer), **special)
-        _check_fields(model_config, config.overrides)
-        model_config = presets.preset_config(config.name, len(tokenizer), **{**special, **config.overrides})
-    else:
-        model_config = find_config(config.name, config.revision)
-        if config.from_scratch:
-            _check_fields(model_config, config.overrides)
-            fields = {**model_config.to_dict(), "vocab_size": len(tokenizer), **special, **config.overrides}
-            if "num_hidden_layers" in config.overrides:
-                fields.pop("layer_types", None)  # one entry a layer; made anew
-            model_config = type(model_config).from_dict(fields)
+    try:
+        model_config = _complete(config, tokenizer, special)
+    except StrictDataclassError as error:
+        raise UserError(f"--model.overrides: {' '.join(str(error).split())}") from None
     if type(model_config) not in auto_class._model_mapping:
         raise UserError(f"{config.name} ({model_config.model_type}) has no head for {auto_class.__name__}")
     if len(tokenizer) > model_config.vocab_size:
@@ -86,10 +79,34 @@ def architecture(
     if (limit := max_positions(model_config)) and row_length > limit:
         raise UserError(f"rows of {row_length} tokens are longer than the {limit} positions of {config.name}")
     if dropout is not None:
+        if not 0 <= dropout < 1:
+            raise UserError(f"--model.dropout is {dropout}; it must be at least 0 and below 1")
         for key, value in model_config.to_dict().items():
             if isinstance(value, float) and ("dropout" in key or key.endswith("_pdrop")):
                 setattr(model_config, key, dropout)
+    if config.overrides:
+        try:
+            with torch.device("meta"):  # fields that do not go together are found here, and cost no memory
+                auto_class.from_config(model_config)
+        except (ValueError, TypeError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+            raise UserError(f"--model.overrides make no {model_config.model_type}: {_first_line(error)}") from None
     return model_config
+
+
+def _complete(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, special: dict[str, int]) -> PreTrainedConfig:
+    """The preset's or the folder's configuration, with the tokenizer's ids and the user's fields if from scratch."""
+    if presets.split_name(config.name):
+        model_config = presets.preset_config(config.name, len(tokenizer), **special)
+        _check_fields(model_config, config.overrides)
+        return presets.preset_config(config.name, len(tokenizer), **{**special, **config.overrides})
+    model_config = find_config(config.name, config.revision)
+    if not config.from_scratch:
+        return model_config
+    _check_fields(model_config, config.overrides)
+    fields = {**model_config.to_dict(), "vocab_size": len(tokenizer), **special, **config.overrides}
+    if "num_hidden_layers" in config.overrides:
+        fields.pop("layer_types", None)  # one entry a layer; made anew
+    return type(model_config).from_dict(fields)
 
 
 def _check_fields(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from nlp_ssl.console import UserError
 from nlp_ssl.data.order import hash64
 
 IGNORE = -100  # label of a position that is not predicted, as everywhere in transformers
-SPAN_P, SPAN_MAX = 0.2, 10  # SpanBERT: lengths ~ Geometric(0.2), at most 10, 3.8 on average
+SPAN_P, SPAN_MAX = 0.2, 10  # SpanBERT: lengths ~ Geometric(0.2) given that they are at most 10, 3.8 on average
 _CHOOSE, _REPLACE, _DRAW, _LENGTH = range(4)  # what a hash decides
 
 
@@ -149,7 +149,8 @@ class MaskingCollator:
         begin = np.arange(-SPAN_MAX, length)
         starts = _uniform(keys, begin, _CHOOSE) < self.span_rate
         u = _uniform(keys, begin, _LENGTH)
-        lengths = np.minimum(np.floor(np.log1p(-u) / np.log1p(-SPAN_P)).astype(np.int64) + 1, SPAN_MAX)
+        tail = (1 - SPAN_P) ** SPAN_MAX
+        lengths = np.floor(np.log1p(-u * (1 - tail)) / np.log1p(-SPAN_P)).astype(np.int64) + 1
         edges = np.zeros((rows, length + 2 * SPAN_MAX + 1), dtype=np.int64)
         row, at = np.nonzero(starts)
         np.add.at(edges, (row, at), 1)
@@ -168,7 +169,8 @@ def _span_rate(coverage: float) -> float:
     A position is free if none of the last SPAN_MAX positions began a span that reaches it:
     1 - coverage = prod_d (1 - rate * P(length > d)), solved by bisection.
     """
-    reach = (1 - SPAN_P) ** np.arange(SPAN_MAX)
+    tail = (1 - SPAN_P) ** SPAN_MAX
+    reach = ((1 - SPAN_P) ** np.arange(SPAN_MAX) - tail) / (1 - tail)
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -210,7 +212,8 @@ def word_tables(tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndar
                 continue
         else:
             text = token.replace("▁", " ")
-        begins[i], joins[i] = not _in_word(text[0]), _in_word(text[-1]) or text[-1] == "\ufffd"
+        begins[i] = not _in_word(text[0])
+        joins[i] = _in_word(text[-1]) or text[-1] == "\ufffd" or text == " "  # a lone space opens the word it precedes
     return begins, joins
 
 

@@ -78,6 +78,9 @@ class Checkpoints:
         self.pending: Path | None = None
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
+        if rank() == 0:
+            for unfinished in folder.glob(".step-*.tmp"):  # of a run that was killed
+                shutil.rmtree(unfinished)
 
     def save(self, step: int, model: PreTrainedModel, optimizer: Any, state: dict[str, Any], facts: dict) -> None:
         """Start saving: returns once the state is copied to host memory.

@@ -1,6 +1,7 @@
 """Where the numbers of a run go: `log.jsonl` always, and the trackers that were asked for, through Accelerate."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ class Log:
         os.replace(temporary, path)
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Append a line."""
+        """Append a line; numbers that are not finite are written as words, since JSON has none for them."""
         if rank() == 0:
+            values = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
             with open(self.path, "a") as f:
                 f.write(json.dumps({"event": event, "step": step, **values}) + "\n")
 

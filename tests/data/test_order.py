@@ -65,6 +65,6 @@ def test_hash_broadcasts_and_tells_its_keys_apart():
 
 def test_every_bit_of_the_hash_is_even():
     values = hash64(0, np.arange(20_000))
-    ones = ((values[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).sum(axis=0)
+    ones = (((values[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).astype(np.int64)).sum(axis=0)
     worst = np.abs(ones - 10_000).max() / np.sqrt(20_000 / 4)
     assert worst < NormalDist().inv_cdf(1 - 1e-4 / 128)

@@ -48,7 +48,6 @@ HOSTILE = [
     "<0x41> ▁ ## [UNK",
     "\U0010ffff\ue000",
     "x" * 100_000,
-    "word " * 600_000,  # a line of 3 MB
 ]
 
 
@@ -159,7 +158,7 @@ def test_special_token_ids(trained):
 def test_wordpiece_is_what_bert_makes_of_the_same_vocabulary(lowercase):
     ours = train_tokenizer(TEXTS, "wordpiece", 900, lowercase=lowercase)
     bert = BertTokenizerFast(vocab=ours.get_vocab(), do_lower_case=lowercase)
-    for first in [*TEXTS[:200], *HOSTILE]:
+    for first in [*TEXTS[:100], *OTHER, *HOSTILE]:
         for pair in ((first,), (first, "The second [MASK] one")):
             assert dict(ours(*pair)) == dict(bert(*pair))
     types = ours("the first", "second")["token_type_ids"]
@@ -171,7 +170,7 @@ def test_bpe_is_what_roberta_makes_of_the_same_merges(trained):
     ours = trained["bpe"]
     model = json.loads(ours.backend_tokenizer.to_str())["model"]
     roberta = RobertaTokenizerFast(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
-    for first in [*TEXTS[:200], *HOSTILE]:
+    for first in [*TEXTS[:100], *OTHER, *HOSTILE]:
         for pair in ((first,), (first, "The second")):
             assert dict(ours(*pair)) == dict(roberta(*pair))
 
@@ -200,7 +199,7 @@ def test_case_accents_and_chinese():
 
 def test_bytes_come_back(trained):
     tokenizer = trained["bpe"]
-    for text in [*HOSTILE, *(chr(c) for c in range(0x250)), *TEXTS]:
+    for text in [*HOSTILE, *(chr(c) for c in range(0x250)), *TEXTS, "a line of 3 MB " * 200_000]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids) == text
         assert tokenizer.unk_token_id not in ids
@@ -232,7 +231,7 @@ def test_shared_hostile_text_comes_back(trained):
 def test_long_words_do_not_hold_training_up(kind):
     letters = random.Random(0)
     blob = "".join(letters.choice("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(100_000))
-    tokenizer = train_tokenizer([*TEXTS, blob, "word " * 600_000, "\0 \0"], kind, 900)
+    tokenizer = train_tokenizer([*TEXTS, blob, "word " * 200_000, "\0 \0"], kind, 900)
     assert len(tokenizer) == 900
 
 
@@ -255,7 +254,7 @@ def test_sample_is_bounded_whatever_the_stream(capsys):
 
 def test_sample_takes_all_that_fits_and_never_nothing():
     assert tokenizer_module._sample(TEXTS, 1e9) == [text.encode() for text in TEXTS]
-    assert tokenizer_module._sample(["same text"] * 1000, 100) == [b"same text"]
+    assert tokenizer_module._sample(["same text"] * 1000, 1000) == [b"same text"]
     one_long = "中文 of one document " * 100_000
     sample = tokenizer_module._sample([one_long], 1e6)
     assert 0 < sum(map(len, sample)) <= 1e6
@@ -424,3 +423,26 @@ def test_audit_finds_words_whole_in_every_kind(trained, kind):
     assert whole
     assert audit(tokenizer, [f"{w} " * 2 for w in whole]).whole_words >= 0.5
     assert audit(tokenizer, []).num_tokens == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the recipe
+
+
+def test_recipe_trains_saves_and_audits(trained, tmp_path):
+    source, other, folder = tmp_path / "text.txt", tmp_path / "other", tmp_path / "runs" / "tokenizer"
+    source.write_text("\n\n".join(TEXTS), encoding="utf-8")
+    save_tokenizer(trained["wordpiece"], other)
+    command = [sys.executable, str(REPO / "recipes" / "train_tokenizer.py")]
+    command += ["--config", str(REPO / "recipes" / "configs" / "tokenizer_bpe_32k.yaml"), "--data.sources", str(source)]
+    command += ["--data.held_out_fraction", "0.2", "--output_dir", str(folder), "--compare", f"[{other}]"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2  # this text does not fill 32,768 entries
+    assert "lower the vocabulary size" in refused.stderr.splitlines()[-1]
+    assert not folder.exists()
+
+    done = subprocess.run([*command, "--tokenizer.vocab_size", "1000"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "words kept whole" in done.stdout
+    assert "tokens to baseline's" in done.stdout
+    assert len(AutoTokenizer.from_pretrained(folder)) == 1000

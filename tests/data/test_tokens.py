@@ -164,6 +164,4 @@ def test_a_finished_folder_is_found_and_nothing_is_read(tmp_path, whole):
 
 def test_an_empty_corpus_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match="no documents"):
-        tokenize_corpus(
-            datasets.Dataset.from_dict({"text": []}), tokenizer("bpe"), tmp_path / "t", "x", num_proc=1
-        )
+        tokenize_corpus(datasets.Dataset.from_dict({"text": []}), tokenizer("bpe"), tmp_path / "t", "x", num_proc=1)

@@ -12,12 +12,20 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 TINY = ["--model.overrides.num_hidden_layers", "2", "--model.overrides.hidden_size", "32"]
 TINY += ["--model.overrides.intermediate_size", "48", "--tokenizer.vocab_size", "320", "--tokens.row_length", "48"]
-TINY += ["--data.held_out_fraction", "0.1", "--train.mixed_precision", "no", "--train.log_every", "1"]
+TINY += ["--data.held_out_fraction", "0.1", "--train.log_every", "1"]
+TINY += ["--train.mixed_precision", "no", "--train.cpu_threads", "1"]
 
 
 def environment() -> dict[str, str]:
     # offline: the tests never ask the Hub, and say so at once instead of waiting for a time-out
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    # and a machine with GPUs runs them on the CPU too, where two runs give the same bits
+    return {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def command(recipe: str, *args: object, processes: int = 1) -> list[str]:
@@ -30,10 +38,12 @@ def command(recipe: str, *args: object, processes: int = 1) -> list[str]:
 
 def run(recipe: str, *args: object, processes: int = 1, expect: int = 0, timeout: int = 300) -> str:
     """Run a recipe to its end; returns what it printed."""
-    env = environment() | ({"ACCELERATE_USE_CPU": "true"} if processes > 1 else {})
-    done = subprocess.run(
-        command(recipe, *args, processes=processes), capture_output=True, text=True, timeout=timeout, env=env
-    )
+    return execute(command(recipe, *args, processes=processes), expect, timeout)
+
+
+def execute(arguments: list[str], expect: int = 0, timeout: int = 300, **variables: str) -> str:
+    """Run a command line with more environment variables; returns what it printed."""
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=timeout, env=environment() | variables)
     assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 

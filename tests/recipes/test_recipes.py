@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from launch import ROOT, TINY, WORDS, events, run, write_corpus, write_labelled
+from launch import BIN, ROOT, TINY, WORDS, events, execute, run, write_corpus, write_labelled
 from transformers import pipeline
 
 
@@ -21,10 +21,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pretrained(work: Path) -> Path:
     out = work / "mlm"
-    printed = run(
-        "pretrain_mlm.py", "--data.sources", work / "corpus.txt", "--output_dir", out, *TINY,
-        "--train.steps", 60, "--train.batch_size", 16, "--tracking.trackers", '["tensorboard"]',
-    )  # fmt: skip
+    arguments = ["--data.sources", str(work / "corpus.txt"), "--output_dir", str(out), *TINY]
+    arguments += ["--train.steps", "60", "--train.batch_size", "16", "--tracking.trackers", '["tensorboard"]']
+    printed = execute([str(BIN / "accelerate"), "launch", str(ROOT / "recipes" / "pretrain_mlm.py"), *arguments])
     assert "cannot see each other" in printed
     assert f"done: {out}" in printed
     return out

@@ -1,0 +1,102 @@
+"""Batches: a step's rows depend on the step alone, not on processes, micro-batches, workers or where the run began."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from nlp_ssl.data.batches import TrainBatches, held_out_batches, held_out_rows
+
+NUM_ROWS, BATCH = 53, 16
+
+
+class Rows:
+    def __len__(self):
+        return NUM_ROWS
+
+    def __getitem__(self, row):
+        return {"value": row * 10}
+
+
+def collate(rows):
+    assert all(row["value"] == row["row"] * 10 for row in rows)
+    return {"row": torch.tensor([r["row"] for r in rows]), "epoch": torch.tensor([r["epoch"] for r in rows])}
+
+
+def visits(start, count, micro_batch=BATCH, world_size=1, workers=0):
+    """For each step the (epoch, row) pairs over all ranks and micro-batches, in order."""
+    steps = [[] for _ in range(count)]
+    for rank in range(world_size):
+        batches = TrainBatches(
+            Rows(), collate, seed=3, batch_size=BATCH, micro_batch=micro_batch, rank=rank, world_size=world_size,
+            workers=workers,
+        )  # fmt: skip
+        for step, micro in zip(steps, islice(batches.steps(start), count), strict=True):
+            assert all(len(m["row"]) <= micro_batch for m in micro)
+            step += [pair for m in micro for pair in zip(m["epoch"].tolist(), m["row"].tolist(), strict=True)]
+    return steps
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return visits(0, 12)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "world_size", "workers"), [(4, 1, 0), (3, 1, 0), (4, 2, 0), (3, 3, 0), (16, 16, 0), (4, 1, 2)]
+)
+def test_the_split_changes_nothing(reference, micro_batch, world_size, workers):
+    assert visits(0, 12, micro_batch, world_size, workers) == reference
+
+
+@pytest.mark.parametrize(("start", "workers"), [(1, 0), (5, 2), (11, 0)])
+def test_starting_anywhere_is_skipping(reference, start, workers):
+    assert visits(start, 12 - start, 4, 1, workers) == reference[start:]
+
+
+def test_every_row_once_an_epoch(reference):
+    flat = [pair for step in reference for pair in step]
+    for epoch in range(3):
+        assert sorted(row for e, row in flat if e == epoch) == list(range(NUM_ROWS))
+    assert [r for e, r in flat if e == 0] != [r for e, r in flat if e == 1]
+
+
+def test_step_rows_says_what_the_step_holds(reference):
+    batches = TrainBatches(Rows(), collate, seed=3, batch_size=BATCH, micro_batch=4, rank=1, world_size=2)
+    rows, epochs = batches.step_rows(7)
+    assert list(zip(epochs.tolist(), rows.tolist(), strict=True)) == reference[7]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_leaves_the_generator_of_dropout_alone(workers):
+    batches = TrainBatches(Rows(), collate, seed=0, batch_size=4, micro_batch=4, workers=workers)
+    before = torch.get_rng_state()
+    next(batches.steps(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_step_far_away_begins_at_once():
+    batches = TrainBatches(Rows(), collate, seed=0, batch_size=4, micro_batch=4)
+    assert len(next(batches.steps(10**7))[0]["row"]) == 4
+
+
+def test_held_out_rows_are_spread_evenly_and_each_is_scored_once():
+    assert held_out_rows(10, None).tolist() == list(range(10))
+    assert held_out_rows(10, 100).tolist() == list(range(10))
+    some = held_out_rows(1000, 30)
+    assert len(set(some.tolist())) == 30
+    assert set(np.diff(some).tolist()) <= {33, 34}
+    for world_size in (1, 2, 3):
+        seen = [
+            (int(epoch), int(row))
+            for rank in range(world_size)
+            for batch in held_out_batches(Rows(), collate, batch_size=4, max_rows=20, rank=rank, world_size=world_size)
+            for epoch, row in zip(batch["epoch"], batch["row"], strict=True)
+        ]
+        assert sorted(seen) == [(0, int(row)) for row in held_out_rows(NUM_ROWS, 20)]
+
+
+def test_fewer_rows_than_processes_is_refused():
+    with pytest.raises(ValueError, match="cannot be split"):
+        TrainBatches(Rows(), collate, seed=0, batch_size=2, micro_batch=1, world_size=3)

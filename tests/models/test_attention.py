@@ -1,0 +1,112 @@
+"""Documents of a row cannot see each other: against each alone in plain transformers, for many architectures."""
+
+import pytest
+import torch
+from toys import CAUSAL, MASKED, tiny_model
+
+from nlp_ssl.console import UserError
+from nlp_ssl.models.attention import can_isolate, document_mask
+from nlp_ssl.models.packed import PackedModel, check_isolation
+
+REFUSED = ("mpnet", "gemma2")
+ISOLATING = [name for name in (*MASKED, *CAUSAL) if name not in REFUSED]
+
+
+def row(*documents, pad=0):
+    ids = torch.cat([*documents, torch.ones(pad, dtype=torch.int64)])[None]
+    document_ids = torch.cat([torch.full_like(d, n) for n, d in enumerate(documents, 1)] + [torch.zeros(pad).long()])
+    position_ids = torch.cat([torch.arange(len(d)) for d in documents] + [torch.zeros(pad).long()])
+    return ids, {"document_ids": document_ids[None], "position_ids": position_ids[None]}
+
+
+@pytest.fixture(scope="module")
+def documents():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(5, 100, (n,), generator=generator) for n in (13, 13, 22, 7)]
+
+
+def close(a, b):
+    return float((a - b).abs().max() / b.abs().max()) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ISOLATING)
+def test_another_document_changes_no_bit_and_alone_is_the_same(name, documents):
+    first, other, middle, last = documents
+    model = tiny_model(name, isolated=True)
+    assert can_isolate(type(model))
+    packed = PackedModel(model, True).eval()
+    together, swapped = (packed(ids, **kw) for ids, kw in (row(d, middle, last, pad=5) for d in (first, other)))
+    assert torch.equal(together[:, 13:42], swapped[:, 13:42])
+    assert not torch.equal(together[:, :13], swapped[:, :13])
+    reordered, kwargs = row(last, middle, first)
+    assert close(packed(reordered, **kwargs)[0, 7:29], together[0, 13:35])
+    # plain transformers, the document alone: also says that windows and causality are the architecture's own
+    plain = tiny_model(name)
+    plain.load_state_dict(model.state_dict())
+    for document, begin in ((first, 0), (middle, 13), (last, 35)):
+        alone = plain(input_ids=document[None], use_cache=False) if name in CAUSAL else plain(document[None])
+        assert close(together[0, begin : begin + len(document)], alone.logits[0])
+    assert check_isolation(packed, 100) < 1e-5
+
+
+@torch.no_grad()
+def test_the_test_would_see_a_leak(documents):
+    """Stock attention over the same packed row leaks, in BERT and in a decoder given a mask of ones."""
+    first, other, middle, _ = documents
+    for name in ("bert", "modernbert", "gpt2"):
+        plain = tiny_model(name)
+        ids = [torch.cat([d, middle])[None] for d in (first, other)]
+        logits = [plain(i, attention_mask=torch.ones_like(i)).logits[:, 13:] for i in ids]
+        assert not torch.equal(*logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", REFUSED)
+def test_architectures_that_cannot_are_refused_with_one_sentence(name):
+    with pytest.raises(UserError, match=r"give --tokens\.packing one_document"):
+        check_isolation(PackedModel(tiny_model(name, isolated=True), True), 100)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["bert", "roberta", "mpnet", "distilbert", "gpt2", "gemma2"])
+def test_one_document_a_row_needs_no_isolation(name, documents):
+    packed = PackedModel(tiny_model(name), False).eval()
+    ids, kwargs = row(documents[2], pad=6)
+    alone = tiny_model(name)(documents[2][None]).logits
+    assert close(packed(ids, **kwargs)[:, :22], alone)
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "deberta-v2", "llama"])
+def test_gradients_do_not_leak_either(name, documents):
+    packed = PackedModel(tiny_model(name, isolated=True), True)
+    embedded = {}
+
+    def keep(module, args, output):
+        output.retain_grad()
+        embedded["out"] = output
+
+    packed.model.get_input_embeddings().register_forward_hook(keep)
+    ids, kwargs = row(documents[0], documents[2])
+    packed(ids, **kwargs)[0, 13:].square().sum().backward()
+    gradient = embedded["out"].grad[0]
+    assert (gradient[:13] == 0).all()
+    assert (gradient[13:].abs().sum(-1) > 0).all()
+
+
+def test_document_mask_by_hand():
+    ids = torch.tensor([[1, 1, 1, 2, 2, 0]])
+    full = document_mask(ids, False, None)[0, 0].int().tolist()
+    assert full == [[1, 1, 1, 0, 0, 0]] * 3 + [[0, 0, 0, 1, 1, 0]] * 2 + [[0, 0, 0, 0, 0, 1]]
+    causal = document_mask(ids, True, None)[0, 0].int().tolist()
+    assert causal[:3] == [[1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]]
+    window = document_mask(ids, False, 2)[0, 0].int().tolist()
+    assert window[0] == [1, 1, 0, 0, 0, 0]
+    assert window[2] == [0, 1, 1, 0, 0, 0]
+    assert document_mask(ids, True, 2)[0, 0].int().tolist()[2] == [0, 1, 1, 0, 0, 0]
+
+
+def test_a_forgotten_document_id_is_an_error():
+    model = tiny_model("bert", isolated=True)
+    with pytest.raises(ValueError, match="document_ids"):
+        model(torch.ones(1, 4, dtype=torch.int64))

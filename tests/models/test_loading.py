@@ -1,0 +1,171 @@
+"""Models from presets and folders: what is refused, and that a saved model owes nothing to us."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from toys import tiny_config, tiny_model, tokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForMaskedLM
+
+from nlp_ssl.config import ModelConfig
+from nlp_ssl.console import UserError
+from nlp_ssl.models.loading import architecture, build_model, find_config, isolates, max_positions
+from nlp_ssl.models.packed import PackedModel
+
+MLM, CLM = AutoModelForMaskedLM, AutoModelForCausalLM
+
+
+def make(config, row_length=64, dropout=None, auto_class=MLM, kind="bpe"):
+    return architecture(config, auto_class, tokenizer(kind), row_length, dropout)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model = tiny_model("bert", vocab_size=len(tokenizer("bpe")), dropout=0.1).bfloat16()
+    model.save_pretrained(tmp_path / "bert")
+    return str(tmp_path / "bert")
+
+
+def train_a_little(model):
+    packed = PackedModel(model, True)
+    packed.train()
+    ids = torch.randint(5, 100, (2, 30), generator=torch.Generator().manual_seed(0))
+    documents = torch.tensor([[1] * 13 + [2] * 17] * 2)
+    positions = torch.tensor([[*range(13), *range(17)]] * 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):
+        packed(ids, document_ids=documents, position_ids=positions).square().mean().backward()
+        optimizer.step()
+    packed.eval()
+    with torch.no_grad():
+        return ids, packed(ids, document_ids=documents, position_ids=positions)
+
+
+LOAD = """
+import sys, torch, transformers
+for name in ("AutoModelForMaskedLM", "AutoModelForCausalLM"):
+    model = getattr(transformers, name).from_pretrained(f"{sys.argv[1]}/{name}")
+    ids, ours = torch.load(f"{sys.argv[1]}/{name}.pt")
+    with torch.no_grad():
+        alone = torch.cat([model(input_ids=ids[:, :13]).logits, model(input_ids=ids[:, 13:]).logits], 1)
+    print(float((alone - ours).abs().max() / ours.abs().max()))
+assert not any(name.startswith("nlp_ssl") for name in sys.modules)
+"""
+
+
+def test_a_saved_model_loads_in_plain_transformers_and_gives_the_same_logits(tmp_path):
+    for name, auto_class in (("modernbert-tiny", MLM), ("llama-tiny", CLM)):
+        config = ModelConfig(name=name)
+        model = build_model(config, make(config, dropout=0.0, auto_class=auto_class), auto_class, isolated=True)
+        torch.save(train_a_little(model), tmp_path / f"{auto_class.__name__}.pt")
+        model.save_pretrained(tmp_path / auto_class.__name__)
+        stored = json.loads((tmp_path / auto_class.__name__ / "config.json").read_text())
+        assert "isolated" not in json.dumps(stored)
+        assert not [key for key in stored if "attn_implementation" in key]
+    result = subprocess.run([sys.executable, "-c", LOAD, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    differences = [float(line) for line in result.stdout.split()]
+    assert len(differences) == 2
+    assert max(differences) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "deberta-v2", "gpt2"])
+def test_no_trace_in_config_json(name, tmp_path):
+    model = tiny_model(name, isolated=True)
+    PackedModel(model, True)
+    model.save_pretrained(tmp_path)
+    assert "isolated" not in (tmp_path / "config.json").read_text()
+    plain = (CLM if name == "gpt2" else MLM).from_pretrained(tmp_path)
+    assert plain.config._attn_implementation in ("sdpa", "eager")
+
+
+def test_a_preset_takes_vocabulary_and_special_ids_of_its_tokenizer():
+    t = tokenizer("bpe")
+    config = make(ModelConfig(name="roberta-tiny"))
+    assert config.vocab_size == len(t)
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (
+        t.pad_token_id, t.bos_token_id, t.eos_token_id,
+    )  # fmt: skip
+
+
+def test_the_seed_decides_the_weights():
+    config = ModelConfig(name="bert-tiny")
+    one, same, other = (build_model(config, make(config), MLM, isolated=True, seed=s) for s in (0, 0, 1))
+    for a, b in zip(one.parameters(), same.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(one.get_input_embeddings().weight, other.get_input_embeddings().weight)
+
+
+def test_going_on_from_a_folder_keeps_the_weights_in_float32_and_says_so(folder, capsys):
+    config = ModelConfig(name=folder)
+    model = build_model(config, make(config), MLM, isolated=True)
+    stored = MLM.from_pretrained(folder)
+    assert stored.dtype == torch.bfloat16
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    for a, b in zip(model.parameters(), stored.parameters(), strict=True):
+        assert torch.equal(a, b.float())
+    assert "bfloat16" in capsys.readouterr().out
+
+
+def test_from_scratch_takes_the_shape_and_not_the_weights(folder):
+    config = ModelConfig(name=folder, from_scratch=True, overrides={"num_hidden_layers": 1})
+    model = build_model(config, make(config, kind="unigram"), MLM, isolated=True)
+    assert model.config.num_hidden_layers == 1
+    assert model.config.hidden_size == 32
+    assert model.config.vocab_size == len(tokenizer("unigram"))
+
+
+def test_dropout(folder):
+    def probabilities(model):
+        return {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+
+    config = ModelConfig(name=folder)
+    assert probabilities(build_model(config, make(config, dropout=0.0), MLM, isolated=True)) == {0.0}
+    assert probabilities(build_model(config, make(config), MLM, isolated=True)) == {0.1}
+    for name, auto_class in (("gpt2-tiny", CLM), ("deberta-v2-tiny", MLM), ("roberta-tiny", MLM)):
+        preset = ModelConfig(name=name)
+        model_config = make(preset, dropout=0.25, auto_class=auto_class)
+        assert probabilities(build_model(preset, model_config, auto_class, isolated=True)) == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "sentence"),
+    [
+        (ModelConfig(name="bert-huge"), {}, "'bert-huge' is no preset.*bert-tiny"),
+        (ModelConfig(name="bert-tiny", overrides={"num_layer": 3}), {}, "num_layer.*BertConfig has no such field"),
+        (ModelConfig(name="bert-tiny", overrides={"num_hidden_layers": "four"}), {}, "num_hidden_layers.*four"),
+        (ModelConfig(name="bert-tiny"), {"dropout": 1.5}, "--model.dropout is 1.5"),
+        (ModelConfig(name="bert-tiny", overrides={"hidden_size": 100, "num_attention_heads": 3}), {}, "100"),
+        (ModelConfig(name="bert-tiny"), {"row_length": 600}, "rows of 600 tokens.*512"),
+        (ModelConfig(name="gpt2-tiny"), {}, "no head for AutoModelForMaskedLM"),
+        (ModelConfig(name="roberta-tiny"), {"row_length": 513}, "512"),
+    ],
+)
+def test_mistakes(config, more, sentence, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=sentence) as caught:
+        build_model(config, make(config, **more), MLM, isolated=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_mistakes_with_a_folder(folder, tmp_path):
+    with pytest.raises(UserError, match=r"add --model\.from_scratch"):
+        make(ModelConfig(name=folder, overrides={"num_hidden_layers": 1}))
+    with pytest.raises(UserError, match="no head for AutoModelForImageClassification"):
+        make(ModelConfig(name=folder), auto_class=AutoModelForImageClassification)
+    tiny_config("bert", vocab_size=50).save_pretrained(tmp_path / "small")
+    with pytest.raises(UserError, match="more than the 50"):
+        make(ModelConfig(name=str(tmp_path / "small")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no model"):
+        find_config(str(tmp_path / "empty"))
+
+
+def test_positions_that_begin_after_padding():
+    assert max_positions(tiny_config("roberta")) == 64
+    assert max_positions(tiny_config("bert")) == 64
+    assert isolates(tiny_config("bert"), MLM)
+    assert not isolates(tiny_config("mpnet"), MLM)

@@ -1,0 +1,65 @@
+"""A run that publishes itself: checkpoints as branches, the last model on main, and a Hub that breaks down."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from launch import ROOT, TINY, command, events, execute, write_corpus
+from safetensors.torch import load_file
+
+sys.path.append(str(ROOT / "tests" / "publishing"))
+from hub_server import TOKEN, HubServer
+
+READ_BACK = """
+import sys, torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+from safetensors.torch import save_file
+repo, revision, out = sys.argv[1:]
+model = AutoModelForMaskedLM.from_pretrained(repo, revision=revision)
+AutoTokenizer.from_pretrained(repo, revision=revision)
+model.save_pretrained(out)
+"""
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    corpus = write_corpus(tmp_path / "corpus.txt", documents=80)
+    run = ["--output_dir", str(tmp_path / "run"), "--hub.repo_id", "tester/model", "--checkpoint.every", "2"]
+    tiny = ["--train.steps", "4", "--train.batch_size", "8", "--tokenizer.vocab_size", "290"]
+    return ["--data.sources", str(corpus), *TINY, *run, *tiny]
+
+
+def hub(server: HubServer) -> dict[str, str]:
+    return {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+
+
+def test_main_and_step_branches_are_read_back_with_equal_weights(arguments: list[str], tmp_path: Path) -> None:
+    with HubServer() as server:
+        execute(command("pretrain_mlm.py", *arguments), **hub(server))
+        for revision, folder in (("main", "run"), ("step-2", "run/checkpoints/step-00000002")):
+            out = tmp_path / f"back-{revision}"
+            code = [sys.executable, "-c", READ_BACK, "tester/model", revision, str(out)]
+            execute(code, **hub(server) | {"HF_HOME": str(tmp_path / "hf")})
+            ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / folder, out))
+            assert ours.keys() == theirs.keys()
+            assert all((ours[key] == theirs[key]).all() for key in ours)
+        assert set(server.repos["tester/model"].branches) == {"main", "step-2", "step-4"}
+
+
+def test_a_hub_that_breaks_down_does_not_break_the_run(arguments: list[str], tmp_path: Path) -> None:
+    with HubServer() as server:
+        server.fail("POST .*/commit/", status=403)
+        printed = execute(command("pretrain_mlm.py", *arguments), **hub(server))
+    assert len(events(tmp_path / "run", "step")) == 4
+    assert "python recipes/push_to_hub.py --folder" in printed
+
+
+def test_no_token_is_found_out_before_any_work(arguments: list[str], tmp_path: Path) -> None:
+    with HubServer() as server:
+        printed = execute(
+            command("pretrain_mlm.py", *arguments),
+            expect=2,
+            **hub(server) | {"HF_TOKEN": "", "HF_HOME": str(tmp_path / "h")},
+        )
+    assert "hf auth login" in printed.splitlines()[-1]
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,99 @@
+"""The rules of the house, read off the source: who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "nlp_ssl"
+FILES = sorted(p for p in PACKAGE.rglob("*.py"))
+# lowest first; a file imports from lower rooms and from its own
+ROOMS = ["config", "data", "models", "objectives", "training", "evaluation", "publishing"]
+ROOMS += ["run", "finetuning", "doctor"]
+SAME = {"console": "config", "pretraining": "finetuning"}
+EXTRAS = {"tensorboard", "trackio", "wandb", "matplotlib", "sklearn", "peft", "datatrove", "seqeval"}
+
+
+def name(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def room(module):
+    """`nlp_ssl.data.order` -> `data`."""
+    part = [*module.split("."), ""][1]
+    return SAME.get(part, part)
+
+
+def imports(path, everywhere=True):
+    """Full names of what a file imports; with `everywhere` false only at the top of the module."""
+    tree = ast.parse(path.read_text())
+    lazy = set()
+    for node in ast.walk(tree):
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if typing_only or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lazy |= {id(inner) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if not everywhere and id(node) in lazy:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_file_imports_only_downwards(path):
+    own = room("nlp_ssl." + name(path).removesuffix(".py").replace("/", "."))
+    if own == "__init__":
+        return
+    for module in imports(path):
+        if module.split(".")[0] != "nlp_ssl":
+            continue
+        other = room(module)
+        assert other in ROOMS, f"{name(path)} imports {module}, which is in no room of DESIGN.md"
+        assert ROOMS.index(other) <= ROOMS.index(own), f"{name(path)} imports {module} from above"
+        assert {own, other} != {"data", "models"}, f"{name(path)} imports {module}: data and models are blind"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_nothing_imports_recipes_or_tests(path):
+    assert not {module.split(".")[0] for module in imports(path)} & {"recipes", "tests", "pytest"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_extras_are_imported_inside_functions(path):
+    assert not {module.split(".")[0] for module in imports(path, everywhere=False)} & EXTRAS
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_files_stay_readable(path):
+    assert len(path.read_text().splitlines()) <= 450  # DESIGN.md: 80-250 read well
+
+
+def test_the_finetuning_and_pretraining_stories_do_not_know_each_other():
+    for one, other in (("pretraining", "finetuning"), ("finetuning", "pretraining")):
+        assert not [m for m in imports(PACKAGE / f"{one}.py") if m.startswith(f"nlp_ssl.{other}")]
+
+
+def test_public_names_are_lazy_and_all_there():
+    program = """
+import sys
+import nlp_ssl
+heavy = {"torch", "transformers", "datasets", "accelerate", "tokenizers"} & set(sys.modules)
+assert not heavy, heavy
+names = [n for n in getattr(nlp_ssl, "__all__", [])]
+assert set(names) <= set(dir(nlp_ssl))
+for n in names:
+    assert getattr(nlp_ssl, n) is not None
+try:
+    nlp_ssl.no_such_name
+except AttributeError as error:
+    assert "no_such_name" in str(error)
+else:
+    raise AssertionError("an unknown name is no AttributeError")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

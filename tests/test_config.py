@@ -1,0 +1,161 @@
+"""Configuration: the command line, YAML files, and the sentence that a mistake gets."""
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+
+from nlp_ssl import config as module
+from nlp_ssl.config import CLMConfig, FinetuneConfig, MLMConfig, parse, to_dict
+from nlp_ssl.console import UserError
+
+CONFIGS = [MLMConfig, CLMConfig, FinetuneConfig]
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_nothing_given_is_the_defaults(config_class):
+    assert parse(config_class, argv=[]) == config_class()
+    assert isinstance(parse(config_class, argv=[]), config_class)
+
+
+def test_dotted_overrides_of_every_kind():
+    argv = "--optimizer.lr 1e-3 --train.tokens=1e9 --train.steps 5 --data.sources [a.txt,b.txt] --model.name bert-tiny"
+    argv += " --optimizer.betas [0.9,0.95] --model.overrides.num_hidden_layers 3 --tracking.trackers [tensorboard]"
+    config = parse(MLMConfig, argv=argv.split())
+    assert config.optimizer.lr == 1e-3
+    assert config.train.tokens == 1e9
+    assert config.train.steps == 5
+    assert config.data.sources == ["a.txt", "b.txt"]
+    assert tuple(config.optimizer.betas) == (0.9, 0.95)
+    assert config.model.overrides == {"num_hidden_layers": 3}
+    assert config.tracking.trackers == ["tensorboard"]
+    assert parse(MLMConfig, argv=["--data.sources", "one.txt"]).data.sources == "one.txt"
+
+
+def test_yaml_reads_1e_3_as_a_number_and_later_ones_win(tmp_path):
+    (tmp_path / "a.yaml").write_text("optimizer:\n  lr: 1e-3\n  name: muon\ntrain:\n  tokens: 1e9\nseed: 3\n")
+    (tmp_path / "b.yaml").write_text("optimizer:\n  lr: 5e-4\n")
+    a, b = ["--config", str(tmp_path / "a.yaml")], ["--config", str(tmp_path / "b.yaml")]
+    config = parse(MLMConfig, argv=a)
+    assert (config.optimizer.lr, config.optimizer.name, config.train.tokens, config.seed) == (1e-3, "muon", 1e9, 3)
+    config = parse(MLMConfig, argv=a + b)
+    assert (config.optimizer.lr, config.optimizer.name) == (5e-4, "muon")
+    assert parse(MLMConfig, argv=[*a, "--optimizer.lr", "0.1"]).optimizer.lr == 0.1
+    assert parse(MLMConfig, argv=["--optimizer.lr", "0.1", *a]).optimizer.lr == 1e-3
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_a_stored_configuration_reads_back_as_it_was(config_class, tmp_path):
+    changed = config_class(output_dir="x", seed=5)
+    changed.train.minutes, changed.hub.repo_id, changed.optimizer.lr = 1.5, "me/model", 3e-4
+    plain = to_dict(changed)
+    plain["optimizer"]["betas"] = list(plain["optimizer"]["betas"])
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(plain))
+    read = parse(config_class, argv=["--config", str(tmp_path / "c.yaml")])
+    read.optimizer.betas = tuple(read.optimizer.betas)
+    assert read == changed
+
+
+def test_bare_flags():
+    config = parse(MLMConfig, argv=["--resume", "--train.compile", "--seed", "3", "--hub.private"])
+    assert config.resume
+    assert config.train.compile
+    assert config.hub.private
+    assert config.seed == 3
+    assert not parse(MLMConfig, argv=["--resume", "false", "--seed", "1"]).resume
+    assert parse(MLMConfig, argv=["--resume=true"]).resume
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--optimiser.lr", "1"], "unknown option --optimiser.lr; did you mean --optimizer.lr?"),
+        (["--train.step", "3"], "unknown option --train.step; did you mean --train.steps?"),
+        (["--lr", "1"], "unknown option --lr; did you mean --optimizer.lr?"),
+        (["--zzzzzzzz", "1"], "unknown option --zzzzzzzz; see --help"),
+        (["--train.steps", "many"], "--train.steps cannot be 'many'; it takes int"),
+        (["--optimizer.lr", "fast"], "--optimizer.lr cannot be 'fast'; it takes float"),
+        (["--schedule.name", "step"], "--schedule.name cannot be 'step'; it takes ['linear', 'cosine', 'wsd'"),
+        (["--resume", "perhaps"], "--resume cannot be 'perhaps'; it takes bool"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_mistake_is_one_sentence(argv, sentence):
+    with pytest.raises(UserError) as caught:
+        parse(MLMConfig, argv=argv)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("optimizer:\n  learning_rate: 1e-3\n", "optimizer.learning_rate"),
+        ("optimizer:\n  lrr: 1e-3\n", "did you mean --optimizer.lr?"),
+        ("optimiser:\n  lr: 1e-3\n", "optimiser"),
+        ("sed: 3\n", "did you mean --seed?"),
+        ("train:\n  steps: soon\n", "--train.steps cannot be 'soon'; it takes int"),
+        ("train: [1\n", ""),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_sentence(text, sentence, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        parse(MLMConfig, argv=["--config", str(tmp_path / "c.yaml")])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_help_explains_every_key(config_class, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(config_class, "What this is.\n\n    a command line\n", argv=["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "What this is.\n\n    a command line\n" in text
+    flat = " ".join(text.split())
+    keys = module._keys(config_class)
+    assert len(keys) > 40
+    for key in keys:
+        assert f"--{key} " in flat, key
+    import inspect
+
+    docs = inspect.getsource(module)
+    for key in keys:  # the sentence under the field in the source stands in the help
+        name = key.rsplit(".", 1)[-1]
+        assert f"    {name}: " in docs
+    assert "Recompute activations in the backward pass" in flat
+    undocumented = [key for key in keys if f"--{key} " in flat and flat.split(f"--{key} ", 1)[1][:6] == "(type:"]
+    assert not undocumented
+
+
+def test_an_undocumented_key_would_be_seen(capsys):
+    @dataclass
+    class Part:
+        silent: int = 3
+
+    @dataclass
+    class Whole:
+        part: Part = field(default_factory=Part)
+
+    with pytest.raises(SystemExit):
+        parse(Whole, argv=["--help"])
+    assert "--part.silent SILENT (type:" in " ".join(capsys.readouterr().out.split())
+
+
+def test_reading_a_configuration_is_quick():
+    """The command line answers before torch is imported."""
+    program = "import sys; from nlp_ssl.config import MLMConfig, parse; parse(MLMConfig, argv=[]); "
+    program += "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), 'heavy imports'"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("NLP_SSL_CACHE", str(tmp_path / "a"))
+    assert module.cache_dir() == tmp_path / "a"
+    monkeypatch.delenv("NLP_SSL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert module.cache_dir() == tmp_path / "b" / "nlp_ssl"

@@ -1,0 +1,259 @@
+"""Checkpoints: whole or not there, wherever the process dies; damaged ones are noticed; what is loaded is what was."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from toys import tiny_model, tokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from nlp_ssl.config import OptimizerConfig
+from nlp_ssl.console import UserError
+from nlp_ssl.training import checkpoints as module
+from nlp_ssl.training.checkpoints import Checkpoints, load, publish, to_host, verify
+from nlp_ssl.training.optimizers import build_optimizer
+
+CPU = torch.device("cpu")
+
+
+class Trained:
+    """A model in training, small."""
+
+    def __init__(self, name="modernbert", optimizer="muon", lr=1e-2):
+        self.model = tiny_model(name, vocab_size=len(tokenizer("bpe")))
+        self.optimizer = build_optimizer(self.model, OptimizerConfig(name=optimizer, lr=lr))
+        self.taken = 0
+
+    def step(self, count=1):
+        for _ in range(count):
+            self.taken += 1
+            generator = torch.Generator().manual_seed(self.taken)
+            for parameter in self.model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            self.optimizer.step()
+        return self
+
+    def write(self, folder, weights, facts):
+        self.model.save_pretrained(folder, state_dict=weights)
+        tokenizer("bpe").save_pretrained(folder)
+        (folder / "README.md").write_text(str(facts))
+
+    def store(self, tmp_path, keep_last=2, **more):
+        return Checkpoints(tmp_path / "checkpoints", keep_last, self.write, **more)
+
+    def save(self, store):
+        store.save(self.taken, self.model, self.optimizer, {"step": self.taken}, {})
+        return store
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_a_checkpoint_is_a_hub_model_folder_and_goes_on_bit_by_bit(tmp_path):
+    whole = Trained().step(5)
+    first = Trained().step(3)
+    path = first.save(first.store(tmp_path)).finish()
+    assert path.name == "step-00000003"
+    assert verify(path) is None
+    model, info = AutoModelForMaskedLM.from_pretrained(path, output_loading_info=True)
+    assert same(model, first.model)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert AutoTokenizer.from_pretrained(path)("ka lo")["input_ids"] == tokenizer("bpe")("ka lo")["input_ids"]
+    second = Trained()
+    assert load(path, second.model, second.optimizer, CPU) == {"step": 3}
+    second.taken = 3
+    assert same(second.step(2).model, whole.model)
+
+
+def test_rates_asked_for_at_a_resume_hold(tmp_path):
+    first = Trained(lr=1e-2).step()
+    path = first.save(first.store(tmp_path)).finish()
+    second = Trained(lr=1e-3)
+    load(path, second.model, second.optimizer, CPU)
+    assert {g["peak_lr"] for g in second.optimizer.param_groups} == {0.02, 1e-3}
+    assert second.optimizer.adamw.state
+
+
+def test_random_state_comes_back(tmp_path):
+    first = Trained()
+    path = first.save(first.store(tmp_path)).finish()
+    drawn = [(random.random(), np.random.rand(), torch.rand(1).item()) for _ in range(1)]
+    load(path, first.model, first.optimizer, CPU)
+    # everything drawn since the save is drawn again
+    assert [(random.random(), np.random.rand(), torch.rand(1).item()) for _ in range(1)] == drawn
+
+
+def test_training_that_goes_on_during_a_save_does_not_change_it(tmp_path, monkeypatch):
+    trained = Trained().step()
+    expected = {k: v.clone() for k, v in trained.model.state_dict().items()}
+    write = trained.write
+    import threading
+
+    gate = threading.Event()
+    trained.write = lambda *args: (gate.wait(10), write(*args))
+    store = trained.store(tmp_path)
+    trained.save(store)
+    trained.step(3)
+    assert store.writing
+    assert store.list() == []
+    gate.set()
+    path = store.finish()
+    loaded = AutoModelForMaskedLM.from_pretrained(path).state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in expected.items())
+
+
+def test_killed_between_writing_and_committing_there_is_no_checkpoint(tmp_path):
+    trained = Trained().step()
+    store = trained.save(trained.store(tmp_path))
+    store.thread.join()  # all is written; the process dies here
+    again = trained.store(tmp_path)
+    assert again.list() == []
+    assert again.newest() is None
+    path = trained.step().save(again).finish()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [path.name]  # the remains are gone
+
+
+class Killed(BaseException):
+    pass
+
+
+def dies_at(monkeypatch, number):
+    """The process dies at its n-th call that changes the disk; returns a list that grows with every call."""
+    calls = []
+
+    def wrap(function):
+        def wrapped(*args, **kwargs):
+            calls.append(function.__name__)
+            if len(calls) == number:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    for owner, name in ((module.os, "rename"), (module.shutil, "rmtree"), (module, "_sync"), (module, "_sha256")):
+        monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
+    return calls
+
+
+@pytest.mark.parametrize("resaved", [False, True])
+def test_wherever_a_commit_dies_the_newest_checkpoint_is_whole(tmp_path, resaved):
+    trained = Trained("bert", "adamw").step()
+    trained.save(trained.store(tmp_path, keep_last=1)).finish()
+    template = tmp_path / "checkpoints"
+    if not resaved:  # else a resumed run saves the same step again
+        trained.step()
+    number = 0
+    while True:
+        number += 1
+        folder = tmp_path / str(number)
+        shutil.copytree(template, folder)
+        store = Checkpoints(folder, 1, trained.write)
+        trained.save(store)
+        store.thread.join()
+        with pytest.MonkeyPatch.context() as patch:
+            calls = dies_at(patch, number)
+            try:
+                store.commit()
+                died = False
+            except Killed:
+                died = True
+        after = Checkpoints(folder, 1, trained.write)
+        newest = after.newest()
+        assert newest is not None, calls
+        assert verify(newest) is None
+        path = trained.save(after).finish()  # and the next run saves as if nothing had happened
+        assert [p.name for p in folder.iterdir()] == [path.name]
+        if not died:
+            break
+        shutil.rmtree(folder)
+    assert number > 10
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "training_state/optimizer.pt", "MANIFEST.json", "config.json"])
+def test_a_flipped_bit_is_found_and_the_older_one_used(tmp_path, capsys, file):
+    trained = Trained("bert", "adamw").step()
+    store = trained.store(tmp_path)
+    older = trained.save(store).finish()
+    newer = trained.step().save(store).finish()
+    assert store.newest() == newer
+    data = bytearray((newer / file).read_bytes())
+    data[len(data) // 2] ^= 0x80
+    (newer / file).write_bytes(data)
+    assert store.newest() == older
+    assert f"{newer} is damaged ({file}" in capsys.readouterr().err
+    (older / "model.safetensors").unlink()
+    assert store.newest() is None
+
+
+def test_pruning_keeps_the_newest_and_what_is_in_use(tmp_path):
+    trained, used = Trained("bert", "adamw"), set()
+    store = trained.store(tmp_path, in_use=lambda path: path.name in used)
+    used.add("step-00000001")
+    for _ in range(4):
+        trained.step().save(store).finish()
+    assert [p.name for p in store.list()] == ["step-00000001", "step-00000003", "step-00000004"]
+    zero = trained.store(tmp_path, keep_last=0, in_use=lambda path: path.name in used)
+    zero.prune()
+    assert [p.name for p in zero.list()] == ["step-00000001", "step-00000004"]  # the newest stays
+
+
+def test_older_ones_stay_until_the_new_one_is_committed(tmp_path):
+    trained = Trained("bert", "adamw").step()
+    store = trained.store(tmp_path, keep_last=1)
+    first = trained.save(store).finish()
+    trained.step().save(store)
+    store.thread.join()
+    assert store.list() == [first]
+    second = store.commit()
+    assert store.list() == [second]
+
+
+def test_a_full_disk_is_one_sentence_and_older_ones_are_kept(tmp_path):
+    trained = Trained("bert", "adamw").step()
+    store = trained.store(tmp_path)
+    first = trained.save(store).finish()
+
+    def full(folder, weights, facts):
+        raise OSError(28, "No space left on device")
+
+    store.write_model = full
+    trained.step().save(store)
+    with pytest.raises(UserError, match=r"No space left.*older ones are kept"):
+        store.finish()
+    assert store.newest() == first
+    store.write_model = trained.write
+    assert trained.save(store).finish().name == "step-00000002"  # and the next save works
+
+
+def test_the_manifest_lists_every_file(tmp_path):
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    files = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+    assert set(json.loads((path / "MANIFEST.json").read_text())) == files - {"MANIFEST.json"}
+    assert {"model.safetensors", "config.json", "training_state/rank-0.pt", "training_state/run.json"} <= files
+
+
+def test_publish_puts_the_model_and_no_training_state_at_the_top(tmp_path):
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    (tmp_path / "run").mkdir()
+    publish(path, tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        p.name for p in path.iterdir() if p.is_file() and p.name != "MANIFEST.json"
+    }
+    assert same(AutoModelForMaskedLM.from_pretrained(tmp_path / "run"), trained.model)
+
+
+def test_a_copy_in_host_memory_shares_what_was_shared():
+    weight = torch.arange(6.0).view(2, 3)
+    copied = to_host({"a": weight, "b": [weight, (weight.T,)], "n": 3})
+    weight.zero_()
+    assert copied["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert copied["b"][0] is copied["a"]
+    assert copied["b"][1][0].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert copied["n"] == 3

@@ -1,0 +1,76 @@
+"""The log that is always written, and trackers that are checked before anything is done."""
+
+import json
+
+import pytest
+from accelerate import Accelerator
+
+from nlp_ssl.config import TrackingConfig
+from nlp_ssl.console import UserError
+from nlp_ssl.training.tracking import Log, check_trackers, start_trackers
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_one_object_a_line(tmp_path):
+    log = Log(tmp_path / "log.jsonl")
+    log.write("step", 1, loss=2.5)
+    log.write("evaluation", 1, text="a\nb\u2028c")
+    assert lines(tmp_path / "log.jsonl") == [
+        {"event": "step", "step": 1, "loss": 2.5},
+        {"event": "evaluation", "step": 1, "text": "a\nb\u2028c"},
+    ]
+
+
+def test_a_resumed_log_has_every_step_once(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = Log(path)
+    for step in range(1, 8):
+        log.write("step", step)
+    with open(path, "a") as f:
+        f.write('{"event": "step", "st')  # killed here
+    log = Log(path, resume_at=5)
+    for step in range(6, 10):
+        log.write("step", step)
+    assert [line["step"] for line in lines(path)] == list(range(1, 10))
+    assert [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_a_new_run_begins_a_new_log(tmp_path):
+    Log(tmp_path / "log.jsonl").write("step", 1)
+    Log(tmp_path / "log.jsonl")
+    assert lines(tmp_path / "log.jsonl") == []
+    Log(tmp_path / "other.jsonl", resume_at=5).write("step", 6)  # the former log is lost: no reason to stop
+    assert len(lines(tmp_path / "other.jsonl")) == 1
+
+
+def test_other_processes_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    Log(tmp_path / "log.jsonl").write("step", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trackers_are_checked_before_anything_is_done(monkeypatch):
+    check_trackers(TrackingConfig())
+    with pytest.raises(UserError, match=r"'tensorbord' is unknown.*tensorboard"):
+        check_trackers(TrackingConfig(trackers=["tensorbord"]))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'nlp_ssl\[wandb\]'"):
+        check_trackers(TrackingConfig(trackers=["wandb"]))
+
+
+def test_tensorboard_gets_settings_and_numbers(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = TrackingConfig(trackers=["tensorboard"], project="p")
+    accelerator = Accelerator(log_with=["tensorboard"], project_dir=str(tmp_path), cpu=True)
+    start_trackers(accelerator, config, "run", {"train.steps": 3, "model.name": None, "optimizer.betas": (0.9, 0.98)})
+    accelerator.log({"train/loss": 2.5}, step=3)
+    accelerator.end_training()
+    files = list(tmp_path.rglob("events.out.*"))
+    events = [EventAccumulator(str(f.parent)).Reload() for f in files]
+    scalars = [e.Scalars("train/loss") for e in events if "train/loss" in e.Tags()["scalars"]]
+    assert [(s.step, s.value) for s in scalars[0]] == [(3, 2.5)]
