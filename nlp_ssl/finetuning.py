@@ -20,6 +20,7 @@ from nlp_ssl.data.labelled import LabelledData, open_classification, open_taggin
 from nlp_ssl.data.tokenizer import load_tokenizer
 from nlp_ssl.data.tokens import fingerprint
 from nlp_ssl.evaluation.metrics import METRICS
+from nlp_ssl.machine import in_turn, make_accelerator
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, build_model, describe, is_from_scratch
 from nlp_ssl.objectives.classification import Classification
@@ -27,7 +28,7 @@ from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.report import format_table
-from nlp_ssl.run import Run, check_run, in_turn, make_accelerator, run_identity
+from nlp_ssl.run import Run, check_run, run_identity
 from nlp_ssl.training.schedules import Horizon
 
 Task = Literal["classification", "ner"]

@@ -15,7 +15,8 @@ and without pretraining, for comparison: add --model.from_scratch.
 """
 
 from nlp_ssl import console
-from nlp_ssl.config import FinetuneConfig, parse
+from nlp_ssl.command_line import parse
+from nlp_ssl.config import FinetuneConfig
 from nlp_ssl.finetuning import FinetuningRun
 
 

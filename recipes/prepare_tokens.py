@@ -7,13 +7,14 @@ same command with `--tokens.folder tokens --tokenizer.path my-tokenizer --tokens
 2, 3); whoever is last finishes, and training is given the first two of these.
 """
 
-from nlp_ssl import console, pretraining
-from nlp_ssl.config import MLMConfig, parse
+from nlp_ssl import console, preparation
+from nlp_ssl.command_line import parse
+from nlp_ssl.config import MLMConfig
 
 
 def main(config: MLMConfig) -> None:
     """The first part of a pretraining run, and no more."""
-    if pretraining.prepare_shard(config):
+    if preparation.prepare_shard(config):
         console.say("done: the training recipe finds these tokens when it is given the same options")
     else:
         console.say(

@@ -17,14 +17,15 @@ on all GPUs of a machine `accelerate launch --multi_gpu ...`; on two processes o
     ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/pretrain_clm.py --train.steps 100
 """
 
-from nlp_ssl import console, pretraining
-from nlp_ssl.config import CLMConfig, parse
+from nlp_ssl import console, preparation, pretraining
+from nlp_ssl.command_line import parse
+from nlp_ssl.config import CLMConfig
 
 
 def main(config: CLMConfig) -> None:
     """Corpus, tokenizer, packed rows, model, training, a look at the result."""
     # text -> tokens -> rows, on disk, once
-    data = pretraining.prepare(config, "clm")
+    data = preparation.prepare(config, "clm")
 
     # the model, and how it learns
     run = pretraining.start(config, "clm", data)

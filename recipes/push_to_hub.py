@@ -11,7 +11,7 @@ checkpoints stay here. A repository that is not there is created; a branch that 
 from dataclasses import dataclass
 from pathlib import Path
 
-from nlp_ssl.config import parse
+from nlp_ssl.command_line import parse
 from nlp_ssl.console import UserError, human_bytes, run, say
 from nlp_ssl.publishing.hub import HubPublisher, model_files
 

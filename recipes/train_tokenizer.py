@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from nlp_ssl import console
-from nlp_ssl.config import CorpusConfig, TokenizerConfig, parse
+from nlp_ssl.command_line import parse
+from nlp_ssl.config import CorpusConfig, TokenizerConfig
 from nlp_ssl.console import UserError, say
 from nlp_ssl.data.corpus import open_corpus
 from nlp_ssl.data.tokenizer import (

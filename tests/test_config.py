@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from nlp_ssl import config as module
-from nlp_ssl.config import CLMConfig, FinetuneConfig, MLMConfig, parse, to_dict
+from nlp_ssl.command_line import parse
+from nlp_ssl.config import CLMConfig, FinetuneConfig, MLMConfig, to_dict
 from nlp_ssl.console import UserError
 
 CONFIGS = [MLMConfig, CLMConfig, FinetuneConfig]
@@ -147,7 +148,8 @@ def test_an_undocumented_key_would_be_seen(capsys):
 
 def test_reading_a_configuration_is_quick():
     """The command line answers before torch is imported."""
-    program = "import sys; from nlp_ssl.config import MLMConfig, parse; parse(MLMConfig, argv=[]); "
+    program = "import sys; from nlp_ssl.command_line import parse; from nlp_ssl.config import MLMConfig; "
+    program += "parse(MLMConfig, argv=[]); "
     program += "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), 'heavy imports'"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -82,7 +82,7 @@ def architecture(
         if not 0 <= dropout < 1:
             raise UserError(f"--model.dropout is {dropout}; it must be at least 0 and below 1")
         for key, value in model_config.to_dict().items():
-            if isinstance(value, float) and ("dropout" in key or key.endswith("_pdrop")):
+            if _is_dropout(key, value):
                 setattr(model_config, key, dropout)
     if config.overrides:
         try:
@@ -158,8 +158,17 @@ def build_model(
             config.name, config=model_config, revision=config.revision, dtype=torch.float32, **extra
         )
         dtype = str(stored or "float32").removeprefix("torch.")
-        say(f"model: going on from the weights of {config.name}, stored as {dtype}, trained in float32")
+        dropout = sorted({v for k, v in model_config.to_dict().items() if _is_dropout(k, v)}) or [0.0]
+        say(
+            f"model: going on from the weights of {config.name}, stored as {dtype}, trained in float32; "
+            f"dropout {', '.join(map(str, dropout))} (--model.dropout)"
+        )
     return model
+
+
+def _is_dropout(key: str, value: Any) -> bool:
+    """Whether a field of a model's configuration is the probability of a dropout."""
+    return isinstance(value, float) and ("dropout" in key or key.endswith("_pdrop"))
 
 
 def describe(model: PreTrainedModel) -> str:

@@ -8,7 +8,8 @@ from toys import Lengths, packed_rows, texts, token_corpus, tokenizer
 
 from nlp_ssl.console import UserError
 from nlp_ssl.data import packing
-from nlp_ssl.data.packing import pack, plan, stack_rows
+from nlp_ssl.data.packing import pack, stack_rows
+from nlp_ssl.data.packing_index import plan
 
 PREFIX, SUFFIX, PAD = (-1,), (-2,), -3
 

@@ -138,12 +138,13 @@ def test_prepared_tokens_are_found_by_training(work: Path) -> None:
 @pytest.mark.parametrize("config", sorted((ROOT / "recipes" / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_yaml_files_are_read(config: Path) -> None:
     from nlp_ssl import config as configs
+    from nlp_ssl.command_line import parse
 
     kinds = {"mlm": configs.MLMConfig, "clm": configs.CLMConfig, "finetune": configs.FinetuneConfig}
     kind = next((cls for name, cls in kinds.items() if config.stem.startswith(name)), None)
     if kind is None:
         pytest.skip("read by the test of its own recipe")
-    assert configs.parse(kind, argv=["--config", str(config)])
+    assert parse(kind, argv=["--config", str(config)])
 
 
 def test_finished_weights_are_float32(pretrained: Path) -> None:

@@ -1,0 +1,92 @@
+"""How a run's options are read: YAML files, dotted overrides on the command line, strict keys, one-sentence errors."""
+
+import dataclasses
+import difflib
+import re
+import sys
+from typing import Any, TypeVar
+
+from nlp_ssl.console import UserError
+
+Config = TypeVar("Config")
+
+
+def parse(config_class: type[Config], description: str = "", argv: list[str] | None = None) -> Config:
+    """Read a run's configuration from the command line and the YAML files that it names.
+
+    Args:
+        config_class: the dataclass to fill.
+        description: shown by `--help`; a recipe gives its docstring.
+        argv: arguments; `sys.argv[1:]` when `None`. `--a.b value`, `--config file.yaml` and `--print_config` are
+            understood, later ones win, and a bare `--flag` of a boolean field means true.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one), a value of the wrong type, a missing file.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+    class Formatter(DefaultHelpFormatter):
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return "\n".join(indent + line for line in text.splitlines())  # a docstring keeps its lines
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        description=description.strip(), exit_on_error=False, formatter_class=Formatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below; may be repeated")
+    parser.add_class_arguments(config_class, None)
+    flags = _keys(config_class)
+    argv = _expand_flags(sys.argv[1:] if argv is None else argv, {key for key, kind in flags.items() if kind is bool})
+    try:
+        namespace = parser.instantiate(parser.parse_args(argv))
+    except ArgumentError as error:
+        raise UserError(_explain(str(error), flags)) from None
+    return config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})
+
+
+def _keys(config_class: type, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> type, of every field and nested field."""
+    keys = {}
+    for f in dataclasses.fields(config_class):
+        if dataclasses.is_dataclass(f.type):
+            keys |= _keys(f.type, f"{prefix}{f.name}.")
+        else:
+            keys[prefix + f.name] = f.type
+    return keys
+
+
+def _expand_flags(argv: list[str], booleans: set[str]) -> list[str]:
+    """`["--resume"]` -> `["--resume=true"]`, for boolean fields that no value follows."""
+    expanded = []
+    for arg, following in zip(argv, [*argv[1:], "--"][: len(argv)], strict=True):
+        bare = arg.startswith("--") and arg[2:] in booleans and following.startswith("--")
+        expanded.append(arg + "=true" if bare else arg)
+    return expanded
+
+
+def _explain(message: str, keys: dict[str, Any]) -> str:
+    """Turn jsonargparse's message into one sentence that names the key and the nearest known one."""
+    if match := re.search(r"unrecognized arguments: --([\w.]+)", message):
+        return f"unknown option --{match[1]}{_nearest(match[1], keys)}"
+    if match := re.search(r"(?:Group '([\w.]+)'|Parser) does not accept (?:option|key) '([\w.]+)'", message):
+        key = f"{match[1]}.{match[2]}" if match[1] else match[2]
+        return f"unknown key '{key}' in the configuration{_nearest(key, keys)}"
+    if match := re.search(r"Option '([\w.]+)' is not accepted", message):
+        return f"unknown key '{match[1]}' in the configuration{_nearest(match[1], keys)}"
+    if match := re.search(r"does not accept nested key '([\w.]+)'", message):
+        return f"unknown key '{match[1]}'{_nearest(match[1], keys)}"
+    if match := re.search(r'Parser key "([\w.]+)"', message):
+        given = re.search(r"(?:Given value|Got value): (.*)", message)
+        if match[1] in keys and given:
+            kind = keys[match[1]]
+            expected = getattr(kind, "__name__", None) if isinstance(kind, type) else str(kind)
+            expected = re.sub(r"typing\.|Literal|NoneType", "", str(expected).replace(" | None", "")).strip()
+            return f"--{match[1]} cannot be {given[1].strip()!r}; it takes {expected}"
+    return " ".join(message.split())
+
+
+def _nearest(key: str, known: dict[str, Any]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not near:  # the right name under the wrong part, or no part at all
+        near = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    return f"; did you mean --{near[0]}?" if near else "; see --help"

@@ -1,0 +1,95 @@
+"""What a run stands on: its processes, their threads and their arithmetic."""
+
+import datetime
+import itertools
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from nlp_ssl import console
+from nlp_ssl.config import FinetuneConfig, PretrainConfig
+
+_turns = itertools.count()  # every process takes the same turns in the same order
+
+
+def in_turn(work: Callable[[], Any]) -> Any:
+    """Do what leaves its result on disk: first rank 0, then one process a machine, then the others, who find it.
+
+    The others wait on the launcher's key-value store, outside any process group, so no collective times out however
+    long it takes. If rank 0 fails, the launcher ends them.
+    """
+    if console.world_size() == 1:
+        return work()
+    store, rank, _ = next(dist.rendezvous("env://", timeout=datetime.timedelta(days=30)))
+    first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+    node = os.environ.get("GROUP_RANK", "0")
+    key = f"nlp_ssl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_turns)}"
+    if rank != 0:
+        store.wait([f"{key}/rank0" if first_here else f"{key}/node{node}"])
+    result = work()
+    if rank == 0:
+        store.set(f"{key}/rank0", "done")
+    if first_here:
+        store.set(f"{key}/node{node}", "done")
+    return result
+
+
+def best_precision(device: torch.device) -> str:
+    """The arithmetic that this hardware multiplies fast: bf16, fp16 on older GPUs, else float32 (`"no"`)."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu":
+        capability = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = capability.get("avx512_bf16") or capability.get("amx_bf16") or torch.cpu._is_avx512_bf16_supported()
+        return "bf16" if fast else "no"
+    return "no"
+
+
+def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
+    """The accelerator of a run; fills in the precision if it was left open."""
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    if config.train.mixed_precision is None:
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        cuda = torch.cuda.is_available() and not on_cpu
+        mps = torch.backends.mps.is_available() and not on_cpu
+        config.train.mixed_precision = best_precision(torch.device("cuda" if cuda else "mps" if mps else "cpu"))
+    if torch.accelerator.current_accelerator() is None or os.environ.get("ACCELERATE_USE_CPU") == "true":
+        torch.set_num_threads(config.train.cpu_threads or _cpu_share())  # launchers leave one thread a process
+    return Accelerator(
+        mixed_precision=config.train.mixed_precision,
+        log_with=config.tracking.trackers or None,
+        project_dir=config.output_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=datetime.timedelta(hours=1))],
+    )
+
+
+def _cpu_share() -> int:
+    """Cores for each of this machine's processes."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(allowed, psutil.cpu_count(logical=False) or allowed)
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def describe_hardware(accelerator: Accelerator) -> str:
+    """Such as `"2 processes on AMD EPYC (2 threads each), bf16"`."""
+    if accelerator.device.type == "cuda":
+        name = torch.cuda.get_device_name(accelerator.device)
+    else:
+        name = f"{platform.machine()} {accelerator.device.type} ({torch.get_num_threads()} threads)"
+    many = f"{accelerator.num_processes} processes on " if accelerator.num_processes > 1 else ""
+    return f"{many}{name}, {accelerator.mixed_precision.replace('no', 'float32')}"
+
+
+def library_versions() -> str:
+    """The versions that a result depends on."""
+    return ", ".join(f"{name} {version(name)}" for name in ("nlp_ssl", "torch", "transformers", "tokenizers"))

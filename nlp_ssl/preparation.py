@@ -1,0 +1,231 @@
+"""From text to packed rows on disk, once: corpus, tokenizer, tokens, rows; a second run finds it all in the cache."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedTokenizerFast
+
+from nlp_ssl import console
+from nlp_ssl.config import PretrainConfig, TokenizerConfig, cache_dir, to_dict
+from nlp_ssl.console import UserError
+from nlp_ssl.data.corpus import Corpus, open_corpus
+from nlp_ssl.data.packing import PackedRows, pack
+from nlp_ssl.data.tokenizer import (
+    begin_without_end,
+    derive_vocab_size,
+    load_tokenizer,
+    num_text_bytes,
+    save_tokenizer,
+    train_tokenizer,
+)
+from nlp_ssl.data.tokens import TokenCorpus, fingerprint, tokenize_corpus, tokenizer_fingerprint
+from nlp_ssl.evaluation.perplexity import unigram_cross_entropy
+from nlp_ssl.machine import in_turn
+from nlp_ssl.models import presets
+from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, max_positions
+from nlp_ssl.run import check_run
+
+Kind = Literal["mlm", "clm"]
+AUTO_CLASS = {"mlm": AutoModelForMaskedLM, "clm": AutoModelForCausalLM}
+
+
+@dataclass
+class PretrainingData:
+    """Everything that is on disk before a model is made.
+
+    Attributes:
+        train: packed rows to learn from.
+        held_out: packed rows to measure on.
+        tokenizer: what made them.
+        model_config: architecture that they were packed for.
+        isolated: several documents share a row.
+        description: the corpus in a line.
+        unigram: nats a held-out token costs without context.
+    """
+
+    train: PackedRows
+    held_out: PackedRows
+    tokenizer: PreTrainedTokenizerFast
+    model_config: PreTrainedConfig
+    isolated: bool
+    description: str
+    unigram: float
+
+
+def prepare(config: PretrainConfig, kind: Kind) -> PretrainingData:
+    """Open the corpus, get the tokenizer, tokenise and pack; or find it all in the cache.
+
+    With several processes, rank 0 works and the others then find it. Fills in what the configuration left open.
+
+    Raises:
+        UserError: see `open_corpus`, `load_tokenizer`, `architecture`.
+    """
+    check_run(config)
+    data = in_turn(lambda: _prepare(config, kind))
+    if data is None:
+        raise UserError(
+            f"{config.tokens.folder} waits for other shards of {config.tokens.num_shards}; make them with "
+            "prepare_tokens.py before training"
+        )
+    return data
+
+
+def prepare_shard(config: PretrainConfig) -> bool:
+    """Tokenise this machine's shard of a corpus, and pack if it was the last one; returns whether it was.
+
+    The model decides the tokenizer and the special tokens; whether it is masked or causal is read off it.
+    """
+    if config.tokens.num_shards > 1 and not (config.tokens.folder and config.tokenizer.path):
+        raise UserError("shards of a corpus need one --tokens.folder and one --tokenizer.path that all machines share")
+    if not 0 <= config.tokens.shard < config.tokens.num_shards:
+        raise UserError(f"--tokens.shard {config.tokens.shard} is not one of 0 ... {config.tokens.num_shards - 1}")
+    if config.model.name is None:
+        return _prepare(config, "mlm") is not None
+    preset = presets.split_name(config.model.name)
+    if preset:
+        return _prepare(config, presets.FAMILIES[preset[0]].objective) is not None
+    masked = type(find_config(config.model.name, config.model.revision)) in AutoModelForMaskedLM._model_mapping
+    return _prepare(config, "mlm" if masked else "clm") is not None
+
+
+def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
+    choose_model(config, kind)
+    preset = presets.split_name(config.model.name)
+    if not preset:
+        find_config(config.model.name, config.model.revision)  # a wrong name is found before hours of tokenising
+    corpus = open_corpus(config.data)
+    console.say(f"corpus: {corpus.description}")
+    tokenizer = get_tokenizer(config, corpus, kind)
+    if config.tokens.row_length is None:
+        config.tokens.row_length = _row_length(config)
+    dropout = config.model.dropout
+    if dropout is None and is_from_scratch(config.model):
+        dropout = 0.0
+    model_config = architecture(config.model, AUTO_CLASS[kind], tokenizer, config.tokens.row_length, dropout)
+    if config.tokens.packing is None:
+        can = isolates(model_config, AUTO_CLASS[kind])
+        config.tokens.packing = "packed" if can else "one_document"
+        if not can:
+            console.say(f"packing: {model_config.model_type} cannot keep documents of a row apart: one document a row")
+    prefix, suffix = special_tokens(tokenizer, kind)
+    tokens = {part: tokenise(config, corpus, tokenizer, part) for part in ("train", "held_out")}
+    if tokens["train"] is None:
+        return None
+    packed = {}
+    for part, corpus_tokens in tokens.items():
+        packed[part] = pack(
+            corpus_tokens,
+            config.tokens.row_length,
+            prefix,
+            suffix,
+            tokenizer.pad_token_id,
+            one_document=config.tokens.packing == "one_document",
+        )
+    manifest = packed["train"].tokens.manifest
+    console.say(
+        f"tokens: {manifest['tokens']:,} in {manifest['documents']:,} documents "
+        f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes a token), {tokens['train'].folder}"
+    )
+    console.say(f"rows of {config.tokens.row_length}: {packed['train'].stats}")
+    unigram = unigram_cross_entropy(tokens["train"], tokens["held_out"], len(tokenizer))
+    return PretrainingData(
+        packed["train"],
+        packed["held_out"],
+        tokenizer,
+        model_config,
+        config.tokens.packing == "packed",
+        corpus.description,
+        unigram,
+    )
+
+
+def choose_model(config: PretrainConfig, kind: Kind) -> None:
+    """Fill in the model's name: a small modern one that learns in minutes, a larger one where there is a GPU."""
+    if config.model.name is None:
+        size = "base" if torch.cuda.is_available() else "tiny"
+        config.model.name = {"mlm": f"modernbert-{size}", "clm": f"llama-{size}".replace("base", "small")}[kind]
+        console.say(f"model: {config.model.name}, chosen for this machine (--model.name)")
+    preset = presets.split_name(config.model.name)
+    if preset and presets.FAMILIES[preset[0]].objective != kind:
+        other = {"mlm": "pretrain_clm.py", "clm": "pretrain_mlm.py"}[kind]
+        raise UserError(f"{config.model.name} is not for this objective; train it with {other}")
+
+
+def _row_length(config: PretrainConfig) -> int:
+    if presets.split_name(config.model.name):
+        return presets.row_length(config.model.name)
+    return min(512, max_positions(find_config(config.model.name, config.model.revision)) or 512)
+
+
+def get_tokenizer(config: PretrainConfig, corpus: Corpus, kind: Kind) -> PreTrainedTokenizerFast:
+    """The tokenizer that was named, or the model's own, or a new one trained on the corpus (and cached)."""
+    preset = presets.split_name(config.model.name)
+    path = config.tokenizer.path or (None if preset else config.model.name)
+    if path is not None:
+        tokenizer = load_tokenizer(path, config.model.revision if path == config.model.name else None, kind == "mlm")
+        console.say(f"tokenizer: {path}, {len(tokenizer):,} entries")
+        return tokenizer
+    wanted = config.tokenizer
+    wanted.kind = wanted.kind or presets.FAMILIES[preset[0]].tokenizer
+    wanted.vocab_size = wanted.vocab_size or derive_vocab_size(num_text_bytes(corpus.train))
+    folder = cache_dir() / "tokenizers" / fingerprint(corpus.fingerprint, to_dict(wanted), kind)
+    if not folder.exists():
+        console.say(f"tokenizer: training {wanted.kind} with {wanted.vocab_size:,} entries on the corpus")
+        tokenizer = train_on(corpus, wanted)
+        save_tokenizer(begin_without_end(tokenizer) if kind == "clm" else tokenizer, folder)
+    tokenizer = load_tokenizer(str(folder), needs_mask=kind == "mlm")
+    console.say(f"tokenizer: {wanted.kind}, {len(tokenizer):,} entries, {folder}")
+    return tokenizer
+
+
+def train_on(corpus: Corpus, config: TokenizerConfig) -> PreTrainedTokenizerFast:
+    """A new tokenizer, trained on the corpus's training text."""
+    return train_tokenizer(
+        (row["text"] for row in corpus.train),
+        config.kind,
+        config.vocab_size,
+        lowercase=config.lowercase,
+        special_tokens=config.special_tokens,
+        model_max_length=config.model_max_length,
+        sample_bytes=config.sample_mb * 1e6,
+    )
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerFast, kind: Kind) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What stands before and after every document: CLS and SEP for an encoder, BOS and EOS for a decoder."""
+    if kind == "clm":
+        end = tokenizer.eos_token_id
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
+        if end is None:
+            raise UserError("the tokenizer has no end-of-text token, which causal pretraining needs between documents")
+        return (start,), (end,)
+    body = tokenizer.encode("a", add_special_tokens=False)
+    whole = tokenizer.encode("a")
+    at = next(i for i in range(len(whole)) if whole[i : i + len(body)] == body)
+    return tuple(whole[:at]), tuple(whole[at + len(body) :])
+
+
+def tokenise(
+    config: PretrainConfig, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, part: str
+) -> TokenCorpus | None:
+    """The tokenised training or held-out text, from `--tokens.folder` or the cache."""
+    source = f"{corpus.fingerprint}/{part}"
+    key = fingerprint(source, tokenizer_fingerprint(tokenizer))
+    folder = Path(config.tokens.folder) / part if config.tokens.folder else cache_dir() / "tokens" / key
+    whole = part == "held_out"  # small: every machine makes all of it
+    tokens = tokenize_corpus(
+        getattr(corpus, part),
+        tokenizer,
+        folder,
+        source,
+        num_proc=config.tokens.num_proc,
+        shard=0 if whole else config.tokens.shard,
+        num_shards=1 if whole else config.tokens.num_shards,
+    )
+    if tokens is not None and tokens.manifest["corpus"] != source:
+        raise UserError(f"{folder} holds the tokens of another corpus; give another --tokens.folder")
+    if tokens is not None and tokens.manifest["tokenizer"] != tokenizer_fingerprint(tokenizer):
+        raise UserError(f"{folder} was made with another tokenizer; give another --tokens.folder")
+    return tokens

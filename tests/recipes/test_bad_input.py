@@ -1,0 +1,112 @@
+"""A user's mistake: one sentence, last, on stderr; exit code 2; nothing half-written."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch import ROOT, TINY, write_corpus
+from transformers import BertConfig, BertForMaskedLM
+
+from nlp_ssl import console
+from nlp_ssl.data.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus, a model of 64 positions with its tokenizer, and a tokenizer without a mask token."""
+    folder = tmp_path_factory.mktemp("work")
+    write_corpus(folder / "corpus.txt", documents=60)
+    texts = (folder / "corpus.txt").read_text().split("\n\n")
+    tokenizer = train_tokenizer(texts, "bpe", 290)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertForMaskedLM(BertConfig(vocab_size=280, max_position_embeddings=64, **shape)).save_pretrained(folder / "narrow")
+    BertForMaskedLM(BertConfig(vocab_size=290, max_position_embeddings=64, **shape)).save_pretrained(folder / "short")
+    tokenizer.save_pretrained(folder / "narrow")
+    tokenizer.save_pretrained(folder / "short")
+    tokenizer.save_pretrained(folder / "no-mask")
+    settings = json.loads((folder / "no-mask" / "tokenizer_config.json").read_text())
+    del settings["mask_token"]
+    (folder / "no-mask" / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "empty.txt").write_text(" \n\n \n")
+    (folder / "latin1.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (folder / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n')
+    (folder / "train.csv").write_text("text,label\ngood film,pos\nbad film,neg\n" * 20)
+    (folder / "dev.csv").write_text("text,label\nodd film,odd\n")
+    (folder / "bad.jsonl").write_text('{"tokens": ["a", "b"], "ner_tags": ["O"]}\n')
+    (folder / "typo.yaml").write_text("optimizer:\n  lrr: 1e-3\n")
+    return folder
+
+
+MLM, NER, CLASSIFY = "pretrain_mlm.py", "finetune_ner.py", "finetune_classification.py"
+CASES = {
+    "unknown option": (MLM, "--train.step 3", ["--train.step", "did you mean --train.steps"]),
+    "unknown key in a file": (MLM, "--config {0}/typo.yaml", ["optimizer.lrr", "did you mean --optimizer.lr"]),
+    "no such file": (MLM, "--data.sources {0}/nowhere.txt", ["nowhere.txt"]),
+    "no such glob": (MLM, "--data.sources {0}/*.parquet", ["*.parquet"]),
+    "no network": (MLM, "--data.sources somebody/corpus", ["somebody/corpus", "builtin"]),
+    "empty corpus": (MLM, "--data.sources {0}/empty.txt", ["empty.txt"]),
+    "not UTF-8": (MLM, "--data.sources {0}/latin1.txt", ["latin1.txt", "3", "UTF-8"]),
+    "a broken row": (MLM, "--data.sources {0}/broken.jsonl", ["broken.jsonl", "2"]),
+    "no such column": (MLM, "--data.sources {0}/train.csv --data.text_column words", ["words", "text, label"]),
+    "vocabulary too large": (MLM, "--data.sources {0}/corpus.txt --tokenizer.vocab_size 9000", ["9,000", "lower"]),
+    "no mask token": (MLM, "--data.sources {0}/corpus.txt --tokenizer.path {0}/no-mask", ["no mask token"]),
+    "vocabulary beyond the model's": (
+        MLM, "--data.sources {0}/corpus.txt --model.name {0}/narrow --tokens.row_length 32", ["290", "280"],
+    ),
+    "rows beyond the positions": (
+        MLM, "--data.sources {0}/corpus.txt --model.name {0}/short --tokens.row_length 65", ["65", "64 positions"],
+    ),
+    "no such preset": (MLM, "--data.sources {0}/corpus.txt --model.name bert-huge", ["bert-huge", "bert-large"]),
+    "two budgets": (MLM, "--data.sources {0}/corpus.txt --train.steps 3 --train.minutes 1", ["one budget"]),
+    "a decoder to mask": (MLM, "--data.sources {0}/corpus.txt --model.name gpt2-tiny", ["pretrain_clm.py"]),
+    "a folder in use": (MLM, "--data.sources {0}/corpus.txt --output_dir {0}", ["holds other files"]),
+    "no such tracker": (MLM, '--tracking.trackers ["tensorbored"]', ["tensorbored", "tensorboard"]),
+    "a label never trained": (
+        CLASSIFY, "--data.train_file {0}/train.csv --data.validation_file {0}/dev.csv --model.name {0}/short",
+        ["odd", "dev.csv"],
+    ),
+    "tags that do not match": (NER, "--data.train_file {0}/bad.jsonl --model.name {0}/short", ["2", "1", "bad.jsonl"]),
+    "too long for the model": (
+        CLASSIFY, "--data.train_file {0}/train.csv --model.name {0}/short --max_length 65", ["65", "64"],
+    ),
+    "no model yet": (NER, "", ["runs/mlm", "pretrain"]),
+}  # fmt: skip
+
+
+def main_of(recipe: str) -> Any:
+    spec = importlib.util.spec_from_file_location(recipe.removesuffix(".py"), ROOT / "recipes" / recipe)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_gets_one_sentence(
+    case: str, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, line, said = CASES[case]
+    arguments = line.format(work).split()
+    if "--output_dir" not in arguments:
+        arguments += ["--output_dir", str(tmp_path / "run")]
+    small = [] if recipe != MLM else TINY[TINY.index("--data.held_out_fraction") :]
+    if recipe == MLM and "--tokenizer.vocab_size" not in arguments:
+        small += ["--tokenizer.vocab_size", "290"]
+    if "--train.steps" not in arguments:
+        small += ["--train.steps", "1"]
+    monkeypatch.setattr("sys.argv", [recipe, *small, *arguments])
+    monkeypatch.chdir(tmp_path)
+    module = main_of(recipe)
+    config = {MLM: "MLMConfig"}.get(recipe, "FinetuneConfig")
+    before = sorted(os.listdir(work))
+    with pytest.raises(SystemExit) as stopped:
+        console.run(module.main, lambda: module.parse(getattr(module, config), module.__doc__))
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2
+    last = printed.err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert all(part in last for part in said), last
+    assert not (tmp_path / "run").exists()
+    assert sorted(os.listdir(work)) == before
