@@ -201,7 +201,8 @@ class EvaluationConfig:
     """Measuring on held-out data while training goes on."""
 
     every: int | None = None
-    """Steps between two evaluations. Derived: about ten in a run. The first comes before the first step."""
+    """Steps between two evaluations. Derived: about ten in a pretraining run, one an epoch in fine-tuning. The first comes
+    before the first step."""
     max_rows: int | None = 256
     """Evaluate on at most so many held-out rows; all of them when null."""
     batch_size: int | None = None

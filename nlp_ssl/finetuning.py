@@ -72,7 +72,7 @@ class FinetuningRun:
             config.model, objective.auto_class, self.tokenizer, config.max_length, config.model.dropout
         )
         model_config.update(objective.config_kwargs())
-        derive(config, model_config.hidden_size, accelerator.num_processes)
+        derive(config, model_config.hidden_size, accelerator.num_processes, len(self.rows["train"]))
         model = build_model(config.model, model_config, objective.auto_class, isolated=False, seed=config.seed)
         console.say(f"model: {describe(model)}")
         batches = TrainBatches(
@@ -210,8 +210,15 @@ class FinetuningRun:
         )
 
 
-def derive(config: FinetuneConfig, hidden: int, world_size: int) -> None:
-    """Fill in what the configuration left open, and say what was chosen and why."""
+def derive(config: FinetuneConfig, hidden: int, world_size: int, num_rows: int) -> None:
+    """Fill in what the configuration left open, and say what was chosen and why.
+
+    Args:
+        config: is filled in.
+        hidden: width of the model.
+        world_size: processes.
+        num_rows: training rows.
+    """
     train = config.train
     if all(getattr(train, budget) is None for budget in ("steps", "tokens", "minutes", "epochs")):
         train.epochs = 3
@@ -227,6 +234,9 @@ def derive(config: FinetuneConfig, hidden: int, world_size: int) -> None:
         train.micro_batch = math.ceil(train.batch_size / world_size)
     if train.workers is None:
         train.workers = 2 if torch.cuda.is_available() else 0
+    if config.evaluation.every is None:
+        config.evaluation.every = math.ceil(num_rows / train.batch_size)
+        console.say(f"  evaluation.every = {config.evaluation.every:,} steps (an epoch)")
     if config.evaluation.batch_size is None:
         config.evaluation.batch_size = 2 * train.micro_batch
 

@@ -39,12 +39,17 @@ def fill_masks(
         at = choices[0]
         truth, words[at] = words[at], tokenizer.mask_token
         guesses = fill(" ".join(words))
-        listed = ", ".join(f"{guess['token_str'].strip()} {guess['score']:.0%}" for guess in guesses)
+        listed = ", ".join(f"{_shown(guess['token_str'])} {guess['score']:.0%}" for guess in guesses)
         yield f"{' '.join(words[max(0, at - 8) : at + 8])}  ->  {listed}  (it was: {truth})"
 
 
 def _is_one_token(tokenizer: PreTrainedTokenizerFast, word: str) -> bool:
     return len(tokenizer.encode(f" {word}", add_special_tokens=False)) == 1
+
+
+def _shown(token: str) -> str:
+    """A token for the eye: without its leading space; white space alone as Python writes it."""
+    return token.strip() or repr(token)
 
 
 def continue_texts(
