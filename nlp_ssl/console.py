@@ -102,5 +102,5 @@ def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
         say(str(stop))
         sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
-        say("stopped before there was anything to save")
+        say("stopped at once; what was saved before is still there (--resume goes on from it)")
         sys.exit(EXIT_INTERRUPTED)

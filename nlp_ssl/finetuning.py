@@ -20,7 +20,7 @@ from nlp_ssl.data.labelled import LabelledData, open_classification, open_taggin
 from nlp_ssl.data.tokenizer import load_tokenizer
 from nlp_ssl.data.tokens import fingerprint
 from nlp_ssl.evaluation.metrics import METRICS
-from nlp_ssl.machine import in_turn, make_accelerator
+from nlp_ssl.machine import in_turn, make_accelerator, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, build_model, describe, is_from_scratch
 from nlp_ssl.objectives.classification import Classification
@@ -28,7 +28,8 @@ from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.report import format_table
-from nlp_ssl.run import Run, check_run, run_identity
+from nlp_ssl.run import Run
+from nlp_ssl.run_settings import check_run, run_identity
 from nlp_ssl.training.schedules import Horizon
 
 Task = Literal["classification", "ner"]
@@ -47,6 +48,7 @@ class FinetuningRun:
 
     def __init__(self, config: FinetuneConfig, task: Task) -> None:
         self.config = config
+        self.details: dict[str, dict[str, float]] = {}  # the last evaluation's numbers by entity type
         check_run(config)
         _check_model_name(config.model.name)
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(config.model.name, config.model.revision)
@@ -86,7 +88,6 @@ class FinetuningRun:
             workers=config.train.workers,
             pin_memory=accelerator.device.type == "cuda",
         )
-        torch.manual_seed(config.seed + accelerator.process_index)  # dropout differs between processes
         self.accelerator = accelerator
         return Run(
             config=config,
@@ -172,13 +173,12 @@ class FinetuningRun:
         console.say(format_table(tables))
         if details:
             console.say(format_table([{"type": name, **scores} for name, scores in details.items()]))
-        run.plot()
-        if not self.accelerator.is_main_process:
-            return
-        predict = pipeline(self.objective.pipeline, str(run.folder), device="cpu")
-        for row in list(self.data.validation.select(range(min(3, len(self.data.validation))))):
-            console.say(f"  {_example(predict, self.data, row)}")
+        if self.accelerator.is_main_process:
+            predict = pipeline(self.objective.pipeline, str(run.folder), device="cpu")
+            for row in list(self.data.validation.select(range(min(3, len(self.data.validation))))):
+                console.say(f"  {_example(predict, self.data, row)}")
         console.say(f"done: {run.folder} is a model that transformers loads")
+        run.close()
 
     def _card(self, facts: dict[str, Any]) -> str:
         config, data = self.config, self.data
@@ -188,6 +188,7 @@ class FinetuningRun:
             config.hub.repo_id or Path(config.output_dir).resolve().name,
             pipeline_tag=self.objective.pipeline,
             model=config.hub.repo_id or Path(config.output_dir).name,
+            curves=facts.pop("curves", None),
             base_model=None if is_from_scratch(config.model) else config.model.name,
             metrics=[Metric(key, value, data.name, "validation") for key, value in scores.items()],
             facts={
@@ -233,7 +234,7 @@ def derive(config: FinetuneConfig, hidden: int, world_size: int, num_rows: int) 
     if train.micro_batch is None:
         train.micro_batch = math.ceil(train.batch_size / world_size)
     if train.workers is None:
-        train.workers = 2 if torch.cuda.is_available() else 0
+        train.workers = 2 if training_device().type == "cuda" else 0
     if config.evaluation.every is None:
         config.evaluation.every = math.ceil(num_rows / train.batch_size)
         console.say(f"  evaluation.every = {config.evaluation.every:,} steps (an epoch)")

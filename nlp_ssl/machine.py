@@ -1,6 +1,7 @@
 """What a run stands on: its processes, their threads and their arithmetic."""
 
 import datetime
+import functools
 import itertools
 import os
 import platform
@@ -28,7 +29,7 @@ def in_turn(work: Callable[[], Any]) -> Any:
     """
     if console.world_size() == 1:
         return work()
-    store, rank, _ = next(dist.rendezvous("env://", timeout=datetime.timedelta(days=30)))
+    store, rank = _store()
     first_here = os.environ.get("LOCAL_RANK", "0") == "0"
     node = os.environ.get("GROUP_RANK", "0")
     key = f"nlp_ssl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_turns)}"
@@ -40,6 +41,18 @@ def in_turn(work: Callable[[], Any]) -> Any:
     if first_here:
         store.set(f"{key}/node{node}", "done")
     return result
+
+
+@functools.cache  # without a launcher's agent rank 0 serves it, so it must live as long as the process
+def _store() -> tuple[dist.Store, int]:
+    return next(dist.rendezvous("env://", timeout=datetime.timedelta(days=30)))[:2]
+
+
+def training_device() -> torch.device:
+    """The device that Accelerate will choose: a GPU where there is one, unless the CPU was asked for."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return torch.device("cpu")
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 def best_precision(device: torch.device) -> str:
@@ -59,11 +72,8 @@ def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     if config.train.mixed_precision is None:
-        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-        cuda = torch.cuda.is_available() and not on_cpu
-        mps = torch.backends.mps.is_available() and not on_cpu
-        config.train.mixed_precision = best_precision(torch.device("cuda" if cuda else "mps" if mps else "cpu"))
-    if torch.accelerator.current_accelerator() is None or os.environ.get("ACCELERATE_USE_CPU") == "true":
+        config.train.mixed_precision = best_precision(training_device())
+    if training_device().type == "cpu":
         torch.set_num_threads(config.train.cpu_threads or _cpu_share())  # launchers leave one thread a process
     return Accelerator(
         mixed_precision=config.train.mixed_precision,
@@ -88,6 +98,15 @@ def describe_hardware(accelerator: Accelerator) -> str:
         name = f"{platform.machine()} {accelerator.device.type} ({torch.get_num_threads()} threads)"
     many = f"{accelerator.num_processes} processes on " if accelerator.num_processes > 1 else ""
     return f"{many}{name}, {accelerator.mixed_precision.replace('no', 'float32')}"
+
+
+def describe_exactness(config: PretrainConfig | FinetuneConfig, accelerator: Accelerator) -> str:
+    """Whether a run that is stopped and resumed on this set-up gives the same bits, or the same to rounding."""
+    device = accelerator.device.type
+    if (device == "cpu" and accelerator.num_processes <= 2) or (device == "cuda" and config.train.deterministic):
+        return "the same bits"
+    hint = "; --train.deterministic gives the same bits" if device == "cuda" else ""
+    return f"the same numbers to rounding{hint}"
 
 
 def library_versions() -> str:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from nlp_ssl import console
@@ -22,10 +21,10 @@ from nlp_ssl.data.tokenizer import (
 )
 from nlp_ssl.data.tokens import TokenCorpus, fingerprint, tokenize_corpus, tokenizer_fingerprint
 from nlp_ssl.evaluation.perplexity import unigram_cross_entropy
-from nlp_ssl.machine import in_turn
+from nlp_ssl.machine import in_turn, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, max_positions
-from nlp_ssl.run import check_run
+from nlp_ssl.run_settings import check_run
 
 Kind = Literal["mlm", "clm"]
 AUTO_CLASS = {"mlm": AutoModelForMaskedLM, "clm": AutoModelForCausalLM}
@@ -144,7 +143,7 @@ def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
 def choose_model(config: PretrainConfig, kind: Kind) -> None:
     """Fill in the model's name: a small modern one that learns in minutes, a larger one where there is a GPU."""
     if config.model.name is None:
-        size = "base" if torch.cuda.is_available() else "tiny"
+        size = "tiny" if training_device().type == "cpu" else "base"
         config.model.name = {"mlm": f"modernbert-{size}", "clm": f"llama-{size}".replace("base", "small")}[kind]
         console.say(f"model: {config.model.name}, chosen for this machine (--model.name)")
     preset = presets.split_name(config.model.name)

@@ -13,7 +13,7 @@ from nlp_ssl.console import UserError
 from nlp_ssl.data.batches import TrainBatches, held_out_batches, held_out_rows
 from nlp_ssl.evaluation.perplexity import bits_per_byte, evaluate
 from nlp_ssl.evaluation.samples import continue_texts, fill_masks
-from nlp_ssl.machine import make_accelerator
+from nlp_ssl.machine import make_accelerator, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import build_model, describe, is_from_scratch
 from nlp_ssl.models.packed import PackedModel, check_isolation
@@ -23,7 +23,8 @@ from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
 from nlp_ssl.publishing.card import model_card
-from nlp_ssl.run import Run, run_identity
+from nlp_ssl.run import Run
+from nlp_ssl.run_settings import run_identity
 from nlp_ssl.training.schedules import Horizon
 
 HELD_OUT_SEED = 0  # held-out masks are the same in every run, whatever its seed
@@ -35,7 +36,8 @@ HELD_OUT_SEED = 0  # held-out masks are the same in every run, whatever its seed
 
 def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, world_size: int) -> None:
     """Fill in what the configuration left open, and say what was chosen and why."""
-    train, optimizer, gpu = config.train, config.optimizer, torch.cuda.is_available()
+    train, optimizer, device = config.train, config.optimizer, training_device()
+    gpu = device.type != "cpu"
     scratch = is_from_scratch(config.model)
     preset = presets.split_name(config.model.name)
     hidden, length = model_config.hidden_size, config.tokens.row_length
@@ -50,7 +52,7 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
         fill(train, "minutes", 5.0, "a first look")
     tokens = (4096 if hidden <= 512 else 16_384) if not gpu else (65_536 if hidden <= 512 else 262_144)
     fill(train, "batch_size", max(world_size, tokens // length), f"{tokens:,} tokens a step for width {hidden}")
-    at_once = 4096 if not gpu else 65_536 * 768 // max(768, hidden)
+    at_once = tokens_at_once(model_config, kind, device)
     share = math.ceil(train.batch_size / world_size)
     fill(train, "micro_batch", min(share, max(1, at_once // length)), "changes memory and speed, not the result")
     if train.batch_size < world_size:
@@ -63,6 +65,19 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
     fill(config.evaluation, "batch_size", max(1, train.micro_batch), "the micro-batch")
     for name, value, why in chosen:
         console.say(f"  {name} = {f'{value:.3g}' if isinstance(value, float) else value} ({why})")
+
+
+def tokens_at_once(model_config: PreTrainedConfig, kind: Kind, device: torch.device) -> int:
+    """Tokens whose forward and backward pass fit on a device: a rough rule of ours, on the safe side.
+
+    Half of a GPU's memory, over the bytes that a token leaves for the backward pass: about 40 a layer and hidden unit,
+    and 10 for every logit (bf16, its float32 copy, the gradient), of which a masked model has 15 % or so.
+    """
+    if device.type != "cuda":
+        return 4096
+    logits = model_config.vocab_size * (10 if kind == "clm" else 3)
+    a_token = 40 * model_config.num_hidden_layers * model_config.hidden_size + logits
+    return int(torch.cuda.get_device_properties(device).total_memory / 2 / a_token)
 
 
 def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
@@ -129,6 +144,7 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
         ),
         measure=measure,
         card=lambda facts: pretraining_card(config, kind, data, facts),
+        reference={"unigram entropy": data.unigram},
         identity=run_identity(
             config, data.train.fingerprint, model, {"masking": to_dict(masking) if kind == "mlm" else None}
         ),
@@ -148,6 +164,7 @@ def pretraining_card(config: PretrainConfig, kind: Kind, data: PretrainingData, 
         config.hub.repo_id or Path(config.output_dir).resolve().name,
         pipeline_tag={"mlm": "fill-mask", "clm": "text-generation"}[kind],
         model=config.hub.repo_id or Path(config.output_dir).name,
+        curves=facts.pop("curves", None),
         base_model=None if is_from_scratch(config.model) else config.model.name,
         facts={
             "architecture": data.model_config.model_type,
@@ -182,18 +199,22 @@ def pretraining_card(config: PretrainConfig, kind: Kind, data: PretrainingData, 
 
 
 def show(run: Run, data: PretrainingData, kind: Kind) -> None:
-    """Print what the finished model makes of held-out text, through plain transformers, and draw the curves."""
-    reference = {"unigram entropy": data.unigram}
-    if (picture := run.plot(reference)) is not None:
-        console.say(f"curves: {picture}")
-    if not run.accelerator.is_main_process:
-        return
-    beaten = "below" if run.results["held_out_loss"] < data.unigram else "NOT below"
-    console.say(
-        f"held-out loss {run.results['held_out_loss']:.3f} nats a token, {beaten} the {data.unigram:.3f} "
-        "of a model without context (unigram cross-entropy)"
-    )
-    look = fill_masks if kind == "mlm" else continue_texts
-    for line in look(run.folder, data.held_out.tokens, data.tokenizer):
-        console.say(f"  {line}")
+    """Print what the finished model makes of held-out text, through plain transformers, and end the run."""
+    if run.accelerator.is_main_process:
+        console.say(_headline(run.results, data, kind))
+        look = fill_masks if kind == "mlm" else continue_texts
+        for line in look(run.folder, data.held_out.tokens, data.tokenizer):
+            console.say(f"  {line}")
     console.say(f"done: {run.folder} is a model that transformers loads")
+    run.close()
+
+
+def _headline(results: dict[str, float], data: PretrainingData, kind: Kind) -> str:
+    """The result beside what a model without context (a unigram model of the training text) reaches."""
+    found, reference, unit = results["held_out_loss"], data.unigram, "nats a masked token"
+    if kind == "clm":
+        manifest = data.held_out.tokens.manifest
+        found, unit = results["bits_per_byte"], "bits a byte"
+        reference = bits_per_byte(data.unigram * manifest["tokens"], manifest["bytes"])
+    beaten = "below" if found < reference else "NOT below"
+    return f"held-out loss {found:.3f} {unit}, {beaten} the {reference:.3f} of a model without context (unigram)"

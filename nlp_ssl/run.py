@@ -3,7 +3,9 @@
 `pretraining.py` and `finetuning.py` tell what is trained; this file sees it through to the end.
 """
 
+import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,51 +15,29 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlp_ssl import console
-from nlp_ssl.config import FinetuneConfig, PretrainConfig, to_dict
+from nlp_ssl.config import to_dict
 from nlp_ssl.console import Interrupted, UserError
 from nlp_ssl.data.batches import TrainBatches
-from nlp_ssl.data.tokens import fingerprint, write_atomically
-from nlp_ssl.machine import describe_hardware, library_versions
+from nlp_ssl.data.tokens import write_atomically
+from nlp_ssl.machine import describe_exactness, describe_hardware, library_versions
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
 from nlp_ssl.publishing import report
 from nlp_ssl.publishing.hub import HubPublisher
+from nlp_ssl.run_settings import CONFIG_FILE, STATUS_FILE, RunConfig, flatten, plain
 from nlp_ssl.training.checkpoints import Checkpoints, load, publish
 from nlp_ssl.training.interrupts import Interrupts
 from nlp_ssl.training.loop import Step, train
 from nlp_ssl.training.optimizers import build_optimizer
 from nlp_ssl.training.schedules import Horizon
-from nlp_ssl.training.tracking import Log, check_trackers, start_trackers
+from nlp_ssl.training.tracking import Log, start_trackers
 
-CONFIG_FILE = "nlp_ssl_config.yaml"
-STATUS_FILE = "run_status.json"
-COUNTERS = ("step", "tokens_seen", "elapsed", "step_seconds", "results")  # what goes on in a resumed run
-RunConfig = PretrainConfig | FinetuneConfig
-
-
-def check_run(config: RunConfig) -> None:
-    """Find out before any work what would stop the run at its end: its folder, its trackers, the Hub.
-
-    Raises:
-        UserError: the folder holds another run or something else, a tracker is not installed, the Hub refuses.
-    """
-    _check_output_dir(config)
-    check_trackers(config.tracking)
-    if config.hub.repo_id and console.rank() == 0:
-        HubPublisher(config.hub.repo_id, private=config.hub.private).check()
-
-
-def _check_output_dir(config: RunConfig) -> None:
-    folder = Path(config.output_dir)
-    if folder.is_file():
-        raise UserError(f"--output_dir {folder} is a file; give a folder")
-    if (folder / STATUS_FILE).exists():
-        if not config.resume:
-            raise UserError(f"{folder} holds a run already; give --resume to go on with it, or another --output_dir")
-    elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
-        raise UserError(f"--output_dir {folder} holds other files; give a new or empty folder")
+COUNTERS = ("step", "tokens_seen", "elapsed", "step_seconds", "results", "evaluated_at")  # go on in a resumed run
+SAVE_SECONDS = 1800  # without --checkpoint.every, no more than this is lost
+OVERFLOWS = 20  # so many fp16 overflows in a row are no longer ordinary
 
 
 def is_due(step: int, every: int | None, total: int | None, parts: int) -> bool:
@@ -73,7 +53,7 @@ class Run:
 
     Args:
         config: resolved: nothing that the run needs is `None` any more.
-        folder: the run's folder.
+        folder: the run's folder, checked by `check_run`.
         accelerator: from `make_accelerator`.
         model: the inner transformers model, which is saved.
         module: the objective around the model.
@@ -83,6 +63,7 @@ class Run:
         horizon: how long.
         measure: evaluates on held-out data and returns numbers by name; the first one is the headline.
         card: model card from the facts of a moment: `(facts) -> markdown`.
+        reference: levels to draw in the curves, by name.
         identity: what a resumed run must share with the one that it goes on with, such as the data's fingerprint.
     """
 
@@ -98,11 +79,13 @@ class Run:
     measure: Callable[[torch.nn.Module], dict[str, float]]
     card: Callable[[dict[str, Any]], str]
     identity: dict[str, Any]
+    reference: dict[str, float] | None = None
     step: int = 0
     tokens_seen: int = 0
     elapsed: float = 0.0
     step_seconds: float = 0.0
     results: dict[str, float] = field(default_factory=dict)
+    evaluated_at: int = -1
     publisher: HubPublisher | None = None
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -118,7 +101,7 @@ class Run:
             Interrupted: the run was asked to stop; its state is saved.
             UserError: a loss that is not finite (with `on_nonfinite` stop), a checkpoint that does not fit.
         """
-        with Interrupts() as interrupts:
+        with Interrupts() as interrupts, self._outcome():
             self._prepare()
             self._resume()
             self._status("running")
@@ -135,16 +118,43 @@ class Run:
                     self._evaluate()
                 if step.saved:
                     self._committed(self.checkpoints.commit())
-                if ends or self._due(self.config.checkpoint.every, 5):
+                overdue = self.config.checkpoint.every is None and self.elapsed - self.saved_at >= SAVE_SECONDS
+                if ends or overdue or self._due(self.config.checkpoint.every, 5):
                     self._save()
                 if step.stop == "interrupt":
                     self._stop(interrupts.reason)
             self._finish()
         return self.results
 
+    @contextlib.contextmanager
+    def _outcome(self) -> Iterator[None]:
+        """Whatever ends the run once it has begun, `run_status.json` says it."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except torch.OutOfMemoryError:
+            rows = self.config.train.micro_batch
+            error = UserError(
+                f"out of memory with micro-batches of {rows} rows; give --train.micro_batch {max(1, rows // 2)}, which "
+                "does not change the result, or --train.gradient_checkpointing"
+            )
+            self._status("failed", error=str(error))
+            raise error from None
+        except BaseException as error:
+            if self.begun:
+                code = console.EXIT_USER_ERROR if isinstance(error, UserError) else 1
+                self._status("failed", error=f"{type(error).__name__}: {error}", exit_code=code)
+            raise
+
     def _prepare(self) -> None:
         config = self.config
-        self.inner = self.model
+        self.inner, self.begun, self.overflows = self.model, False, 0
+        torch.manual_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
+        console.say(
+            f"on {describe_hardware(self.accelerator)}; stopped and resumed here, the run gives "
+            f"{describe_exactness(config, self.accelerator)}"
+        )
         if config.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         optimizer = build_optimizer(self.model, config.optimizer)
@@ -154,14 +164,16 @@ class Run:
         if config.hub.repo_id and self.accelerator.is_main_process:
             self.publisher = HubPublisher(config.hub.repo_id, private=config.hub.private)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not config.resume:
+            self._status("running")
         in_use = self.publisher.holds if self.publisher else (lambda folder: False)
         self.checkpoints = Checkpoints(
             self.folder / "checkpoints", config.checkpoint.keep_last, self._write_model, in_use
         )
-        start_trackers(self.accelerator, config.tracking, self.folder.name, _flatten(to_dict(config)))
+        start_trackers(self.accelerator, config.tracking, self.folder.name, flatten(to_dict(config)))
 
     def _resume(self) -> None:
-        found = self.checkpoints.newest() if self.config.resume else None
+        found = self._choose_checkpoint() if self.config.resume else None
         if self.config.resume and found is None:
             console.say(f"resume: {self.folder} has no checkpoint yet, beginning at step 0")
         if found is not None:
@@ -172,6 +184,7 @@ class Run:
                         f"cannot resume {found}: its {key} was {state['identity'].get(key)} and is {value} now; "
                         "give the former settings, or another --output_dir"
                     )
+            self._name_changes(found)
             load(found, self.inner, self.optimizer, self.accelerator.device)
             for name in COUNTERS:
                 setattr(self, name, state[name])
@@ -179,7 +192,31 @@ class Run:
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             console.say(f"resume: going on from {found} (step {self.step:,})")
+        self.saved_at, self.begun = self.elapsed, True
         self.log = Log(self.folder / "log.jsonl", self.step if found is not None else None)
+
+    def _choose_checkpoint(self) -> Path | None:
+        """The newest checkpoint that verifies, chosen by rank 0 for all."""
+        names = [None]
+        if self.accelerator.is_main_process:
+            found = self.checkpoints.newest()
+            self.checkpoints.pass_over(found)
+            names = [found.name if found else None]
+        broadcast_object_list(names)
+        if names[0] is None:
+            return None
+        path = self.folder / "checkpoints" / names[0]
+        if not path.exists():
+            raise UserError(f"{path} is not here; --output_dir must be on a file system that all processes share")
+        return path
+
+    def _name_changes(self, checkpoint: Path) -> None:
+        """Say which settings are not those that the checkpoint was made with."""
+        before = flatten(yaml.safe_load((checkpoint / CONFIG_FILE).read_text()))
+        now = flatten(plain(to_dict(self.config)))
+        for key in sorted(now.keys() & before.keys() - {"resume", "output_dir"}):
+            if before[key] != now[key]:
+                console.warn(f"--{key} was {before[key]} and is {now[key]} from here on")
 
     def _steps(self, interrupts: Interrupts) -> Iterator[Step]:
         """The loop, with a progress bar that knows the time left."""
@@ -200,9 +237,12 @@ class Run:
         loss = None
         with console.progress(total=self.horizon.steps, desc="train", unit="step", initial=self.step) as bar:
             for step in steps:
-                loss = step.loss if loss is None else 0.9 * loss + 0.1 * step.loss
+                if math.isfinite(step.loss):
+                    loss = step.loss if loss is None else 0.9 * loss + 0.1 * step.loss
                 bar.total = self.horizon.steps
-                bar.set_postfix_str(f"loss {loss:.3f}, {step.num_tokens / step.seconds:,.0f} tokens/s", refresh=False)
+                bar.set_postfix_str(
+                    f"loss {loss or step.loss:.3f}, {step.num_tokens / step.seconds:,.0f} tokens/s", refresh=False
+                )
                 bar.update(step.number - bar.n)
                 yield step
 
@@ -232,7 +272,8 @@ class Run:
 
     def _check(self, step: Step) -> None:
         """Name the rows of a step whose loss or gradient was not finite; it was not applied."""
-        if step.applied or step.overflow:
+        self.overflows = self.overflows + 1 if step.overflow else 0
+        if step.applied or (step.overflow and self.overflows < OVERFLOWS):
             return
         rows = self.batches.step_rows(step.number - 1)[0].tolist()
         self.log.write("nonfinite", step.number, loss=str(step.loss), grad_norm=str(step.grad_norm), rows=rows)
@@ -241,20 +282,20 @@ class Run:
             f"were {', '.join(map(str, rows[:8]))}{', ...' if len(rows) > 8 else ''} (all in {self.log.path})"
         )
         if self.config.train.on_nonfinite == "stop":
-            self.checkpoints.finish()
-            self._status("failed", error=text)
+            self._committed(self.checkpoints.finish())
             raise UserError(text + "; lower --optimizer.lr and --resume, or go on with --train.on_nonfinite skip")
         console.warn(text)
 
     def _evaluate(self) -> None:
         before = time.monotonic()
-        self.results = self.measure(self.module)
+        self.results, self.evaluated_at = self.measure(self.module), self.step
         self.log.write("evaluation", self.step, **self.results, seconds=time.monotonic() - before)
         self.accelerator.log({f"held_out/{key}": value for key, value in self.results.items()}, step=self.step)
         listed = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in self.results.items())
         console.say(f"step {self.step:,}: {listed}")
 
     def _save(self) -> None:
+        self.saved_at = self.elapsed
         state = {name: getattr(self, name) for name in COUNTERS}
         state |= {"horizon": self.horizon.state_dict(), "identity": self.identity}
         if self.accelerator.scaler is not None:
@@ -266,7 +307,7 @@ class Run:
         """Everything that makes a folder a model of the Hub; called on a thread."""
         self.inner.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
-        settings = _plain(to_dict(self.config)) | {"resume": False}
+        settings = plain(to_dict(self.config)) | {"resume": False}
         (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False))
         (folder / "README.md").write_text(self.card(facts))
 
@@ -299,16 +340,27 @@ class Run:
         self._committed(self.checkpoints.finish())
         self._status("interrupted", reason=reason)
         self._end_publishing()
+        self.accelerator.wait_for_everyone()  # the first to exit has the launcher end the others
+        self.close()
         raise Interrupted(f"stopped by {reason} after step {self.step:,}; everything is saved: go on with --resume")
 
     def _finish(self) -> None:
+        if self.evaluated_at != self.step:  # stopped at the last step, before it was evaluated
+            self._evaluate()
+            self._save()
         self._committed(self.checkpoints.finish())
         if self.accelerator.is_main_process:
             publish(self.checkpoints.list()[-1], self.folder)
+            if (curves := report.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
+                console.say(f"curves: {curves}")
+                (self.folder / "README.md").write_text(self.card(self._facts() | {"curves": curves.name}))
             self._status("finished")
             if self.publisher:
                 self.publisher.push(self.folder, message=f"Trained for {self.step:,} steps")
         self._end_publishing()
+
+    def close(self) -> None:
+        """End the trackers and the process group; the last thing that a run does."""
         self.accelerator.end_training()
 
     def _end_publishing(self) -> None:
@@ -317,42 +369,8 @@ class Run:
 
     def _status(self, status: str, **more: Any) -> None:
         if self.accelerator.is_main_process:
-            record = {"status": status, "step": self.step, "exit_code": _EXIT_CODES.get(status), **more}
+            record = {"status": status, "step": self.step, "exit_code": EXIT_CODES.get(status), **more}
             write_atomically(self.folder / STATUS_FILE, json.dumps(record, indent=1).encode())
 
-    def plot(self, reference: dict[str, float] | None = None) -> Path | None:
-        """Draw the curves into the run's folder, where matplotlib is installed."""
-        if not self.accelerator.is_main_process:
-            return None
-        return report.plot_curves(self.log.path, self.folder / "curves.png", reference)
 
-
-_EXIT_CODES = {"finished": 0, "failed": console.EXIT_USER_ERROR, "interrupted": console.EXIT_INTERRUPTED}
-
-
-def run_identity(config: RunConfig, data_fingerprint: str, model: PreTrainedModel, world: dict[str, Any]) -> dict:
-    """What must not change between the parts of a run: its data and order, its model, and how it learns."""
-    learning = _plain(to_dict(config))
-    return {
-        "data": data_fingerprint,
-        "model": fingerprint({k: v for k, v in model.config.to_dict().items() if k != "transformers_version"}),
-        "seed": config.seed,
-        "batch_size": config.train.batch_size,
-        "optimizer": learning["optimizer"],
-        "schedule": learning["schedule"],
-        **world,
-    }
-
-
-def _flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in nested.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, for YAML that `--config` reads again."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+EXIT_CODES = {"finished": 0, "failed": console.EXIT_USER_ERROR, "interrupted": console.EXIT_INTERRUPTED}

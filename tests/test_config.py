@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 import yaml
 
+from nlp_ssl import command_line
 from nlp_ssl import config as module
 from nlp_ssl.command_line import parse
 from nlp_ssl.config import CLMConfig, FinetuneConfig, MLMConfig, to_dict
@@ -117,7 +118,7 @@ def test_help_explains_every_key(config_class, capsys):
     text = capsys.readouterr().out
     assert "What this is.\n\n    a command line\n" in text
     flat = " ".join(text.split())
-    keys = module._keys(config_class)
+    keys = command_line._keys(config_class)
     assert len(keys) > 40
     for key in keys:
         assert f"--{key} " in flat, key

@@ -8,7 +8,6 @@ is unfinished, and the next call goes on where the last one was interrupted.
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -331,13 +330,3 @@ def _save_array(path: Path, array: np.ndarray) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.npy")
     np.save(temporary, array)
     os.replace(temporary, path)
-
-
-def wait_for(path: Path, what: str) -> None:
-    """Wait until rank 0 has made a file on the shared file system; the launcher ends this process if rank 0 fails."""
-    waited = 0
-    while not path.exists():
-        time.sleep(0.5)
-        waited += 1
-        if waited % 240 == 0 and os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"rank {console.rank()}: waiting for rank 0 to make {what} ({path}, on a shared file system)")

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import AttentionMaskInterface
 
 from nlp_ssl.console import UserError
@@ -61,6 +62,9 @@ def isolated_attention(
     if is_causal is None:
         is_causal = getattr(module, "is_causal", False)
     mask = document_mask(document_ids, is_causal, sliding_window)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and query.device.type == "cuda":  # grouped heads and a mask together fall back to a slow kernel there
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     output = F.scaled_dot_product_attention(
         query,
         key,

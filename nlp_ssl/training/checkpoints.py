@@ -44,7 +44,7 @@ def to_host(value: Any, seen: dict[tuple, torch.Tensor] | None = None) -> Any:
 
 def rng_state() -> dict[str, Any]:
     """State of every random generator of this process (dropout is all that uses them)."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None  # of this process's device
     return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
 
 
@@ -53,8 +53,8 @@ def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 class Checkpoints:
@@ -78,6 +78,7 @@ class Checkpoints:
         self.pending: Path | None = None
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
+        self.digests: dict[str, str] = {}
         if rank() == 0:
             for unfinished in folder.glob(".step-*.tmp"):  # of a run that was killed
                 shutil.rmtree(unfinished)
@@ -111,10 +112,11 @@ class Checkpoints:
             (folder / STATE).mkdir(parents=True, exist_ok=True)
             for name, value in states.items():
                 torch.save(value, folder / STATE / name)
-                _sync(folder / STATE / name)
             if rank() == 0:
                 (folder / STATE / "run.json").write_text(json.dumps(state, indent=1))
                 self.write_model(folder, weights, facts)
+                others = [p for p in _files(folder) if not p.name.startswith("rank-")]
+                self.digests = {str(p.relative_to(folder)): _sync_and_hash(p) for p in others}
         except BaseException as error:  # handed to the main thread, which raises it
             self.error = error
 
@@ -140,11 +142,10 @@ class Checkpoints:
             raise error
         if rank() != 0:
             return None
-        files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        manifest = {str(p.relative_to(temporary)): _sha256(p) for p in files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in [*files, temporary / MANIFEST]:
-            _sync(path)
+        for path in (temporary / STATE).glob("rank-*.pt"):  # a few kB each; the large files were hashed by the thread
+            self.digests[str(path.relative_to(temporary))] = _sync_and_hash(path)
+        (temporary / MANIFEST).write_text(json.dumps(self.digests, indent=1, sort_keys=True))
+        _sync(temporary / MANIFEST)
         final = temporary.with_name(temporary.name[1:].removesuffix(".tmp"))
         former = final.with_name(f"{final.name}.former")  # still listed: at no moment is there no checkpoint
         if final.exists():  # a resumed run saves the same step again
@@ -164,9 +165,13 @@ class Checkpoints:
         if self.pending is None:
             return None
         self.thread.join()
-        if torch.distributed.is_initialized():
+        many = torch.distributed.is_initialized()
+        if many:
             torch.distributed.barrier()
-        return self.commit()
+        committed = self.commit()
+        if many:  # no process may exit, and have its launcher end the others, before the folder has its name
+            torch.distributed.barrier()
+        return committed
 
     def prune(self) -> None:
         """Remove all but the newest `keep_last` checkpoints; the newest verifies, since it was just written."""
@@ -185,6 +190,12 @@ class Checkpoints:
                 return path
             warn(f"{path} is damaged ({broken}); falling back to the checkpoint before it")
         return None
+
+    def pass_over(self, newer_than: Path | None) -> None:
+        """Set checkpoints newer than the one that a run goes on from aside, so that nobody takes them for its own."""
+        for path in self.list():
+            if newer_than is None or path.name > newer_than.name:
+                os.rename(path, path.with_name(f"passed-over-{path.name}"))
 
 
 def verify(folder: Path) -> str | None:
@@ -234,6 +245,15 @@ def publish(checkpoint: Path, folder: Path) -> None:
             temporary = folder / f".{path.name}.tmp"
             shutil.copyfile(path, temporary)
             os.replace(temporary, folder / path.name)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def _sync_and_hash(path: Path) -> str:
+    _sync(path)
+    return _sha256(path)
 
 
 def _sync(path: Path) -> None:

@@ -4,6 +4,9 @@ import os
 import signal
 from types import FrameType, TracebackType
 
+_PARENT = os.getppid()  # as early as possible
+_LAUNCHED = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+
 
 class Interrupts:
     """Notices that the run should stop, without stopping it.
@@ -15,12 +18,11 @@ class Interrupts:
     def __init__(self) -> None:
         self._signal: int | None = None
         self._before: dict[int, object] = {}
-        self._parent = os.getppid()
 
     @property
     def requested(self) -> bool:
         """Whether to stop: a signal came, or the launcher that started this process is gone."""
-        return self._signal is not None or (os.getppid() != self._parent and "LOCAL_RANK" in os.environ)
+        return self._signal is not None or (_LAUNCHED and os.getppid() != _PARENT)
 
     @property
     def reason(self) -> str:

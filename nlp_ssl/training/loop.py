@@ -111,9 +111,11 @@ def train(
         loss_sum = accelerator.reduce(loss_sum, "sum")
         loss, grad_norm = torch.stack([loss_sum / current.num_targets, grad_norm]).tolist()  # the step's only read
         finite = math.isfinite(loss) and math.isfinite(grad_norm)
-        if finite or (accelerator.scaler is not None and math.isfinite(loss)):
-            optimizer.step()
-        overflow = bool(accelerator.optimizer_step_was_skipped)
+        overflow = accelerator.scaler is not None and math.isfinite(loss) and not math.isfinite(grad_norm)
+        if finite or overflow:
+            optimizer.step()  # at an overflow the scaler skips the update and lowers its scale
+        elif accelerator.scaler is not None:
+            accelerator.scaler.update()  # clipping has unscaled the gradient: close the step
         optimizer.zero_grad(set_to_none=True)
         number += 1
         agreed = feed.agree()

@@ -47,8 +47,9 @@ class Horizon:
     steps: int | None
     minutes: float | None = None
     events: list[tuple[int, int | None, int]] = field(default_factory=list)
+    _first: tuple[int, float] | None = None
 
-    MEASURE = 4  # steps before the first estimate
+    MEASURE = 3  # steps before the first estimate, after the first one, which compiles and warms up
     TOLERANCE = 0.03
 
     @classmethod
@@ -76,10 +77,12 @@ class Horizon:
             step: optimizer steps taken.
             elapsed: seconds of training on rank 0's clock, those of earlier parts of a resumed run included.
         """
-        if self.minutes is None or step < self.MEASURE:
+        self._first = self._first or (step, elapsed)
+        if self.minutes is None or step - self._first[0] < self.MEASURE:
             return
         left = self.minutes * 60 - elapsed
-        estimate = step + max(0, math.floor(left / (elapsed / step)))
+        seconds_a_step = max(1e-9, (elapsed - self._first[1]) / (step - self._first[0]))
+        estimate = step + max(0, math.floor(left / seconds_a_step))
         if self.steps is None or abs(estimate - self.steps) > self.TOLERANCE * self.steps or left <= 0:
             new = max(estimate, step)
             if new != self.steps:

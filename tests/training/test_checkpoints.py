@@ -171,7 +171,7 @@ def test_wherever_a_commit_dies_the_newest_checkpoint_is_whole(tmp_path, resaved
         if not died:
             break
         shutil.rmtree(folder)
-    assert number > 10
+    assert number > 5  # so many calls does a commit make at least; hashing is the thread's
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "training_state/optimizer.pt", "MANIFEST.json", "config.json"])
