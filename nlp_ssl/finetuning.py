@@ -61,6 +61,10 @@ class FinetuningRun:
             self.objective = Classification(self.tokenizer, data.labels, data.text_columns, config.max_length)
         else:
             self.objective = Tagging(self.tokenizer, data.labels, config.max_length)
+        self.model_config = architecture(
+            config.model, self.objective.auto_class, self.tokenizer, config.max_length, config.model.dropout
+        )
+        self.model_config.update(self.objective.config_kwargs())
         sets = {"train": data.train, "validation": data.validation, "test": data.test}
         self.rows: dict[str, Dataset] = in_turn(
             lambda: {name: self.objective.prepare(part) for name, part in sets.items() if part is not None}
@@ -69,11 +73,7 @@ class FinetuningRun:
 
     def _make_run(self) -> Run:
         config, objective = self.config, self.objective
-        accelerator = make_accelerator(config)
-        model_config = architecture(
-            config.model, objective.auto_class, self.tokenizer, config.max_length, config.model.dropout
-        )
-        model_config.update(objective.config_kwargs())
+        accelerator, model_config = make_accelerator(config), self.model_config
         derive(config, model_config.hidden_size, accelerator.num_processes, len(self.rows["train"]))
         model = build_model(config.model, model_config, objective.auto_class, isolated=False, seed=config.seed)
         console.say(f"model: {describe(model)}")

@@ -12,7 +12,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 # lowest first; a file imports from lower rooms and from its own
 ROOMS = ["config", "data", "models", "objectives", "training", "evaluation", "publishing"]
 ROOMS += ["machine", "run_settings", "run", "preparation", "finetuning", "doctor"]
-SAME = {"console": "config", "command_line": "config", "pretraining": "finetuning"}
+SAME = {"console": "config", "command_line": "config", "network": "config", "pretraining": "finetuning"}
 EXTRAS = {"tensorboard", "trackio", "wandb", "matplotlib", "sklearn", "peft", "datatrove", "seqeval"}
 
 

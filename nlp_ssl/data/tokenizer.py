@@ -20,15 +20,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import constants
-from huggingface_hub.errors import HTTPError
-from huggingface_hub.utils import get_session
 from pyarrow import compute
 from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from nlp_ssl.console import UserError, human_bytes, progress, say
 from nlp_ssl.data.tokenizer_kinds import TRAINERS, Kind
+from nlp_ssl.network import hub_answers
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -199,7 +197,7 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
     elif local.exists() or path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
         problem = "is a file, not a folder" if local.exists() else "does not exist"
         raise UserError(f"the tokenizer folder {path} {problem}; give a folder with a tokenizer.json, or a Hub id")
-    cached_only = not local.is_dir() and not _hub_answers()
+    cached_only = not local.is_dir() and not hub_answers()
     try:
         # Without `trust_remote_code=False` a repository with code of its own would ask a question and wait.
         tokenizer = AutoTokenizer.from_pretrained(
@@ -295,15 +293,6 @@ def _pieces(text: str, number: int, piece_bytes: int) -> Iterator[bytes]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # small things
-
-
-def _hub_answers() -> bool:
-    """Ask the Hub once; left to itself, `from_pretrained` tries for most of a minute before it says it cannot."""
-    try:
-        get_session().head(constants.ENDPOINT, timeout=10)
-    except (HTTPError, OSError):  # OSError: HF_HUB_OFFLINE is set
-        return False
-    return True
 
 
 def _explain(error: Exception, path: str, revision: str | None, is_folder: bool, cached_only: bool) -> str:

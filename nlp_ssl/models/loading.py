@@ -11,6 +11,7 @@ from nlp_ssl.config import ModelConfig
 from nlp_ssl.console import UserError, say
 from nlp_ssl.models import presets
 from nlp_ssl.models.attention import ISOLATED, can_isolate
+from nlp_ssl.network import hub_answers
 
 _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask")
 
@@ -22,7 +23,7 @@ def find_config(name: str, revision: str | None = None) -> PreTrainedConfig:
         UserError: there is none, or no network to look for it.
     """
     try:
-        return AutoConfig.from_pretrained(name, revision=revision)
+        return AutoConfig.from_pretrained(name, **_source(name, revision))
     except (OSError, ValueError, KeyError) as error:
         if Path(name).exists():
             raise UserError(f"{name} holds no model that transformers can read: {_first_line(error)}") from None
@@ -30,6 +31,11 @@ def find_config(name: str, revision: str | None = None) -> PreTrainedConfig:
             f"'{name}' is no preset, no folder here, and could not be had from the Hub ({_first_line(error)}); presets "
             f"work offline: {', '.join(presets.preset_names())}"
         ) from None
+
+
+def _source(name: str, revision: str | None) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that say where to look."""
+    return {"revision": revision, "local_files_only": not Path(name).is_dir() and not hub_answers()}
 
 
 def _first_line(error: Exception) -> str:
@@ -153,10 +159,9 @@ def build_model(
     if is_from_scratch(config):
         model = auto_class.from_config(model_config, dtype=torch.float32, **extra)
     else:
-        stored = AutoConfig.from_pretrained(config.name, revision=config.revision).dtype
-        model = auto_class.from_pretrained(
-            config.name, config=model_config, revision=config.revision, dtype=torch.float32, **extra
-        )
+        source = _source(config.name, config.revision)
+        stored = AutoConfig.from_pretrained(config.name, **source).dtype
+        model = auto_class.from_pretrained(config.name, config=model_config, dtype=torch.float32, **source, **extra)
         dtype = str(stored or "float32").removeprefix("torch.")
         dropout = sorted({v for k, v in model_config.to_dict().items() if _is_dropout(k, v)}) or [0.0]
         say(

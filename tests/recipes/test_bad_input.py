@@ -50,7 +50,7 @@ CASES = {
     "empty corpus": (MLM, "--data.sources {0}/empty.txt", ["empty.txt"]),
     "not UTF-8": (MLM, "--data.sources {0}/latin1.txt", ["latin1.txt", "3", "UTF-8"]),
     "a broken row": (MLM, "--data.sources {0}/broken.jsonl", ["broken.jsonl", "2"]),
-    "no such column": (MLM, "--data.sources {0}/train.csv --data.text_column words", ["words", "text, label"]),
+    "no such column": (MLM, "--data.sources {0}/train.csv --data.text_column words", ["words", "'text', 'label'"]),
     "vocabulary too large": (MLM, "--data.sources {0}/corpus.txt --tokenizer.vocab_size 9000", ["9,000", "lower"]),
     "no mask token": (MLM, "--data.sources {0}/corpus.txt --tokenizer.path {0}/no-mask", ["no mask token"]),
     "vocabulary beyond the model's": (
@@ -70,7 +70,8 @@ CASES = {
     ),
     "tags that do not match": (NER, "--data.train_file {0}/bad.jsonl --model.name {0}/short", ["2", "1", "bad.jsonl"]),
     "too long for the model": (
-        CLASSIFY, "--data.train_file {0}/train.csv --model.name {0}/short --max_length 65", ["65", "64"],
+        CLASSIFY, "--data.train_file {0}/train.csv --data.validation_file {0}/train.csv --model.name {0}/short "
+        "--max_length 65", ["65", "64"],
     ),
     "no model yet": (NER, "", ["runs/mlm", "pretrain"]),
 }  # fmt: skip
