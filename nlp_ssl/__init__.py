@@ -4,7 +4,15 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
-    "nlp_ssl.config": ("CLMConfig", "CorpusConfig", "FinetuneConfig", "LabelledConfig", "MaskingConfig", "MLMConfig"),
+    "nlp_ssl.config": (
+        "CLMConfig",
+        "ClassificationConfig",
+        "CorpusConfig",
+        "LabelledConfig",
+        "MaskingConfig",
+        "MLMConfig",
+        "NERConfig",
+    ),
     "nlp_ssl.console": ("UserError",),
     "nlp_ssl.data.batches": ("TrainBatches", "held_out_batches"),
     "nlp_ssl.data.corpus": ("Corpus", "open_corpus"),

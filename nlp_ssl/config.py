@@ -339,6 +339,22 @@ class FinetuneConfig:
     hub: HubConfig = field(default_factory=HubConfig)
 
 
+@dataclass
+class ClassificationConfig(FinetuneConfig):
+    """One fine-tuning run for classification or regression."""
+
+    output_dir: str = "runs/classification"
+    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
+
+
+@dataclass
+class NERConfig(FinetuneConfig):
+    """One fine-tuning run for tagging."""
+
+    output_dir: str = "runs/ner"
+    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain nested dictionaries, ready for JSON or YAML."""
     return dataclasses.asdict(config)

@@ -16,11 +16,11 @@ and without pretraining, for comparison: add --model.from_scratch.
 
 from nlp_ssl import console
 from nlp_ssl.command_line import parse
-from nlp_ssl.config import FinetuneConfig
+from nlp_ssl.config import ClassificationConfig
 from nlp_ssl.finetuning import FinetuningRun
 
 
-def main(config: FinetuneConfig) -> None:
+def main(config: ClassificationConfig) -> None:
     """Labelled rows, a head on the model, training, the numbers."""
     run = FinetuningRun(config, "classification")
     run.train()
@@ -28,4 +28,4 @@ def main(config: FinetuneConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(FinetuneConfig, __doc__))
+    console.run(main, lambda: parse(ClassificationConfig, __doc__))

@@ -16,11 +16,11 @@ and without pretraining, for comparison: add --model.from_scratch.
 
 from nlp_ssl import console
 from nlp_ssl.command_line import parse
-from nlp_ssl.config import FinetuneConfig
+from nlp_ssl.config import NERConfig
 from nlp_ssl.finetuning import FinetuningRun
 
 
-def main(config: FinetuneConfig) -> None:
+def main(config: NERConfig) -> None:
     """Labelled sentences, a head on the model, training, entity F1."""
     run = FinetuningRun(config, "ner")
     run.train()
@@ -28,4 +28,4 @@ def main(config: FinetuneConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(FinetuneConfig, __doc__))
+    console.run(main, lambda: parse(NERConfig, __doc__))

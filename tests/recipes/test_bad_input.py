@@ -100,7 +100,7 @@ def test_a_mistake_gets_one_sentence(
     monkeypatch.setattr("sys.argv", [recipe, *small, *arguments])
     monkeypatch.chdir(tmp_path)
     module = main_of(recipe)
-    config = {MLM: "MLMConfig"}.get(recipe, "FinetuneConfig")
+    config = {MLM: "MLMConfig", NER: "NERConfig", CLASSIFY: "ClassificationConfig"}[recipe]
     before = sorted(os.listdir(work))
     with pytest.raises(SystemExit) as stopped:
         console.run(module.main, lambda: module.parse(getattr(module, config), module.__doc__))
