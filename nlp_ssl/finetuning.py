@@ -227,8 +227,10 @@ def derive(config: FinetuneConfig, hidden: int, world_size: int, num_rows: int) 
     if config.optimizer.name is None:
         config.optimizer.name = "adamw"
     if config.optimizer.lr is None:
-        config.optimizer.lr = 0.04 / hidden
-        console.say(f"  lr = {config.optimizer.lr:.3g} (0.04 / width)")
+        config.optimizer.lr = min(2e-3, 31 / hidden**2)
+        console.say(
+            f"  lr = {config.optimizer.lr:.3g} (31 / width squared: the usual 5e-5 at 768, more for smaller models)"
+        )
     if train.batch_size < world_size:
         raise UserError(f"--train.batch_size {train.batch_size} is smaller than the {world_size} processes")
     if train.micro_batch is None:
