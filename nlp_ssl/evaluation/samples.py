@@ -1,5 +1,6 @@
 """A look at a pretrained model: masks filled, texts continued, by plain transformers from the folder on disk."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,20 +8,19 @@ from transformers import PreTrainedTokenizerFast, pipeline
 
 from nlp_ssl.data.tokens import TokenCorpus
 
-WORDS, LETTERS = 24, 4
+WORDS = 10  # of a paragraph that is worth looking at
+CHOICE = re.compile(r"(?<= )[^\W\d_]{4,}(?=[ ,.])")  # a word inside running text, where its mask has a space before it
 
 
-def held_out_texts(tokens: TokenCorpus, tokenizer: PreTrainedTokenizerFast, count: int) -> list[str]:
-    """Beginnings of `count` held-out documents of enough words, spread evenly over them."""
-    texts = []
-    for document in range(tokens.num_documents):
-        text = tokenizer.decode(tokens.document(document)[: 3 * WORDS], skip_special_tokens=True)
+def held_out_paragraphs(tokens: TokenCorpus, tokenizer: PreTrainedTokenizerFast, count: int) -> list[str]:
+    """First paragraphs of held-out documents that read like prose, as they stand there, spread evenly."""
+    found = []
+    for document in range(min(tokens.num_documents, 100 * count)):
+        text = tokenizer.decode(tokens.document(document)[:64], skip_special_tokens=True).split("\n\n")[0].strip()
         words = text.split()
-        if len(words) >= WORDS and sum(w.isalpha() for w in words[:WORDS]) > WORDS // 2:
-            texts.append(" ".join(words[:WORDS]))
-        if len(texts) >= 40 * count:
-            break
-    return texts[:: max(1, len(texts) // count)][:count]
+        if len(words) >= WORDS and sum(word.strip(".,").isalpha() for word in words) > 0.8 * len(words):
+            found.append(text)
+    return found[:: max(1, len(found) // count)][:count]
 
 
 def fill_masks(
@@ -28,19 +28,14 @@ def fill_masks(
 ) -> Iterator[str]:
     """Mask a word in held-out sentences and let `pipeline("fill-mask", folder)` guess it; one line each."""
     fill = pipeline("fill-mask", str(folder), top_k=top, device="cpu")
-    for text in held_out_texts(tokens, tokenizer, count):
-        words = text.split()
-        middle = sorted(range(3, len(words)), key=lambda i: abs(i - len(words) // 2))
-        choices = [
-            i for i in middle if words[i].isalpha() and len(words[i]) >= LETTERS and _is_one_token(tokenizer, words[i])
-        ]
-        if not choices:
+    for text in held_out_paragraphs(tokens, tokenizer, count):
+        words = [match for match in CHOICE.finditer(text) if _is_one_token(tokenizer, match[0])]
+        if not words:
             continue
-        at = choices[0]
-        truth, words[at] = words[at], tokenizer.mask_token
-        guesses = fill(" ".join(words))
-        listed = ", ".join(f"{_shown(guess['token_str'])} {guess['score']:.0%}" for guess in guesses)
-        yield f"{' '.join(words[max(0, at - 8) : at + 8])}  ->  {listed}  (it was: {truth})"
+        word = words[len(words) // 2]
+        masked = text[: word.start()] + tokenizer.mask_token + text[word.end() :]
+        listed = ", ".join(f"{_shown(guess['token_str'])} {guess['score']:.0%}" for guess in fill(masked))
+        yield f"{' '.join(masked.split())}  ->  {listed}  (it was: {word[0]})"
 
 
 def _is_one_token(tokenizer: PreTrainedTokenizerFast, word: str) -> bool:
@@ -57,7 +52,7 @@ def continue_texts(
 ) -> Iterator[str]:
     """Let `pipeline("text-generation", folder)` continue the first words of held-out documents; one line each."""
     generate = pipeline("text-generation", str(folder), device="cpu")
-    for text in held_out_texts(tokens, tokenizer, count):
+    for text in held_out_paragraphs(tokens, tokenizer, count):
         start = " ".join(text.split()[:8])
         output = generate(
             start, max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.3, return_full_text=False
