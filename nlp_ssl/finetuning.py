@@ -268,7 +268,7 @@ class _Once(nn.Module):
 def _example(predict: Any, data: LabelledData, row: dict[str, Any]) -> str:
     """One validation row, its true label and the prediction."""
     if data.kind == "tagging":
-        found = predict(" ".join(row["tokens"]), aggregation_strategy="simple")
+        found = predict(" ".join(row["tokens"]), aggregation_strategy="first")
         listed = ", ".join(f"{e['word'].strip()} ({e['entity_group']})" for e in found) or "none"
         truth = [
             f"{w} ({data.labels[t]})" for w, t in zip(row["tokens"], row["tags"], strict=True) if data.labels[t] != "O"

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from transformers.utils.logging import disable_progress_bar
 
 from nlp_ssl import console
 from nlp_ssl.config import FinetuneConfig, PretrainConfig
@@ -68,6 +69,7 @@ def best_precision(device: torch.device) -> str:
 
 def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
     """The accelerator of a run; fills in the precision if it was left open."""
+    disable_progress_bar()  # transformers' own bars, which would fight with the run's
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

@@ -103,6 +103,8 @@ def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
     if dropout is None and is_from_scratch(config.model):
         dropout = 0.0
     model_config = architecture(config.model, AUTO_CLASS[kind], tokenizer, config.tokens.row_length, dropout)
+    if tokenizer.model_max_length > 1e9:  # transformers' word for "nobody said"
+        tokenizer.model_max_length = max_positions(model_config) or config.tokens.row_length
     if config.tokens.packing is None:
         can = isolates(model_config, AUTO_CLASS[kind])
         config.tokens.packing = "packed" if can else "one_document"

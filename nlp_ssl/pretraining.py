@@ -1,6 +1,8 @@
 """One pretraining run on prepared rows, start to end: model, training, card, a look at the result."""
 
+import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,8 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
     def fill(part: Any, name: str, value: Any, why: str) -> None:
         if getattr(part, name) is None:
             setattr(part, name, value)
-            chosen.append((name, value, why))
+            section = next(f.name for f in dataclasses.fields(config) if getattr(config, f.name) is part)
+            chosen.append((f"{section}.{name}", value, why))
 
     if all(getattr(train, budget) is None for budget in ("steps", "tokens", "minutes", "epochs")):
         fill(train, "minutes", 5.0, "a first look")
@@ -172,7 +175,7 @@ def pretraining_card(config: PretrainConfig, kind: Kind, data: PretrainingData, 
             "layers": data.model_config.num_hidden_layers,
             "hidden_size": data.model_config.hidden_size,
             "vocab_size": data.model_config.vocab_size,
-            "corpus": data.description,
+            "corpus": re.sub(r"(?<!\S)/(?:[^\s/]+/)+", "", data.description),  # not where it lies on someone's disk
             "corpus_fingerprint": manifest["corpus"].split("/")[0],
             "documents": manifest["documents"],
             "corpus_tokens": manifest["tokens"],

@@ -165,7 +165,7 @@ def build_model(
         dtype = str(stored or "float32").removeprefix("torch.")
         dropout = sorted({v for k, v in model_config.to_dict().items() if _is_dropout(k, v)}) or [0.0]
         say(
-            f"model: going on from the weights of {config.name}, stored as {dtype}, trained in float32; "
+            f"model: going on from the weights of {config.name}, stored as {dtype}, kept in float32 while training; "
             f"dropout {', '.join(map(str, dropout))} (--model.dropout)"
         )
     return model
