@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast, pipeline
 from nlp_ssl import console
 from nlp_ssl.config import FinetuneConfig
 from nlp_ssl.console import UserError
-from nlp_ssl.data.batches import Batch, TrainBatches, held_out_batches, held_out_rows
+from nlp_ssl.data.batches import Batch, held_out_batches, held_out_rows
 from nlp_ssl.data.labelled import LabelledData, open_classification, open_tagging
 from nlp_ssl.data.tokenizer import load_tokenizer
 from nlp_ssl.data.tokens import fingerprint
@@ -28,7 +28,7 @@ from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.report import format_table
-from nlp_ssl.run import Run
+from nlp_ssl.run import Run, train_batches
 from nlp_ssl.run_settings import check_run, run_identity
 from nlp_ssl.training.schedules import Horizon
 
@@ -77,17 +77,7 @@ class FinetuningRun:
         derive(config, model_config.hidden_size, accelerator.num_processes, len(self.rows["train"]))
         model = build_model(config.model, model_config, objective.auto_class, isolated=False, seed=config.seed)
         console.say(f"model: {describe(model)}")
-        batches = TrainBatches(
-            self.rows["train"],
-            objective.collate,
-            seed=config.seed,
-            batch_size=config.train.batch_size,
-            micro_batch=config.train.micro_batch,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            workers=config.train.workers,
-            pin_memory=accelerator.device.type == "cuda",
-        )
+        batches = train_batches(config, self.rows["train"], objective.collate, accelerator)
         self.accelerator = accelerator
         return Run(
             config=config,

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from nlp_ssl import console
 from nlp_ssl.config import MaskingConfig, PretrainConfig, to_dict
 from nlp_ssl.console import UserError
-from nlp_ssl.data.batches import TrainBatches, held_out_batches, held_out_rows
+from nlp_ssl.data.batches import held_out_batches, held_out_rows
 from nlp_ssl.evaluation.perplexity import bits_per_byte, evaluate
 from nlp_ssl.evaluation.samples import continue_texts, fill_masks
 from nlp_ssl.machine import make_accelerator, training_device
@@ -25,7 +25,7 @@ from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
 from nlp_ssl.publishing.card import model_card
-from nlp_ssl.run import Run
+from nlp_ssl.run import Run, train_batches
 from nlp_ssl.run_settings import run_identity
 from nlp_ssl.training.schedules import Horizon
 
@@ -102,17 +102,7 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
         return CausalLanguageModeling(data.tokenizer, data.tokenizer.pad_token_id)
 
     learning, scoring = objective(config.seed, source=0), objective(HELD_OUT_SEED, source=1)
-    batches = TrainBatches(
-        data.train,
-        learning.collate,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        micro_batch=config.train.micro_batch,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        workers=config.train.workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
+    batches = train_batches(config, data.train, learning.collate, accelerator)
 
     def measure(module: torch.nn.Module) -> dict[str, float]:
         rows = held_out_rows(len(data.held_out), config.evaluation.max_rows)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from nlp_ssl import console
 from nlp_ssl.config import to_dict
 from nlp_ssl.console import Interrupted, UserError
-from nlp_ssl.data.batches import TrainBatches
+from nlp_ssl.data.batches import Batch, Rows, TrainBatches
 from nlp_ssl.data.tokens import write_atomically
 from nlp_ssl.machine import describe_exactness, describe_hardware, library_versions
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
@@ -38,6 +38,23 @@ from nlp_ssl.training.tracking import Log, start_trackers
 COUNTERS = ("step", "tokens_seen", "elapsed", "step_seconds", "results", "evaluated_at")  # go on in a resumed run
 SAVE_SECONDS = 1800  # without --checkpoint.every, no more than this is lost
 OVERFLOWS = 20  # so many fp16 overflows in a row are no longer ordinary
+
+
+def train_batches(
+    config: RunConfig, rows: Rows, collate: Callable[[list[dict[str, Any]]], Batch], accelerator: Accelerator
+) -> TrainBatches:
+    """This process's share of the batches that a run learns from, as its configuration splits them."""
+    return TrainBatches(
+        rows,
+        collate,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        micro_batch=config.train.micro_batch,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        workers=config.train.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
 
 
 def is_due(step: int, every: int | None, total: int | None, parts: int) -> bool:
