@@ -36,11 +36,13 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
     parser.add_argument("--config", action="config", help="YAML file with any of the options below; may be repeated")
     parser.add_class_arguments(config_class, None)
     flags = _keys(config_class)
-    argv = _expand_flags(sys.argv[1:] if argv is None else argv, {key for key, kind in flags.items() if kind is bool})
+    # `--resume` alone means its first field
+    argv = [re.sub(r"^--resume(?==|$)", "--resume.enabled", arg) for arg in (sys.argv[1:] if argv is None else argv)]
+    argv = _expand_flags(argv, {key for key, kind in flags.items() if kind is bool})
     try:
         namespace = parser.instantiate(parser.parse_args(argv))
     except ArgumentError as error:
-        raise UserError(_explain(str(error), flags)) from None
+        raise UserError(_explain(str(error), flags).replace("--resume.enabled", "--resume")) from None
     return config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})
 
 

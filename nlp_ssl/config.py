@@ -190,8 +190,15 @@ class TrainConfig:
     """Threads of a process that trains on a CPU. Derived: the machine's cores, shared among its processes."""
     deterministic: bool = False
     """Ask torch for deterministic kernels on a GPU."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What to do when a loss or gradient is not finite: the step is never applied; stop, or go on without it."""
+    on_nonfinite: Literal["stop", "skip", "rewind"] = "stop"
+    """A step whose loss or gradient is not finite is never applied. Then: stop, go on without it, or go back to the
+    newest checkpoint and learn from the rows behind this step instead of those that led to it."""
+    spike_factor: float | None = None
+    """A gradient norm above so many times the median of the last 128 steps is a spike, and not applied; such as 10."""
+    on_spike: Literal["stop", "skip", "rewind"] = "skip"
+    """What a spike leads to; as `on_nonfinite`."""
+    incident_texts: bool = False
+    """Write the texts of the rows in such a step to `incidents.jsonl`, not only the numbers of their documents."""
     log_every: int = 10
     """Steps between two lines of the log."""
 
@@ -216,7 +223,33 @@ class CheckpointConfig:
     every: int | None = None
     """Steps between two checkpoints. Derived: a fifth of the run, and at least every half hour."""
     keep_last: int = 2
-    """How many checkpoints to keep; older ones go only after the new one is complete and verified."""
+    """How many of the newest to keep; older ones go only after the new one is complete and on disk."""
+    keep_every: int | None = None
+    """Also keep every checkpoint whose step is a multiple of this."""
+    keep_best: bool = False
+    """Also save at every evaluation with a new lowest held-out loss, and keep the best of these."""
+
+
+@dataclass
+class ResumeConfig:
+    """Going on with an interrupted run; a bare `--resume` is enough."""
+
+    enabled: bool = False
+    """Go on from the newest complete checkpoint in `output_dir`; `--resume` alone means this."""
+    allow_changed: bool = False
+    """Go on though something was changed that changes the result, such as the learning rate or the corpus."""
+
+
+@dataclass
+class PhaseConfig:
+    """A stretch at the beginning of a run with rows or batches of its own."""
+
+    steps: int
+    """How many optimizer steps it lasts."""
+    batch_size: int | None = None
+    """Rows in its global batches. Derived: `train.batch_size`."""
+    row_length: int | None = None
+    """Tokens in its rows. Derived: `tokens.row_length`."""
 
 
 @dataclass
@@ -253,8 +286,7 @@ class PretrainConfig:
 
     output_dir: str = ""
     """Folder of the run: checkpoints, logs and, at its top, the finished model."""
-    resume: bool = False
-    """Go on from the newest complete checkpoint in `output_dir`."""
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
     seed: int = 0
     """Decides initial weights, the order of rows and the masks."""
     data: CorpusConfig = field(default_factory=CorpusConfig)
@@ -264,6 +296,10 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    phases: list[PhaseConfig] = field(default_factory=list)
+    """Stretches at the beginning with other rows or batches, in their order; behind them the run is as `train` and
+    `tokens` say. A batch ramp: `[{steps: 500, batch_size: 64}, {steps: 500, batch_size: 128}]`; short rows first:
+    `[{steps: 5000, row_length: 128}]`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -322,8 +358,7 @@ class FinetuneConfig:
 
     output_dir: str = "runs/finetune"
     """Folder of the run: checkpoints, logs and, at its top, the finished model."""
-    resume: bool = False
-    """Go on from the newest complete checkpoint in `output_dir`."""
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
     seed: int = 0
     """Decides the new head's weights, dropout and the order of rows."""
     data: LabelledConfig = field(default_factory=LabelledConfig)

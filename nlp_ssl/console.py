@@ -5,15 +5,21 @@ trace) and 75 when it was stopped and can be resumed; anything else is a bug of 
 """
 
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
+from types import FrameType
 from typing import Any
 
 from tqdm.auto import tqdm
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
+LAUNCHED = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+_PARENT = os.getppid()  # as early as possible
 
 
 class UserError(Exception):
@@ -80,6 +86,29 @@ def progress(
     )
 
 
+def until(stop: Callable[[], bool], batches: Iterator[Any], total: int | None, desc: str) -> Iterator[Any]:
+    """Walk through held-out batches with a progress bar, until all processes agree to stop.
+
+    Args:
+        stop: whether to stop; asks all processes, so each must ask equally often.
+        batches: of this process.
+        total: batches of the process that has the most; `None` asks once for each of this one's.
+        desc: what is being done.
+
+    Raises:
+        Interrupted: `stop` said so.
+    """
+    with progress(total=total, desc=desc, unit="batch", leave=False) as bar:
+        for _ in count() if total is None else range(total):
+            if stop():
+                raise Interrupted("stopped while measuring")
+            if (batch := next(batches, None)) is not None:
+                yield batch
+                bar.update()
+            elif total is None:
+                return
+
+
 def human_bytes(count: float) -> str:
     """`1234567` -> `"1.2 MB"`."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -89,8 +118,21 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def launcher_gone() -> bool:
+    """Whether the launcher that started this process has ended without it."""
+    return LAUNCHED and os.getppid() != _PARENT
+
+
 def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
-    """Run a recipe: parse its configuration, call `main(config)`, and exit with the code its outcome deserves."""
+    """Run a recipe: parse its configuration, call `main(config)`, and exit with the code its outcome deserves.
+
+    SIGTERM and SIGINT raise `Interrupted` wherever the recipe is; training handles them itself, between steps. A
+    launcher that is gone counts as a SIGTERM: one that gets the signal itself may end without passing it on.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_now)
+    if LAUNCHED:
+        threading.Thread(target=_watch_launcher, daemon=True).start()
     try:
         main(parse())
     except UserError as error:
@@ -104,3 +146,14 @@ def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         say("stopped at once; what was saved before is still there (--resume goes on from it)")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _stop_now(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one ends the process at once
+    raise Interrupted(f"stopped by {signal.Signals(number).name}; what was finished is kept: go on with --resume")
+
+
+def _watch_launcher() -> None:
+    while not launcher_gone():
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)

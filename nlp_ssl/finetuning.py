@@ -1,7 +1,7 @@
 """One fine-tuning run, start to end: labelled data, a head on a pretrained model, training, metrics, a look at it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +17,11 @@ from nlp_ssl.config import FinetuneConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.batches import Batch, held_out_batches, held_out_rows
 from nlp_ssl.data.labelled import LabelledData, open_classification, open_tagging
+from nlp_ssl.data.phases import Phase, Phases
 from nlp_ssl.data.tokenizer import load_tokenizer
-from nlp_ssl.data.tokens import fingerprint
+from nlp_ssl.data.tokens import fingerprint, tokenizer_fingerprint
 from nlp_ssl.evaluation.metrics import METRICS
-from nlp_ssl.machine import in_turn, make_accelerator, training_device
+from nlp_ssl.machine import in_turn, make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, build_model, describe, is_from_scratch
 from nlp_ssl.objectives.classification import Classification
@@ -28,8 +29,8 @@ from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.report import format_table
-from nlp_ssl.run import Run, train_batches
-from nlp_ssl.run_settings import check_run, run_identity
+from nlp_ssl.run import Run
+from nlp_ssl.run_settings import check_run, preparing, run_identity
 from nlp_ssl.training.schedules import Horizon
 
 Task = Literal["classification", "ner"]
@@ -49,6 +50,12 @@ class FinetuningRun:
     def __init__(self, config: FinetuneConfig, task: Task) -> None:
         self.config = config
         self.details: dict[str, dict[str, float]] = {}  # the last evaluation's numbers by entity type
+        with preparing(config):
+            self._prepare(task)
+        self.run = self._make_run()
+
+    def _prepare(self, task: Task) -> None:
+        config = self.config
         check_run(config)
         _check_model_name(config.model.name)
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(config.model.name, config.model.revision)
@@ -69,7 +76,6 @@ class FinetuningRun:
         self.rows: dict[str, Dataset] = in_turn(
             lambda: {name: self.objective.prepare(part) for name, part in sets.items() if part is not None}
         )
-        self.run = self._make_run()
 
     def _make_run(self) -> Run:
         config, objective = self.config, self.objective
@@ -77,7 +83,7 @@ class FinetuningRun:
         derive(config, model_config.hidden_size, accelerator.num_processes, len(self.rows["train"]))
         model = build_model(config.model, model_config, objective.auto_class, isolated=False, seed=config.seed)
         console.say(f"model: {describe(model)}")
-        batches = train_batches(config, self.rows["train"], objective.collate, accelerator)
+        phases = Phases([Phase(self.rows["train"], config.train.batch_size, config.train.micro_batch)])
         self.accelerator = accelerator
         return Run(
             config=config,
@@ -87,15 +93,15 @@ class FinetuningRun:
             module=ObjectiveModule(model, objective),
             objective=objective,
             tokenizer=self.tokenizer,
-            batches=batches,
-            horizon=Horizon.of(config.train, None, len(self.rows["train"]) / config.train.batch_size),
-            measure=lambda module: self.score(module, "validation"),
+            batches=train_batches(config, phases, objective.collate, accelerator),
+            horizon=Horizon.of(config.train, phases),
+            measure=lambda module, stop: self.score(module, "validation", stop),
             card=self._card,
             identity=run_identity(
                 config,
-                fingerprint([self.rows["train"]._fingerprint, len(self.rows["train"])]),
                 model,
-                {"max_length": config.max_length},
+                data=fingerprint([self.rows["train"]._fingerprint, len(self.rows["train"])]),
+                tokenizer=tokenizer_fingerprint(self.tokenizer),
             ),
         )
 
@@ -104,15 +110,19 @@ class FinetuningRun:
         return self.run.train()
 
     @torch.no_grad()
-    def score(self, module: nn.Module, part: str) -> dict[str, Any]:
-        """The task's metrics and the mean loss on `"validation"` or `"test"`, every row once, over all processes."""
+    def score(self, module: nn.Module, part: str, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        """The task's metrics and the mean loss on `"validation"` or `"test"`, every row once, over all processes.
+
+        Raises:
+            Interrupted: `stop` said so, which every process asks before each batch.
+        """
         accelerator = self.accelerator
         inner = accelerator.unwrap_model(module, keep_fp32_wrapper=True)
         was_training = inner.training
         inner.eval()
         model = _Once(inner.model)
         predictions, references, loss_sum, count = [], [], 0.0, 0
-        for batch in self._batches(part):
+        for batch in self._batches(part, stop):
             count += self.objective.num_targets(batch)
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             with accelerator.autocast():
@@ -134,7 +144,7 @@ class FinetuningRun:
         scores = {key.removeprefix("overall_"): float(v) for key, v in results.items() if not isinstance(v, dict)}
         return scores | {"held_out_loss": loss_sum / max(1, count)}
 
-    def _batches(self, part: str) -> Iterator[Batch]:
+    def _batches(self, part: str, stop: Callable[[], bool]) -> Iterator[Batch]:
         config, rows = self.config, self.rows[part]
         size = config.evaluation.batch_size
         most = config.evaluation.max_rows if part == "validation" else None
@@ -147,9 +157,7 @@ class FinetuningRun:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
-        total = math.ceil(shares / size)
-        with console.progress(batches, total=total, desc=f"evaluate {part}", unit="batch", leave=False) as bar:
-            yield from bar
+        return console.until(stop, batches, math.ceil(shares / size), desc=f"evaluate {part}")
 
     def show(self) -> None:
         """Print the final numbers, the test set's too, and what plain transformers makes of a few validation rows."""

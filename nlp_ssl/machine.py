@@ -5,6 +5,7 @@ import functools
 import itertools
 import os
 import platform
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +19,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from nlp_ssl import console
 from nlp_ssl.config import FinetuneConfig, PretrainConfig
+from nlp_ssl.data.batches import Batch, TrainBatches
+from nlp_ssl.data.phases import Phases
 
 _turns = itertools.count()  # every process takes the same turns in the same order
 
@@ -35,7 +38,8 @@ def in_turn(work: Callable[[], Any]) -> Any:
     node = os.environ.get("GROUP_RANK", "0")
     key = f"nlp_ssl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_turns)}"
     if rank != 0:
-        store.wait([f"{key}/rank0" if first_here else f"{key}/node{node}"])
+        while not store.check([f"{key}/rank0" if first_here else f"{key}/node{node}"]):
+            time.sleep(0.1)  # not store.wait, in which no signal is noticed
     result = work()
     if rank == 0:
         store.set(f"{key}/rank0", "done")
@@ -85,6 +89,24 @@ def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
     )
 
 
+def train_batches(
+    config: PretrainConfig | FinetuneConfig,
+    phases: Phases,
+    collate: Callable[[list[dict[str, Any]]], Batch],
+    accelerator: Accelerator,
+) -> TrainBatches:
+    """This process's share of the batches that a run learns from, as its configuration splits them."""
+    return TrainBatches(
+        phases,
+        collate,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        workers=config.train.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
 def _cpu_share() -> int:
     """Cores for each of this machine's processes."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -109,6 +131,14 @@ def describe_exactness(config: PretrainConfig | FinetuneConfig, accelerator: Acc
         return "the same bits"
     hint = "; --train.deterministic gives the same bits" if device == "cuda" else ""
     return f"the same numbers to rounding{hint}"
+
+
+def out_of_memory_advice(micro_batch: int) -> str:
+    """What to do when micro-batches of so many rows do not fit."""
+    return (
+        f"out of memory with micro-batches of {micro_batch} rows; give --train.micro_batch {max(1, micro_batch // 2)}, "
+        "which does not change the result, or --train.gradient_checkpointing"
+    )
 
 
 def library_versions() -> str:

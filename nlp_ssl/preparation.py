@@ -24,7 +24,7 @@ from nlp_ssl.evaluation.perplexity import unigram_cross_entropy
 from nlp_ssl.machine import in_turn, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, max_positions
-from nlp_ssl.run_settings import check_run
+from nlp_ssl.run_settings import check_run, preparing
 
 Kind = Literal["mlm", "clm"]
 AUTO_CLASS = {"mlm": AutoModelForMaskedLM, "clm": AutoModelForCausalLM}
@@ -35,7 +35,7 @@ class PretrainingData:
     """Everything that is on disk before a model is made.
 
     Attributes:
-        train: packed rows to learn from.
+        rows: packed rows to learn from, by their length; one for every length that a phase of the run has.
         held_out: packed rows to measure on.
         tokenizer: what made them.
         model_config: architecture that they were packed for.
@@ -44,13 +44,18 @@ class PretrainingData:
         unigram: nats a held-out token costs without context.
     """
 
-    train: PackedRows
+    rows: dict[int, PackedRows]
     held_out: PackedRows
     tokenizer: PreTrainedTokenizerFast
     model_config: PreTrainedConfig
     isolated: bool
     description: str
     unigram: float
+
+    @property
+    def train(self) -> PackedRows:
+        """The rows of the last phase, and of a run that has but one."""
+        return self.rows[self.held_out.row_length]
 
 
 def prepare(config: PretrainConfig, kind: Kind) -> PretrainingData:
@@ -61,8 +66,9 @@ def prepare(config: PretrainConfig, kind: Kind) -> PretrainingData:
     Raises:
         UserError: see `open_corpus`, `load_tokenizer`, `architecture`.
     """
-    check_run(config)
-    data = in_turn(lambda: _prepare(config, kind))
+    with preparing(config):
+        check_run(config)
+        data = in_turn(lambda: _prepare(config, kind))
     if data is None:
         raise UserError(
             f"{config.tokens.folder} waits for other shards of {config.tokens.num_shards}; make them with "
@@ -99,12 +105,17 @@ def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
     tokenizer = get_tokenizer(config, corpus, kind)
     if config.tokens.row_length is None:
         config.tokens.row_length = _row_length(config)
+    for phase in config.phases:
+        if phase.steps < 1 or (phase.batch_size is not None and phase.batch_size < 1):
+            raise UserError(f"--phases: steps and batch_size must be at least 1; one has {to_dict(phase)}")
+        phase.row_length = phase.row_length or config.tokens.row_length
+    lengths = {config.tokens.row_length, *(phase.row_length for phase in config.phases)}
     dropout = config.model.dropout
     if dropout is None and is_from_scratch(config.model):
         dropout = 0.0
-    model_config = architecture(config.model, AUTO_CLASS[kind], tokenizer, config.tokens.row_length, dropout)
+    model_config = architecture(config.model, AUTO_CLASS[kind], tokenizer, max(lengths), dropout)
     if tokenizer.model_max_length > 1e9:  # transformers' word for "nobody said"
-        tokenizer.model_max_length = max_positions(model_config) or config.tokens.row_length
+        tokenizer.model_max_length = max_positions(model_config) or max(lengths)
     if config.tokens.packing is None:
         can = isolates(model_config, AUTO_CLASS[kind])
         config.tokens.packing = "packed" if can else "one_document"
@@ -114,29 +125,26 @@ def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
     tokens = {part: tokenise(config, corpus, tokenizer, part) for part in ("train", "held_out")}
     if tokens["train"] is None:
         return None
-    packed = {}
-    for part, corpus_tokens in tokens.items():
-        packed[part] = pack(
-            corpus_tokens,
-            config.tokens.row_length,
-            prefix,
-            suffix,
-            tokenizer.pad_token_id,
-            one_document=config.tokens.packing == "one_document",
-        )
-    manifest = packed["train"].tokens.manifest
+    one_document = config.tokens.packing == "one_document"
+
+    def packed(part: str, length: int) -> PackedRows:
+        return pack(tokens[part], length, prefix, suffix, tokenizer.pad_token_id, one_document=one_document)
+
+    manifest = tokens["train"].manifest
     console.say(
         f"tokens: {manifest['tokens']:,} in {manifest['documents']:,} documents "
         f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes a token), {tokens['train'].folder}"
     )
-    console.say(f"rows of {config.tokens.row_length}: {packed['train'].stats}")
+    rows = {length: packed("train", length) for length in sorted(lengths)}
+    for length, some in rows.items():
+        console.say(f"rows of {length}: {some.stats}")
     unigram = unigram_cross_entropy(tokens["train"], tokens["held_out"], len(tokenizer))
     return PretrainingData(
-        packed["train"],
-        packed["held_out"],
+        rows,
+        packed("held_out", config.tokens.row_length),
         tokenizer,
         model_config,
-        config.tokens.packing == "packed",
+        not one_document,
         corpus.description,
         unigram,
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from transformers import PreTrainedConfig
 
 from nlp_ssl import console
-from nlp_ssl.config import MaskingConfig, PretrainConfig, to_dict
+from nlp_ssl.config import MaskingConfig, PretrainConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.batches import held_out_batches, held_out_rows
+from nlp_ssl.data.phases import Phase, Phases
+from nlp_ssl.data.tokens import fingerprint
 from nlp_ssl.evaluation.perplexity import bits_per_byte, evaluate
 from nlp_ssl.evaluation.samples import continue_texts, fill_masks
-from nlp_ssl.machine import make_accelerator, training_device
+from nlp_ssl.machine import make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import build_model, describe, is_from_scratch
 from nlp_ssl.models.packed import PackedModel, check_isolation
@@ -25,7 +28,7 @@ from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
 from nlp_ssl.publishing.card import model_card
-from nlp_ssl.run import Run, train_batches
+from nlp_ssl.run import Run
 from nlp_ssl.run_settings import run_identity
 from nlp_ssl.training.schedules import Horizon
 
@@ -58,8 +61,10 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
     at_once = tokens_at_once(model_config, kind, device)
     share = math.ceil(train.batch_size / world_size)
     fill(train, "micro_batch", min(share, max(1, at_once // length)), "changes memory and speed, not the result")
-    if train.batch_size < world_size:
-        raise UserError(f"--train.batch_size {train.batch_size} is smaller than the {world_size} processes")
+    for phase in config.phases:
+        phase.batch_size = phase.batch_size or train.batch_size
+    if (smallest := min(part.batch_size for part in (train, *config.phases))) < world_size:
+        raise UserError(f"a batch of {smallest} rows is smaller than the {world_size} processes")
     fill(train, "workers", 2 if gpu else 0, "batches are made ahead on a GPU machine")
     family = presets.FAMILIES[preset[0]] if preset else None
     fill(optimizer, "name", family.optimizer if family else "adamw", f"for {config.model.name}")
@@ -102,9 +107,9 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
         return CausalLanguageModeling(data.tokenizer, data.tokenizer.pad_token_id)
 
     learning, scoring = objective(config.seed, source=0), objective(HELD_OUT_SEED, source=1)
-    batches = train_batches(config, data.train, learning.collate, accelerator)
+    phases = plan(config, data)
 
-    def measure(module: torch.nn.Module) -> dict[str, float]:
+    def measure(module: torch.nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
         rows = held_out_rows(len(data.held_out), config.evaluation.max_rows)
         held_out = held_out_batches(
             data.held_out,
@@ -115,7 +120,7 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
             world_size=accelerator.num_processes,
         )
         total = math.ceil(len(rows) / accelerator.num_processes / config.evaluation.batch_size)
-        result = evaluate(module, held_out, scoring.num_targets, accelerator, total)
+        result = evaluate(module, held_out, scoring.num_targets, accelerator, total, stop)
         if kind == "mlm":
             return {"held_out_loss": result.loss, "masked_accuracy": result.metrics["correct"] / result.num_targets}
         bits = bits_per_byte(result.metrics["text_loss_sum"], data.held_out.num_bytes(rows))
@@ -129,19 +134,29 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
         module=ObjectiveModule(packed_model, learning),
         objective=learning,
         tokenizer=data.tokenizer,
-        batches=batches,
-        horizon=Horizon.of(
-            config.train,
-            config.train.batch_size * config.tokens.row_length if data.isolated else None,
-            len(data.train) / config.train.batch_size,
-        ),
+        batches=train_batches(config, phases, learning.collate, accelerator),
+        horizon=Horizon.of(config.train, phases),
         measure=measure,
         card=lambda facts: pretraining_card(config, kind, data, facts),
         reference={"unigram entropy": data.unigram},
         identity=run_identity(
-            config, data.train.fingerprint, model, {"masking": to_dict(masking) if kind == "mlm" else None}
+            config,
+            model,
+            data=fingerprint(sorted(rows.fingerprint for rows in data.rows.values())),
+            tokenizer=data.train.tokens.manifest["tokenizer"],
         ),
     )
+
+
+def plan(config: PretrainConfig, data: PretrainingData) -> Phases:
+    """The phases of a run; micro-batches of other rows hold as many tokens."""
+    length = config.tokens.row_length
+    tokens = config.train.micro_batch * length
+    phases = [
+        Phase(data.rows[phase.row_length], phase.batch_size, max(1, tokens // phase.row_length), phase.steps)
+        for phase in config.phases
+    ]
+    return Phases([*phases, Phase(data.train, config.train.batch_size, config.train.micro_batch)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -4,64 +4,42 @@
 """
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlp_ssl import console
-from nlp_ssl.config import to_dict
+from nlp_ssl.config import ResumeConfig, to_dict
 from nlp_ssl.console import Interrupted, UserError
-from nlp_ssl.data.batches import Batch, Rows, TrainBatches
-from nlp_ssl.data.tokens import write_atomically
-from nlp_ssl.machine import describe_exactness, describe_hardware, library_versions
+from nlp_ssl.data.batches import TrainBatches
+from nlp_ssl.incidents import INCIDENTS_FILE, name_rows, report_incident
+from nlp_ssl.machine import describe_exactness, describe_hardware, library_versions, out_of_memory_advice
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
 from nlp_ssl.publishing import report
 from nlp_ssl.publishing.hub import HubPublisher
-from nlp_ssl.run_settings import CONFIG_FILE, STATUS_FILE, RunConfig, flatten, plain
+from nlp_ssl.resuming import check_changes, choose_checkpoint
+from nlp_ssl.run_settings import CONFIG_FILE, LOG_FILE, RunConfig, flatten, lock_folder, plain, write_status
+from nlp_ssl.saving import Saver, is_due
 from nlp_ssl.training.checkpoints import Checkpoints, load, publish
-from nlp_ssl.training.interrupts import Interrupts
+from nlp_ssl.training.interrupts import Interrupts, any_process, host_group
 from nlp_ssl.training.loop import Step, train
 from nlp_ssl.training.optimizers import build_optimizer
 from nlp_ssl.training.schedules import Horizon
+from nlp_ssl.training.spikes import StepGuard
 from nlp_ssl.training.tracking import Log, start_trackers
 
-COUNTERS = ("step", "tokens_seen", "elapsed", "step_seconds", "results", "evaluated_at")  # go on in a resumed run
-SAVE_SECONDS = 1800  # without --checkpoint.every, no more than this is lost
+# what goes on in a resumed run
+COUNTERS = ("step", "data_offset", "tokens_seen", "elapsed", "step_seconds", "results", "evaluated_at", "best_loss")
 OVERFLOWS = 20  # so many fp16 overflows in a row are no longer ordinary
-
-
-def train_batches(
-    config: RunConfig, rows: Rows, collate: Callable[[list[dict[str, Any]]], Batch], accelerator: Accelerator
-) -> TrainBatches:
-    """This process's share of the batches that a run learns from, as its configuration splits them."""
-    return TrainBatches(
-        rows,
-        collate,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        micro_batch=config.train.micro_batch,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        workers=config.train.workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-
-
-def is_due(step: int, every: int | None, total: int | None, parts: int) -> bool:
-    """Whether something that happens every so many steps, or `parts` times in the run, happens after this step."""
-    if every is not None:
-        return step % every == 0
-    return total is not None and step * parts // total > (step - 1) * parts // total
+REWINDS = 10  # going back so often from one checkpoint does not help
 
 
 @dataclass
@@ -78,7 +56,8 @@ class Run:
         tokenizer: saved with the model.
         batches: what is learnt from.
         horizon: how long.
-        measure: evaluates on held-out data and returns numbers by name; the first one is the headline.
+        measure: evaluates on held-out data and returns numbers by name, `held_out_loss` among them; given a question
+            that all processes ask before every batch, whose "yes" makes it raise `Interrupted`.
         card: model card from the facts of a moment: `(facts) -> markdown`.
         reference: levels to draw in the curves, by name.
         identity: what a resumed run must share with the one that it goes on with, such as the data's fingerprint.
@@ -93,16 +72,19 @@ class Run:
     tokenizer: PreTrainedTokenizerFast
     batches: TrainBatches
     horizon: Horizon
-    measure: Callable[[torch.nn.Module], dict[str, float]]
+    measure: Callable[[torch.nn.Module, Callable[[], bool]], dict[str, float]]
     card: Callable[[dict[str, Any]], str]
     identity: dict[str, Any]
     reference: dict[str, float] | None = None
     step: int = 0
+    data_offset: int = 0  # rows of so many steps were passed over, so that the data are ahead of the steps
     tokens_seen: int = 0
     elapsed: float = 0.0
     step_seconds: float = 0.0
     results: dict[str, float] = field(default_factory=dict)
     evaluated_at: int = -1
+    best_loss: float | None = None
+    rewinds: int = 0
     publisher: HubPublisher | None = None
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -118,30 +100,42 @@ class Run:
             Interrupted: the run was asked to stop; its state is saved.
             UserError: a loss that is not finite (with `on_nonfinite` stop), a checkpoint that does not fit.
         """
-        with Interrupts() as interrupts, self._outcome():
+        with Interrupts() as self.interrupts, self._outcome():
             self._prepare()
             self._resume()
-            self._status("running")
-            if self.step == 0:
+            write_status(self.folder, "running", self.step)
+            due = self.step == 0 or self._evaluation_is_due()
+            if due and self.evaluated_at != self.step:
                 self._evaluate()  # a broken evaluation is found now, not after an hour
-            for step in self._steps(interrupts):
-                self.step, self.elapsed = step.number, step.elapsed
-                self.tokens_seen += step.num_tokens
-                self.step_seconds += step.seconds
-                self._log(step)
-                self._check(step)
-                ends = step.stop is not None
-                if step.stop == "budget" or self._due(self.config.evaluation.every, 10):
-                    self._evaluate()
-                if step.saved:
-                    self._committed(self.checkpoints.commit())
-                overdue = self.config.checkpoint.every is None and self.elapsed - self.saved_at >= SAVE_SECONDS
-                if ends or overdue or self._due(self.config.checkpoint.every, 5):
-                    self._save()
-                if step.stop == "interrupt":
-                    self._stop(interrupts.reason)
+            if self.step == 0 and "rewind" in (self.config.train.on_nonfinite, self.config.train.on_spike):
+                self._save()
+            while self._take_steps():
+                self._rewind()
             self._finish()
         return self.results
+
+    def _take_steps(self) -> bool:
+        """Take steps to the end of the run, and return False; or to one that asks to go back, and return True."""
+        for step in self._steps():
+            self.interrupts.at_once = False
+            self.step, self.elapsed = step.number, step.elapsed
+            self.tokens_seen += step.num_tokens
+            self.step_seconds += step.seconds
+            self._log(step)
+            if self._incident(step):
+                return True
+            if step.saved:
+                self.saver.commit(step.save_failed)
+            stopped = step.stop == "interrupt"
+            due = step.stop == "budget" or self._evaluation_is_due()
+            if due and not stopped:
+                stopped = not self._evaluate()
+            best = self.is_best and self.evaluated_at == self.step
+            if stopped or step.stop or self.saver.is_due(self.step, self.horizon.steps, self.elapsed, best):
+                self._save()
+            if stopped:
+                self._stop()
+        return False
 
     @contextlib.contextmanager
     def _outcome(self) -> Iterator[None]:
@@ -149,24 +143,23 @@ class Run:
         try:
             yield
         except Interrupted:
+            write_status(self.folder, "interrupted", self.step, reason=self.interrupts.reason)
             raise
         except torch.OutOfMemoryError:
-            rows = self.config.train.micro_batch
-            error = UserError(
-                f"out of memory with micro-batches of {rows} rows; give --train.micro_batch {max(1, rows // 2)}, which "
-                "does not change the result, or --train.gradient_checkpointing"
-            )
-            self._status("failed", error=str(error))
+            error = UserError(out_of_memory_advice(self.config.train.micro_batch))
+            write_status(self.folder, "failed", self.step, error=str(error))
             raise error from None
         except BaseException as error:
             if self.begun:
                 code = console.EXIT_USER_ERROR if isinstance(error, UserError) else 1
-                self._status("failed", error=f"{type(error).__name__}: {error}", exit_code=code)
+                write_status(self.folder, "failed", self.step, error=f"{type(error).__name__}: {error}", exit_code=code)
             raise
 
     def _prepare(self) -> None:
         config = self.config
         self.inner, self.begun, self.overflows = self.model, False, 0
+        self.is_best, self.guard = False, StepGuard(config.train.spike_factor)
+        host_group()  # all processes make it now
         torch.manual_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
         console.say(
             f"on {describe_hardware(self.accelerator)}; stopped and resumed here, the run gives "
@@ -180,67 +173,66 @@ class Run:
         self.module, self.optimizer = self.accelerator.prepare(self.module, optimizer)
         if config.hub.repo_id and self.accelerator.is_main_process:
             self.publisher = HubPublisher(config.hub.repo_id, private=config.hub.private)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not config.resume:
-            self._status("running")
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = lock_folder(self.folder)
         in_use = self.publisher.holds if self.publisher else (lambda folder: False)
-        self.checkpoints = Checkpoints(
-            self.folder / "checkpoints", config.checkpoint.keep_last, self._write_model, in_use
-        )
-        start_trackers(self.accelerator, config.tracking, self.folder.name, flatten(to_dict(config)))
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, self._write_model, in_use)
 
     def _resume(self) -> None:
-        found = self._choose_checkpoint() if self.config.resume else None
-        if self.config.resume and found is None:
+        found = choose_checkpoint(self.checkpoints) if self.config.resume.enabled else None
+        if self.config.resume.enabled and found is None:
             console.say(f"resume: {self.folder} has no checkpoint yet, beginning at step 0")
         if found is not None:
-            state = json.loads((found / "training_state" / "run.json").read_text())
-            for key, value in self.identity.items():
-                if state["identity"].get(key) != value:
-                    raise UserError(
-                        f"cannot resume {found}: its {key} was {state['identity'].get(key)} and is {value} now; "
-                        "give the former settings, or another --output_dir"
-                    )
-            self._name_changes(found)
-            load(found, self.inner, self.optimizer, self.accelerator.device)
-            for name in COUNTERS:
-                setattr(self, name, state[name])
-            self.horizon.load_state_dict(state["horizon"])
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
+            check_changes(found, self.config, self.identity, self._setup())
+            self._restore(found)
             console.say(f"resume: going on from {found} (step {self.step:,})")
-        self.saved_at, self.begun = self.elapsed, True
-        self.log = Log(self.folder / "log.jsonl", self.step if found is not None else None)
+        self.begun = True
+        self.log = Log(self.folder / LOG_FILE, self.step if found is not None else None)
+        self.saver = Saver(self.checkpoints, self.config.checkpoint, self.log, self._committed, self.elapsed)
+        if found is not None:
+            self.log.ensure("checkpoint", self.step, folder=found.name)  # killed between the two
+        start_trackers(self.accelerator, self.config.tracking, self.folder.name, flatten(to_dict(self.config)))
 
-    def _choose_checkpoint(self) -> Path | None:
-        """The newest checkpoint that verifies, chosen by rank 0 for all."""
-        names = [None]
-        if self.accelerator.is_main_process:
-            found = self.checkpoints.newest()
-            self.checkpoints.pass_over(found)
-            names = [found.name if found else None]
-        broadcast_object_list(names)
-        if names[0] is None:
-            return None
-        path = self.folder / "checkpoints" / names[0]
-        if not path.exists():
-            raise UserError(f"{path} is not here; --output_dir must be on a file system that all processes share")
-        return path
+    def _restore(self, checkpoint: Path) -> None:
+        """Put everything where it was when a checkpoint was made."""
+        state = load(checkpoint, self.inner, self.optimizer, self.accelerator.device)
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        self.horizon.load_state_dict(state["horizon"])
+        self.guard.load_state_dict(state["guard"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
 
-    def _name_changes(self, checkpoint: Path) -> None:
-        """Say which settings are not those that the checkpoint was made with."""
-        before = flatten(yaml.safe_load((checkpoint / CONFIG_FILE).read_text()))
-        now = flatten(plain(to_dict(self.config)))
-        for key in sorted(now.keys() & before.keys() - {"resume", "output_dir"}):
-            if before[key] != now[key]:
-                console.warn(f"--{key} was {before[key]} and is {now[key]} from here on")
+    def _rewind(self) -> None:
+        """Go back to the newest checkpoint, and on from it with the rows behind those that led to the last step."""
+        ahead = self.step + self.data_offset  # the data position behind the step that was not applied
+        self.saver.finish()
+        found = choose_checkpoint(self.checkpoints)
+        if found is None or self.rewinds == REWINDS:
+            raise UserError(f"went back {self.rewinds} times and came to no good end; lower --optimizer.lr")
+        bad, self.rewinds = self.step, self.rewinds + 1
+        self._restore(found)
+        passed_over, self.data_offset = ahead - self.step - self.data_offset, ahead - self.step
+        self.log.cut(self.step)
+        self.log.write("rewind", self.step, after=bad, passed_over=passed_over)
+        console.warn(f"went back from step {bad:,} to {self.step:,}; the rows of {passed_over:,} steps are passed over")
+        self._save()  # a resumed run must pass them over too
 
-    def _steps(self, interrupts: Interrupts) -> Iterator[Step]:
+    def _setup(self) -> dict[str, Any]:
+        """What rounding may depend on."""
+        return {
+            "processes": self.accelerator.num_processes,
+            "hardware": self.accelerator.device.type,
+            "versions": library_versions(),
+        }
+
+    def _steps(self) -> Iterator[Step]:
         """The loop, with a progress bar that knows the time left."""
         steps = train(
             self.module,
             self.optimizer,
-            self.batches.steps(self.step),
+            self.batches.steps(self.step + self.data_offset),
             self.objective.num_targets,
             accelerator=self.accelerator,
             schedule=self.config.schedule,
@@ -248,8 +240,9 @@ class Run:
             max_grad_norm=self.config.optimizer.max_grad_norm,
             first_step=self.step,
             elapsed=self.elapsed,
-            stop_requested=lambda: interrupts.requested,
-            save_finished=lambda: not self.checkpoints.writing,
+            guard=self.guard,
+            stop_requested=lambda: self.interrupts.requested,
+            save_state=lambda: self.checkpoints.state,
         )
         loss = None
         with console.progress(total=self.horizon.steps, desc="train", unit="step", initial=self.step) as bar:
@@ -263,8 +256,8 @@ class Run:
                 bar.update(step.number - bar.n)
                 yield step
 
-    def _due(self, every: int | None, parts: int) -> bool:
-        return is_due(self.step, every, self.horizon.steps, parts)
+    def _evaluation_is_due(self) -> bool:
+        return is_due(self.step, self.config.evaluation.every, self.horizon.steps, 10)
 
     # -----------------------------------------------------------------------------------------------------------------
     # once in a while
@@ -282,57 +275,68 @@ class Run:
             "num_targets": step.num_targets,
             "tokens": self.tokens_seen,
             "tokens_per_second": step.num_tokens / step.seconds,
+            "digest": f"{step.digest:x}",
             "seconds": step.elapsed,
         }
         self.log.write("step", step.number, **values)
-        self.accelerator.log({f"train/{key}": value for key, value in values.items()}, step=step.number)
+        numbers = {f"train/{key}": value for key, value in values.items() if key != "digest"}
+        self.accelerator.log(numbers, step=step.number)
 
-    def _check(self, step: Step) -> None:
-        """Name the rows of a step whose loss or gradient was not finite; it was not applied."""
-        self.overflows = self.overflows + 1 if step.overflow else 0
-        if step.applied or (step.overflow and self.overflows < OVERFLOWS):
-            return
-        rows = self.batches.step_rows(step.number - 1)[0].tolist()
-        self.log.write("nonfinite", step.number, loss=str(step.loss), grad_norm=str(step.grad_norm), rows=rows)
-        text = (
-            f"step {step.number}: loss {step.loss}, gradient norm {step.grad_norm}; the step was not applied; its rows "
-            f"were {', '.join(map(str, rows[:8]))}{', ...' if len(rows) > 8 else ''} (all in {self.log.path})"
-        )
-        if self.config.train.on_nonfinite == "stop":
-            self._committed(self.checkpoints.finish())
-            raise UserError(text + "; lower --optimizer.lr and --resume, or go on with --train.on_nonfinite skip")
+    def _incident(self, step: Step) -> bool:
+        """Name the rows of a step that was not applied; returns whether to go back because of it."""
+        self.overflows = self.overflows + 1 if step.incident == "overflow" else 0
+        if step.incident is None or (step.incident == "overflow" and self.overflows < OVERFLOWS):
+            return False
+        rows, numbers, epochs = self.batches.step_rows(step.number - 1 + self.data_offset)
+        named = name_rows(rows, numbers, epochs, self.tokenizer if self.config.train.incident_texts else None)
+        text = report_incident(step, named, self.folder / INCIDENTS_FILE)
+        found = {"incident": step.incident, "loss": step.loss, "grad_norm": step.grad_norm}
+        self.log.write("incident", step.number, **found, rows=numbers.tolist())
+        spike = step.incident == "spike"
+        action = self.config.train.on_spike if spike else self.config.train.on_nonfinite
+        if action == "stop":
+            self.saver.finish()
+            option = "--train.on_spike" if spike else "--train.on_nonfinite"
+            raise UserError(f"{text}; --resume with {option} skip or rewind, or with a lower rate and allow_changed")
         console.warn(text)
+        return action == "rewind"
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Measure on held-out data; returns False if that was interrupted: the resumed run then begins with it."""
         before = time.monotonic()
-        self.results, self.evaluated_at = self.measure(self.module), self.step
+        try:
+            self.results = self.measure(self.module, lambda: any_process(self.interrupts.requested))
+        except Interrupted:
+            if self.interrupts.at_once:
+                raise
+            return False
+        self.evaluated_at = self.step
+        loss = self.results["held_out_loss"]
+        self.is_best = math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss)
+        self.best_loss = loss if self.is_best else self.best_loss
         self.log.write("evaluation", self.step, **self.results, seconds=time.monotonic() - before)
         self.accelerator.log({f"held_out/{key}": value for key, value in self.results.items()}, step=self.step)
         listed = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in self.results.items())
         console.say(f"step {self.step:,}: {listed}")
+        return True
 
     def _save(self) -> None:
-        self.saved_at = self.elapsed
         state = {name: getattr(self, name) for name in COUNTERS}
-        state |= {"horizon": self.horizon.state_dict(), "identity": self.identity}
+        state |= {"horizon": self.horizon.state_dict(), "guard": self.guard.state_dict()}
+        state |= {"identity": self.identity, "setup": self._setup()}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        self._committed(self.checkpoints.finish())
-        self.checkpoints.save(self.step, self.inner, self.optimizer, state, self._facts())
+        self.saver.save(self.step, self.inner, self.optimizer, state, self._facts())
 
     def _write_model(self, folder: Path, weights: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         """Everything that makes a folder a model of the Hub; called on a thread."""
         self.inner.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
-        settings = plain(to_dict(self.config)) | {"resume": False}
+        settings = plain(to_dict(self.config)) | {"resume": plain(to_dict(ResumeConfig()))}
         (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False))
         (folder / "README.md").write_text(self.card(facts))
 
-    def _committed(self, checkpoint: Path | None) -> None:
-        if checkpoint is None:
-            return
-        step = int(checkpoint.name.removeprefix("step-"))
-        self.log.write("checkpoint", step, folder=checkpoint.name)
+    def _committed(self, checkpoint: Path, step: int) -> None:
         if self.publisher and self.config.hub.push_checkpoints:
             self.publisher.push(checkpoint, revision=f"step-{step}", message=f"Step {step}")
 
@@ -353,25 +357,35 @@ class Run:
     # -----------------------------------------------------------------------------------------------------------------
     # the end
 
-    def _stop(self, reason: str) -> None:
-        self._committed(self.checkpoints.finish())
-        self._status("interrupted", reason=reason)
+    def _stop(self) -> NoReturn:
+        self._last_save()
         self._end_publishing()
         self.accelerator.wait_for_everyone()  # the first to exit has the launcher end the others
         self.close()
-        raise Interrupted(f"stopped by {reason} after step {self.step:,}; everything is saved: go on with --resume")
+        raise Interrupted(
+            f"stopped by {self.interrupts.reason} after step {self.step:,}; everything is saved: go on with --resume"
+        )
+
+    def _last_save(self) -> None:
+        if not self.saver.finish():
+            newest = [path.name for path in self.checkpoints.list()[-1:]] or ["none"]
+            raise UserError(
+                f"step {self.step:,} could not be saved in {self.folder}; make room there, then --resume: it goes on "
+                f"from the newest checkpoint ({newest[0]})"
+            )
 
     def _finish(self) -> None:
         if self.evaluated_at != self.step:  # stopped at the last step, before it was evaluated
-            self._evaluate()
+            if not self._evaluate():
+                self._stop()
             self._save()
-        self._committed(self.checkpoints.finish())
+        self._last_save()
         if self.accelerator.is_main_process:
             publish(self.checkpoints.list()[-1], self.folder)
             if (curves := report.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
                 console.say(f"curves: {curves}")
                 (self.folder / "README.md").write_text(self.card(self._facts() | {"curves": curves.name}))
-            self._status("finished")
+            write_status(self.folder, "finished", self.step)
             if self.publisher:
                 self.publisher.push(self.folder, message=f"Trained for {self.step:,} steps")
         self._end_publishing()
@@ -383,11 +397,3 @@ class Run:
     def _end_publishing(self) -> None:
         if self.publisher:
             self.publisher.finish()
-
-    def _status(self, status: str, **more: Any) -> None:
-        if self.accelerator.is_main_process:
-            record = {"status": status, "step": self.step, "exit_code": EXIT_CODES.get(status), **more}
-            write_atomically(self.folder / STATUS_FILE, json.dumps(record, indent=1).encode())
-
-
-EXIT_CODES = {"finished": 0, "failed": console.EXIT_USER_ERROR, "interrupted": console.EXIT_INTERRUPTED}

@@ -1,23 +1,30 @@
 """What is checked before a run begins, and what must stay the same when it is resumed."""
 
+import contextlib
+import fcntl
+import json
 import os
+from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from transformers import PreTrainedModel
 
 from nlp_ssl import console
 from nlp_ssl.config import FinetuneConfig, PretrainConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.data.tokens import fingerprint
+from nlp_ssl.console import Interrupted, UserError
+from nlp_ssl.data.tokens import fingerprint, write_atomically
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.training.tracking import check_trackers
 
 CONFIG_FILE = "nlp_ssl_config.yaml"
 STATUS_FILE = "run_status.json"
+LOG_FILE = "log.jsonl"
+LOCK_FILE = ".lock"
+EXIT_CODES = {"finished": 0, "failed": console.EXIT_USER_ERROR, "interrupted": console.EXIT_INTERRUPTED}
 POSITIVE = ("train.batch_size", "train.micro_batch", "train.log_every", "evaluation.every", "evaluation.batch_size")
-POSITIVE += ("evaluation.max_rows", "checkpoint.every", "checkpoint.keep_last")
+POSITIVE += ("evaluation.max_rows", "checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_every")
 RunConfig = PretrainConfig | FinetuneConfig
 
 
@@ -31,6 +38,10 @@ def check_run(config: RunConfig) -> None:
         value = attrgetter(key)(config)
         if value is not None and value < 1:
             raise UserError(f"--{key} is {value}; it must be at least 1")
+    if config.resume.allow_changed:
+        config.resume.enabled = True
+    if config.train.spike_factor is not None and config.train.spike_factor <= 1:
+        raise UserError(f"--train.spike_factor is {config.train.spike_factor}; it must be above 1, such as 10")
     if "RANK" not in os.environ and int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
         raise UserError("start processes with accelerate launch or torchrun; mpirun alone does not say who is who")
     _check_output_dir(config)
@@ -43,22 +54,69 @@ def _check_output_dir(config: RunConfig) -> None:
     folder = Path(config.output_dir)
     if folder.is_file():
         raise UserError(f"--output_dir {folder} is a file; give a folder")
-    if (folder / STATUS_FILE).exists():
-        if not config.resume:
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"--output_dir {folder}: {existing} cannot be written to; give another folder")
+    if (folder / LOCK_FILE).exists():
+        lock_folder(folder).close()  # another run there is found now, not after hours of tokenising
+    if (folder / LOG_FILE).exists():
+        if not config.resume.enabled:
             raise UserError(f"{folder} holds a run already; give --resume to go on with it, or another --output_dir")
+    elif (folder / STATUS_FILE).exists():  # of a run that was interrupted before it learnt anything
+        return
     elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise UserError(f"--output_dir {folder} holds other files; give a new or empty folder")
 
 
-def run_identity(config: RunConfig, data_fingerprint: str, model: PreTrainedModel, world: dict[str, Any]) -> dict:
-    """What must not change between the parts of a run: its data and their order, its model, its kind of optimizer."""
+def lock_folder(folder: Path) -> TextIO:
+    """Claim a run's folder for this process, for as long as it lives and keeps what is returned open.
+
+    Raises:
+        UserError: another process has it.
+    """
+    lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115 - open as long as the run is
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read().strip() or "another process"
+        lock.close()
+        raise UserError(
+            f"{owner} is training in {folder}; wait for it, stop it, or give another --output_dir"
+        ) from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+    lock.flush()
+    return lock
+
+
+def write_status(folder: Path, status: str, step: int, **more: Any) -> None:
+    """Write `run_status.json`, on rank 0: the outcome of a run, for launchers that flatten exit codes."""
+    if console.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"status": status, "step": step, "exit_code": EXIT_CODES.get(status), **more}
+        write_atomically(folder / STATUS_FILE, json.dumps(record, indent=1).encode())
+
+
+@contextlib.contextmanager
+def preparing(config: RunConfig) -> Iterator[None]:
+    """What comes before training: if it is interrupted, `run_status.json` says so."""
+    try:
+        yield
+    except Interrupted as stop:
+        folder = Path(config.output_dir)
+        former = json.loads((folder / STATUS_FILE).read_text()) if (folder / STATUS_FILE).exists() else {}
+        write_status(folder, "interrupted", former.get("step", 0), reason=str(stop))
+        raise
+
+
+def run_identity(config: RunConfig, model: PreTrainedModel, data: str, tokenizer: str) -> dict[str, Any]:
+    """What makes a run that run: nothing of it may change when it is resumed, but the data if that is allowed."""
     return {
-        "data": data_fingerprint,
+        "data": data,
+        "tokenizer": tokenizer,
         "model": fingerprint({k: v for k, v in model.config.to_dict().items() if k != "transformers_version"}),
-        "seed": config.seed,
-        "batch_size": config.train.batch_size,
         "optimizer": config.optimizer.name,
-        **world,
     }
 
 

@@ -62,11 +62,13 @@ def test_a_stored_configuration_reads_back_as_it_was(config_class, tmp_path):
 
 def test_bare_flags():
     config = parse(MLMConfig, argv=["--resume", "--train.compile", "--seed", "3", "--hub.private"])
-    assert config.resume
+    assert config.resume.enabled
+    assert not config.resume.allow_changed
+    assert parse(MLMConfig, argv=["--resume.allow_changed", "--seed", "1"]).resume.allow_changed
     assert config.train.compile
     assert config.hub.private
     assert config.seed == 3
-    assert not parse(MLMConfig, argv=["--resume", "false", "--seed", "1"]).resume
+    assert not parse(MLMConfig, argv=["--resume", "false", "--seed", "1"]).resume.enabled
     assert parse(MLMConfig, argv=["--resume=true"]).resume
 
 

@@ -5,35 +5,28 @@ micro-batches. So neither the number of processes, nor the micro-batch, nor the 
 step learns from.
 """
 
+import signal
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nlp_ssl.data.order import rows_at
+from nlp_ssl.data.phases import Phases, Rows
 
 Batch = dict[str, torch.Tensor]
-
-
-class Rows(Protocol):
-    """Anything with a length and rows that are dictionaries: packed rows, a `datasets.Dataset`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, row: int) -> dict[str, Any]: ...
 
 
 class TrainBatches(Dataset):
     """The micro-batches of one process, addressed by (step, number).
 
     Args:
-        rows: what to visit.
+        phases: which rows a step visits, and how many.
         collate: rows (each with its `row` and `epoch`) -> batch of tensors.
         seed: decides the order.
-        batch_size: rows in a global batch.
-        micro_batch: rows in a micro-batch, at most.
         rank: this process.
         world_size: processes.
         workers: processes that prepare batches ahead; 0 prepares them in this one.
@@ -42,60 +35,71 @@ class TrainBatches(Dataset):
 
     def __init__(
         self,
-        rows: Rows,
+        phases: Phases,
         collate: Callable[[list[dict[str, Any]]], Batch],
         *,
         seed: int,
-        batch_size: int,
-        micro_batch: int,
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        if batch_size < world_size:
-            raise ValueError(f"a global batch of {batch_size} rows cannot be split over {world_size} processes")
-        self.rows, self.collate, self.seed, self.batch_size = rows, collate, seed, batch_size
-        self.workers, self.pin_memory = workers, pin_memory
-        begin, end = rank * batch_size // world_size, (rank + 1) * batch_size // world_size
-        self.slices = [slice(at, min(at + micro_batch, end)) for at in range(begin, end, micro_batch)]
+        smallest = min(phase.batch_size for phase in phases.phases)
+        if smallest < world_size:
+            raise ValueError(f"a global batch of {smallest} rows cannot be split over {world_size} processes")
+        self.phases, self.collate, self.seed = phases, collate, seed
+        self.rank, self.world_size, self.workers, self.pin_memory = rank, world_size, workers, pin_memory
 
-    def step_rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """`(row, epoch)` of the whole global batch of a step (counted from 0), over all processes."""
-        return rows_at(np.arange(step * self.batch_size, (step + 1) * self.batch_size), len(self.rows), self.seed)
+    def step_rows(self, step: int) -> tuple[Rows, np.ndarray, np.ndarray]:
+        """The rows that a step (counted from 0) visits, over all processes: `(rows, row numbers, epochs)`."""
+        phase, cursor = self.phases.at(step)
+        numbers, epochs = rows_at(np.arange(cursor, cursor + phase.batch_size), len(phase.rows), self.seed)
+        return phase.rows, numbers, epochs
 
-    def __getitem__(self, index: tuple[int, int]) -> Batch:
-        step, number = index
-        rows, epochs = (values[self.slices[number]].tolist() for values in self.step_rows(step))
-        return self.collate([{**self.rows[r], "row": r, "epoch": e} for r, e in zip(rows, epochs, strict=True)])
+    def micro_batches(self, step: int) -> list[slice]:
+        """This process's share of a step's rows, cut into micro-batches."""
+        phase, _ = self.phases.at(step)
+        begin, end = (r * phase.batch_size // self.world_size for r in (self.rank, self.rank + 1))
+        return [slice(at, min(at + phase.micro_batch, end)) for at in range(begin, end, phase.micro_batch)]
+
+    def __getitem__(self, index: tuple[int, slice]) -> Batch:
+        step, part = index
+        rows, numbers, epochs = self.step_rows(step)
+        chosen = zip(numbers[part].tolist(), epochs[part].tolist(), strict=True)
+        return self.collate([{**rows[r], "row": r, "epoch": e} for r, e in chosen])
 
     def steps(self, start: int) -> Iterator[list[Batch]]:
         """The micro-batches of each step from `start` on, without end; starting anywhere costs nothing."""
         loader = DataLoader(
             self,
             batch_size=None,
-            sampler=_Addresses(start, len(self.slices)),
+            sampler=_Addresses(self, start),
             num_workers=self.workers,
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.workers else None,
+            worker_init_fn=_ignore_signals,
             generator=torch.Generator(),  # its seeds for workers must not come out of the generator of dropout
         )
         batches = iter(loader)
-        while True:
-            yield [next(batches) for _ in self.slices]
+        for step in count(start):
+            yield [next(batches) for _ in self.micro_batches(step)]
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the whole process group must not take a worker's batches from the step that is being finished."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Addresses:
-    """(step, number) of every micro-batch from a step on, without end."""
+    """(step, slice) of every micro-batch from a step on, without end."""
 
-    def __init__(self, start: int, per_step: int) -> None:
-        self.start, self.per_step = start, per_step
+    def __init__(self, batches: TrainBatches, start: int) -> None:
+        self.batches, self.start = batches, start
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        step = self.start
-        while True:
-            yield from ((step, number) for number in range(self.per_step))
-            step += 1
+    def __iter__(self) -> Iterator[tuple[int, slice]]:
+        for step in count(self.start):
+            yield from ((step, part) for part in self.batches.micro_batches(step))
 
 
 def held_out_batches(

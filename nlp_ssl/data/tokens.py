@@ -5,13 +5,16 @@ A folder of Arrow files with one row a document (`input_ids`, no special tokens,
 is unfinished, and the next call goes on where the last one was interrupted.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +238,7 @@ def _make_parts_in_processes(
 ) -> None:
     """Hand the parts to `num_proc` processes, never more than two waiting for each."""
     threads = str(max(1, (os.cpu_count() or 1) // num_proc))
-    with ProcessPoolExecutor(num_proc, get_context("spawn"), _tokenizer_threads, (threads,)) as pool:
+    with _killed_on_error(ProcessPoolExecutor(num_proc, get_context("spawn"), _start_worker, (threads,))) as pool:
         running: dict[Future, int] = {}
 
         def collect(futures: Iterable[Future]) -> None:
@@ -250,8 +253,29 @@ def _make_parts_in_processes(
         collect(list(running))
 
 
-def _tokenizer_threads(threads: str) -> None:
+@contextlib.contextmanager
+def _killed_on_error(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes end with an error or interrupt here: a part is on disk whole or not at all."""
+    others = set(active_children())
+    with pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in set(active_children()) - others:
+                process.kill()
+            raise
+
+
+def _start_worker(threads: str) -> None:
     os.environ.update(RAYON_NUM_THREADS=threads, TOKENIZERS_PARALLELISM="true")
+    for number in (signal.SIGTERM, signal.SIGINT):  # to the whole process group: the parent decides
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
 
 
 def _make_part(

@@ -36,6 +36,7 @@ def evaluate(
     num_targets: Callable[[Batch], int],
     accelerator: Accelerator,
     total: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> HeldOut:
     """Score held-out batches; every process gives its own and gets the result of all.
 
@@ -44,9 +45,11 @@ def evaluate(
         batches: this process's batches, on the host.
         num_targets: counts a batch's targets on the host.
         accelerator: precision and processes.
-        total: number of batches, for the progress bar.
+        total: number of batches of the process with the most; needed with `stop`.
+        stop: asked before each of `total` batches, by every process, also by one that has fewer.
 
     Raises:
+        Interrupted: `stop` said so; the module is in the mode that it was in.
         UserError: there is nothing to predict.
     """
     inner = accelerator.unwrap_model(module, keep_fp32_wrapper=True)  # DDP would wait for the others at every batch
@@ -54,15 +57,16 @@ def evaluate(
     inner.eval()
     loss_sum, count = torch.zeros((), dtype=torch.float64), 0
     sums: dict[str, torch.Tensor] = {}
-    with console.progress(batches, total=total, desc="evaluate", unit="batch", leave=False) as bar:
-        for batch in bar:
+    try:
+        for batch in console.until(stop, batches, total, desc="evaluate"):
             count += num_targets(batch)
             with accelerator.autocast():
                 batch_loss, metrics = inner(send_to_device(batch, accelerator.device, non_blocking=True))
             loss_sum += batch_loss.cpu().double()
             for key, value in metrics.items():
                 sums[key] = sums.get(key, 0.0) + value.cpu().double()
-    inner.train(was_training)
+    finally:
+        inner.train(was_training)
     own = {"loss": float(loss_sum), "count": count, **{name: float(value) for name, value in sums.items()}}
     # as objects: a process that had no batch does not know the metrics' names
     parts = gather_object([own]) if accelerator.num_processes > 1 else [own]

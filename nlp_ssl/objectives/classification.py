@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from nlp_ssl.config import cache_dir
 from nlp_ssl.console import UserError, say, warn
+from nlp_ssl.objectives.objective import digest_of
 
 PAD_TO_MULTIPLE_OF = 8  # tensor cores like it, and there are fewer shapes to compile
 IGNORED = -100
@@ -105,7 +106,7 @@ class Classification:
 
         Returns:
             `input_ids`, `attention_mask` and perhaps `token_type_ids`, int64 (B, S); `labels`, int64 or float32 (B,),
-            where -100 (classes) and nan (scores) mean "no label": such a row is no target.
+            where -100 (classes) and nan (scores) mean "no label": such a row is no target; and its `digest`.
         """
         batch = pad_rows([row["input_ids"] for row in rows], self.pad_id)
         if "token_type_ids" in rows[0]:
@@ -116,6 +117,7 @@ class Classification:
         unknown, dtype = (float("nan"), torch.float32) if self.labels is None else (IGNORED, torch.int64)
         labels = [row.get("labels") for row in rows]
         batch["labels"] = torch.tensor([unknown if label is None else label for label in labels], dtype=dtype)
+        batch["digest"] = digest_of(rows, ((row["input_ids"], batch["labels"][i]) for i, row in enumerate(rows)))
         return batch
 
     def num_targets(self, batch: dict[str, Tensor]) -> int:

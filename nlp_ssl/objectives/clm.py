@@ -10,14 +10,15 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from nlp_ssl.data.packing import stack_rows
 from nlp_ssl.objectives.masking import IGNORE
-from nlp_ssl.objectives.objective import Batch, Metrics, to_tensors
+from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, to_tensors
 
 
 class CausalLanguageModeling:
     """Asks every token of a packed row for the next one of its document.
 
     A label never crosses documents, and where a document was cut at the end of a row no end is taught. A collated batch
-    holds `input_ids`, `document_ids`, `position_ids` and `labels`, all (B, S); `labels` are already shifted.
+    holds `input_ids`, `document_ids`, `position_ids` and `labels`, all (B, S), and its `digest`; `labels` are already
+    shifted.
 
     Args:
         tokenizer: the begin and end that packing adds are targets, but no text: bits per byte leave them out (and
@@ -39,6 +40,7 @@ class CausalLanguageModeling:
         follows = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] > 0) & ~batch["cut_ends"][:, 1:]
         labels = np.full_like(ids, IGNORE)
         labels[:, :-1] = np.where(follows, ids[:, 1:], IGNORE)
+        lengths = [len(row["input_ids"]) for row in rows]
         return to_tensors(
             {
                 "input_ids": ids,
@@ -46,7 +48,7 @@ class CausalLanguageModeling:
                 "position_ids": batch["position_ids"],
                 "labels": labels,
             }
-        )
+        ) | {"digest": digest_of(rows, ((ids[i, :n], labels[i, :n]) for i, n in enumerate(lengths)))}
 
     def num_targets(self, batch: Batch) -> int:
         """Tokens that have a predecessor in their document."""

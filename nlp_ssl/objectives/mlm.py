@@ -11,14 +11,15 @@ from transformers import AutoModelForMaskedLM
 
 from nlp_ssl.data.packing import stack_rows
 from nlp_ssl.objectives.masking import IGNORE, SPAN_MAX, MaskingCollator
-from nlp_ssl.objectives.objective import Batch, Metrics, to_tensors
+from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, to_tensors
 
 
 class MaskedLanguageModeling:
     """Hides tokens of packed rows and asks for them; logits are computed only there.
 
     A collated batch of B rows of S tokens holds `input_ids`, `document_ids`, `position_ids` (B, S) and, in a fixed
-    capacity of C slots, `label_positions` (C,), indices into the B * S tokens, and `labels` (C,), -100 in spare slots.
+    capacity of C slots, `label_positions` (C,), indices into the B * S tokens, and `labels` (C,), -100 in spare slots;
+    and its `digest`.
 
     Args:
         masking: the masking collator.
@@ -35,6 +36,8 @@ class MaskedLanguageModeling:
         batch = stack_rows(rows, self.masking.tokenizer.pad_token_id)
         keys = self.masking.row_keys([(row["epoch"], row["row"]) for row in rows])
         input_ids, labels = self.masking.mask(batch["input_ids"], keys)
+        lengths = [len(row["input_ids"]) for row in rows]
+        digest = digest_of(rows, ((input_ids[i, :n], labels[i, :n]) for i, n in enumerate(lengths)))
         positions = np.flatnonzero(labels != IGNORE)
         capacity = self.capacity(labels.size)
         if len(positions) > capacity:  # beyond six sigma: the second, larger shape
@@ -51,7 +54,7 @@ class MaskedLanguageModeling:
                 "label_positions": label_positions,
                 "labels": slots,
             }
-        )
+        ) | {"digest": digest}
 
     def capacity(self, num_tokens: int) -> int:
         """Slots for labels: the expected number and six standard deviations, rounded up to a multiple of 64."""

@@ -1,7 +1,10 @@
 """The protocol that every objective keeps: batch -> summed loss, and targets that are counted on the host."""
 
+import zlib
+from collections.abc import Iterable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +25,10 @@ class Objective(Protocol):
     auto_class: Any
 
     def collate(self, rows: list[dict[str, Any]]) -> Batch:
-        """Rows as the data set gives them, each with its `row` and `epoch`, as a batch of CPU tensors."""
+        """Rows as the data set gives them, each with its `row` and `epoch`, as a batch of CPU tensors.
+
+        The batch also holds `digest`, from `digest_of`.
+        """
         ...
 
     def num_targets(self, batch: Batch) -> int:
@@ -59,6 +65,28 @@ def num_real_tokens(batch: Batch) -> int:
         if key in batch:
             return int((batch[key] > 0).sum())
     return batch["input_ids"].numel()
+
+
+def digest_of(rows: list[dict[str, Any]], seen: Iterable[tuple[Any, ...]]) -> Tensor:
+    """What a batch teaches, as one number: the sum over its rows of a CRC-32 of each.
+
+    A sum does not depend on how the rows are ordered, or split over micro-batches and processes. Two steps of equal
+    digest learnt from the same rows under the same masks.
+
+    Args:
+        rows: with their `row` and `epoch`, if they have them.
+        seen: for every row its int arrays without padding: what the model sees, and what it is asked for.
+
+    Returns:
+        int64, 0-d; below 2^53 for any batch of fewer than two million rows, so exact in float64.
+    """
+    total = 0
+    for row, arrays in zip(rows, seen, strict=True):
+        crc = zlib.crc32(np.array([row.get("row", 0), row.get("epoch", 0)], dtype=np.int64))
+        for array in arrays:
+            crc = zlib.crc32(np.ascontiguousarray(array), crc)
+        total += crc
+    return torch.tensor(total)
 
 
 def to_tensors(arrays: dict[str, Any]) -> Batch:

@@ -12,6 +12,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 
 from nlp_ssl.console import UserError, say
 from nlp_ssl.objectives.classification import IGNORED, cached_map, check_max_length, pad_rows, padding_id
+from nlp_ssl.objectives.objective import digest_of
 
 COUNTS = ["split", "unseen_words", "cut_words"]
 
@@ -93,7 +94,7 @@ class Tagging:
 
         Returns:
             `input_ids`, `attention_mask`, `labels`, int64 (windows, S), and `sentence`, int64 (windows,): the row that
-            a window belongs to.
+            a window belongs to; and its `digest`.
         """
         batch = pad_rows([ids for row in rows for ids in row["input_ids"]], self.pad_id)
         labels = torch.full_like(batch["input_ids"], IGNORED)
@@ -101,7 +102,8 @@ class Tagging:
         for i, window in enumerate(windows):
             labels[i, : len(window)] = torch.tensor(window)
         sentence = [i for i, row in enumerate(rows) for _ in row["labels"]]
-        return batch | {"labels": labels, "sentence": torch.tensor(sentence)}
+        digest = digest_of(rows, ([*row["input_ids"], *row["labels"]] for row in rows))
+        return batch | {"labels": labels, "sentence": torch.tensor(sentence), "digest": digest}
 
     def num_targets(self, batch: dict[str, Tensor]) -> int:
         """Number of labelled words."""

@@ -15,13 +15,15 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from nlp_ssl.console import UserError, rank, warn
+from nlp_ssl.config import CheckpointConfig
+from nlp_ssl.console import rank, warn
+from nlp_ssl.training.interrupts import any_process
 
 MANIFEST = "MANIFEST.json"
 STATE = "training_state"
@@ -57,12 +59,20 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+class SaveError(Exception):
+    """The checkpoint of a step could not be written; the older ones are all there."""
+
+    def __init__(self, step: int, why: str) -> None:
+        super().__init__(f"the checkpoint of step {step:,} could not be written ({why})")
+        self.step = step
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
     Args:
         folder: the run's `checkpoints` folder.
-        keep_last: how many to keep.
+        keep: what to keep besides checkpoints that are in use.
         write_model: writes the Hub model folder from a host copy of the weights: `(folder, state_dict, facts)`.
         in_use: whether a folder must not be removed yet (it is being pushed).
     """
@@ -70,11 +80,11 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path,
-        keep_last: int,
+        keep: CheckpointConfig,
         write_model: Callable[[Path, dict[str, torch.Tensor], dict[str, Any]], None],
         in_use: Callable[[Path], bool] = lambda folder: False,
     ) -> None:
-        self.folder, self.keep_last, self.write_model, self.in_use = folder, keep_last, write_model, in_use
+        self.folder, self.keep, self.write_model, self.in_use = folder, keep, write_model, in_use
         self.pending: Path | None = None
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
@@ -90,7 +100,7 @@ class Checkpoints:
             step: optimizer steps taken.
             model: the inner model, its names without any prefix.
             optimizer: prepared by accelerate or not.
-            state: JSON-serialisable state of the run.
+            state: JSON-serialisable state of the run; `results` and `evaluated_at` say which checkpoint is the best.
             facts: handed on to `write_model`.
         """
         if self.pending is not None:
@@ -121,31 +131,43 @@ class Checkpoints:
             self.error = error
 
     @property
-    def writing(self) -> bool:
-        """Whether this process is still writing."""
-        return self.thread is not None and self.thread.is_alive()
+    def state(self) -> Literal["idle", "writing", "failed"]:
+        """How far this process's part of a save is."""
+        if self.thread is not None and self.thread.is_alive():
+            return "writing"
+        return "failed" if self.error is not None else "idle"
 
-    def commit(self) -> Path | None:
+    def commit(self, failed: bool = False) -> Path | None:
         """Make the finished save a checkpoint and prune older ones; call when no process is writing any more.
+
+        Args:
+            failed: whether a process could not write its part.
 
         Returns:
             The new checkpoint, on rank 0, or `None` if none was pending.
+
+        Raises:
+            SaveError: the save failed on some process; nothing is left of it.
         """
         if self.pending is None:
             return None
         self.thread.join()
         self.thread, temporary, self.pending = None, self.pending, None
-        if self.error is not None:
-            error, self.error = self.error, None
-            if isinstance(error, OSError):
-                raise UserError(f"the checkpoint {temporary} could not be written: {error}; older ones are kept")
+        error, self.error = self.error, None
+        if error is not None and not isinstance(error, OSError):
             raise error
+        if failed or error is not None:
+            if rank() == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+            step = int(temporary.name.removeprefix(".step-").removesuffix(".tmp"))
+            raise SaveError(step, str(error or "on another process"))
         if rank() != 0:
             return None
         for path in (temporary / STATE).glob("rank-*.pt"):  # a few kB each; the large files were hashed by the thread
             self.digests[str(path.relative_to(temporary))] = _sync_and_hash(path)
         (temporary / MANIFEST).write_text(json.dumps(self.digests, indent=1, sort_keys=True))
-        _sync(temporary / MANIFEST)
+        for path in (temporary / MANIFEST, temporary / STATE, temporary):
+            _sync(path)
         final = temporary.with_name(temporary.name[1:].removesuffix(".tmp"))
         former = final.with_name(f"{final.name}.former")  # still listed: at no moment is there no checkpoint
         if final.exists():  # a resumed run saves the same step again
@@ -161,22 +183,24 @@ class Checkpoints:
         return final
 
     def finish(self) -> Path | None:
-        """Wait for a pending save of every process, then commit it."""
+        """Wait for a pending save of every process, then commit it; all processes must call. Raises as `commit`."""
         if self.pending is None:
             return None
         self.thread.join()
-        many = torch.distributed.is_initialized()
-        if many:
-            torch.distributed.barrier()
-        committed = self.commit()
-        if many:  # no process may exit, and have its launcher end the others, before the folder has its name
-            torch.distributed.barrier()
+        committed = self.commit(any_process(self.error is not None))
+        any_process(False)  # none may exit, and have its launcher end the others, before the folder has its name
         return committed
 
     def prune(self) -> None:
-        """Remove all but the newest `keep_last` checkpoints; the newest verifies, since it was just written."""
-        for path in self.list()[: -max(1, self.keep_last)]:
-            if not self.in_use(path):
+        """Remove checkpoints that need not be kept; call after the newest is on disk."""
+        found = self.list()
+        kept = set(found[-max(1, self.keep.keep_last) :])
+        if self.keep.keep_every:
+            kept |= {path for path in found if int(path.name.split("-")[1].split(".")[0]) % self.keep.keep_every == 0}
+        if self.keep.keep_best and (scored := [(score, path) for path in found if (score := _score(path)) is not None]):
+            kept.add(min(scored)[1])
+        for path in found:
+            if path not in kept and not self.in_use(path):
                 shutil.rmtree(path)
 
     def list(self) -> list[Path]:
@@ -185,7 +209,7 @@ class Checkpoints:
 
     def newest(self) -> Path | None:
         """The newest checkpoint that verifies; those passed over are named."""
-        for path in reversed(self.list()):
+        for path in sorted(self.folder.glob("step-*"), reverse=True):
             if not (broken := verify(path)):
                 return path
             warn(f"{path} is damaged ({broken}); falling back to the checkpoint before it")
@@ -193,15 +217,19 @@ class Checkpoints:
 
     def pass_over(self, newer_than: Path | None) -> None:
         """Set checkpoints newer than the one that a run goes on from aside, so that nobody takes them for its own."""
-        for path in self.list():
+        for path in self.folder.glob("step-*"):
             if newer_than is None or path.name > newer_than.name:
-                os.rename(path, path.with_name(f"passed-over-{path.name}"))
+                aside = path.with_name(f"passed-over-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(path, aside)
 
 
 def verify(folder: Path) -> str | None:
     """What is wrong with a checkpoint, by its manifest; `None` when every file has its sha256."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
     except ValueError:  # no JSON, or no UTF-8
         return f"{MANIFEST} has changed"
     for name, digest in manifest.items():
@@ -245,6 +273,15 @@ def publish(checkpoint: Path, folder: Path) -> None:
             temporary = folder / f".{path.name}.tmp"
             shutil.copyfile(path, temporary)
             os.replace(temporary, folder / path.name)
+
+
+def _score(checkpoint: Path) -> float | None:
+    """Held-out loss of a checkpoint, if it was evaluated."""
+    try:
+        state = json.loads((checkpoint / STATE / "run.json").read_text())
+    except (OSError, ValueError):  # damaged: no reason to keep it
+        return None
+    return state["results"].get("held_out_loss") if state["evaluated_at"] == state["step"] else None
 
 
 def _files(folder: Path) -> list[Path]:

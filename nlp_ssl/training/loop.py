@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,11 @@ from accelerate.utils import send_to_device
 
 from nlp_ssl.config import ScheduleConfig
 from nlp_ssl.objectives.objective import Batch, ObjectiveModule, num_real_tokens
+from nlp_ssl.training.interrupts import host_group
 from nlp_ssl.training.schedules import Horizon
+from nlp_ssl.training.spikes import StepGuard
+
+SaveState = Literal["idle", "writing", "failed"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,11 @@ class Step:
         num_tokens: tokens that are not padding.
         seconds: for this step, without what the caller did between steps.
         elapsed: seconds of training on rank 0's clock, those before a resume included.
-        applied: whether the weights were updated; not if the loss or the gradient was not finite.
-        overflow: the fp16 scaler skipped the update, which is ordinary.
+        digest: of the rows and masks that it learnt from; the same however they were split.
+        incident: why the weights were not updated: `"nonfinite"` or `"spike"` (see `StepGuard`), or `"overflow"` where
+            the fp16 scaler skipped the update, which is ordinary; `None` when they were.
         saved: no process has an unfinished save.
+        save_failed: a process could not write its part of a save.
         stop: `"budget"` after the last step, `"interrupt"` when a process was asked to stop, else `None`.
     """
 
@@ -46,9 +53,10 @@ class Step:
     num_tokens: int
     seconds: float
     elapsed: float
-    applied: bool
-    overflow: bool
+    digest: int
+    incident: str | None
     saved: bool
+    save_failed: bool
     stop: str | None
 
 
@@ -64,13 +72,14 @@ def train(
     max_grad_norm: float,
     first_step: int = 0,
     elapsed: float = 0.0,
+    guard: StepGuard | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
-    save_finished: Callable[[], bool] = lambda: True,
+    save_state: Callable[[], SaveState] = lambda: "idle",
 ) -> Iterator[Step]:
     """Take steps until the horizon or until asked to stop.
 
     The gradient of a step is that of the summed loss over the whole global batch, divided by its number of targets, so
-    it does not depend on how the batch is split.
+    it does not depend on how the batch is split. A step that the guard finds fault with is not applied, on any process.
 
     Args:
         module: prepared by `accelerator`; its forward gives the summed loss.
@@ -83,13 +92,15 @@ def train(
         max_grad_norm: clip to this; 0 does not clip.
         first_step: steps taken before (a resumed run).
         elapsed: seconds of training before.
+        guard: judges whether a step is applied; by default whether its numbers are finite.
         stop_requested: whether this process was asked to stop.
-        save_finished: whether this process has no unfinished save.
+        save_state: how far this process's save is.
 
     Yields:
         One `Step` an optimizer step.
     """
-    feed = _Feed(steps, num_targets, accelerator, stop_requested, save_finished, elapsed)
+    feed = _Feed(steps, num_targets, accelerator, stop_requested, save_state, elapsed)
+    guard = guard or StepGuard()
     module.train()
     feed.prepare()
     agreed = feed.agree()
@@ -110,9 +121,10 @@ def train(
         grad_norm = accelerator.clip_grad_norm_(module.parameters(), max_grad_norm or math.inf)
         loss_sum = accelerator.reduce(loss_sum, "sum")
         loss, grad_norm = torch.stack([loss_sum / current.num_targets, grad_norm]).tolist()  # the step's only read
-        finite = math.isfinite(loss) and math.isfinite(grad_norm)
-        overflow = accelerator.scaler is not None and math.isfinite(loss) and not math.isfinite(grad_norm)
-        if finite or overflow:
+        incident = guard.judge(loss, grad_norm)
+        if incident == "nonfinite" and accelerator.scaler is not None and math.isfinite(loss):
+            incident = "overflow"
+        if incident in (None, "overflow"):
             optimizer.step()  # at an overflow the scaler skips the update and lowers its scale
         elif accelerator.scaler is not None:
             accelerator.scaler.update()  # clipping has unscaled the gradient: close the step
@@ -124,7 +136,7 @@ def train(
         now = time.monotonic()
         yield Step(
             number, loss, grad_norm, lr, current.num_targets, current.num_tokens, now - before, agreed.elapsed,
-            applied=finite, overflow=overflow, saved=agreed.saved, stop=stop,
+            digest=current.digest, incident=incident, saved=agreed.saved, save_failed=agreed.save_failed, stop=stop,
         )  # fmt: skip
         if stop:
             return
@@ -138,8 +150,10 @@ class _Agreed:
 
     num_targets: int
     num_tokens: int
+    digest: int
     stop: bool
     saved: bool
+    save_failed: bool
     elapsed: float
 
 
@@ -152,25 +166,28 @@ class _Feed:
         num_targets: Callable[[Batch], int],
         accelerator: Accelerator,
         stop_requested: Callable[[], bool],
-        save_finished: Callable[[], bool],
+        save_state: Callable[[], SaveState],
         elapsed: float,
     ) -> None:
         self.steps, self.num_targets = steps, num_targets
-        self.stop_requested, self.save_finished = stop_requested, save_finished
+        self.stop_requested, self.save_state = stop_requested, save_state
         self.started = time.monotonic() - elapsed
         self.is_main = accelerator.is_main_process
-        self.group = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+        self.group = host_group()
         self.batches: list[Batch] = []
 
     def prepare(self) -> None:
         """Fetch the next step's batches and start agreeing on them."""
         self.batches = next(self.steps)
+        save = self.save_state()
         self.counts = torch.tensor(
             [
                 sum(self.num_targets(batch) for batch in self.batches),
                 sum(num_real_tokens(batch) for batch in self.batches),
+                sum(int(batch.pop("digest")) for batch in self.batches),
                 self.stop_requested(),
-                not self.save_finished(),
+                save == "writing",
+                save == "failed",
                 time.monotonic() - self.started if self.is_main else 0.0,
             ],
             dtype=torch.float64,
@@ -181,5 +198,5 @@ class _Feed:
         """Wait until the processes have agreed."""
         if self.work is not None:
             self.work.wait()
-        targets, tokens, stop, saving, elapsed = self.counts.tolist()
-        return _Agreed(max(1, int(targets)), int(tokens), stop > 0, saving == 0, elapsed)
+        targets, tokens, digest, stop, writing, failed, elapsed = self.counts.tolist()
+        return _Agreed(max(1, int(targets)), int(tokens), int(digest), stop > 0, writing == 0, failed > 0, elapsed)

@@ -6,6 +6,7 @@ from typing import Any
 
 from nlp_ssl.config import ScheduleConfig, TrainConfig
 from nlp_ssl.console import UserError
+from nlp_ssl.data.phases import Phases
 
 
 def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
@@ -53,8 +54,8 @@ class Horizon:
     TOLERANCE = 0.03
 
     @classmethod
-    def of(cls, config: TrainConfig, tokens_per_step: int | None, steps_per_epoch: float) -> "Horizon":
-        """From a run's budget, of which exactly one must be given."""
+    def of(cls, config: TrainConfig, phases: Phases) -> "Horizon":
+        """From a run's budget, of which exactly one must be given, and the batches that it is spent on."""
         budgets = {k: getattr(config, k) for k in ("steps", "tokens", "minutes", "epochs")}
         given = {key: value for key, value in budgets.items() if value is not None}
         if len(given) != 1:
@@ -65,10 +66,11 @@ class Horizon:
             raise UserError(f"--train.{key} is {value}; a budget must be positive")
         if key == "minutes":
             return cls(None, minutes=value)
-        if key == "tokens" and not tokens_per_step:
+        if key == "steps":
+            return cls(math.ceil(value))
+        if key == "tokens" and not phases.fixed_length:
             raise UserError("a budget in tokens needs rows of a fixed length; give --train.epochs or --train.steps")
-        per_unit = {"steps": 1, "tokens": 1 / (tokens_per_step or 1), "epochs": steps_per_epoch}[key]
-        return cls(max(1, math.ceil(value * per_unit - 1e-9)))
+        return cls(phases.num_steps(**{key: value}))
 
     def update(self, step: int, elapsed: float) -> None:
         """Correct the number of steps.

@@ -24,27 +24,43 @@ class Log:
 
     def __init__(self, path: Path, resume_at: int | None = None) -> None:
         self.path = path
+        self.cut(resume_at)
+
+    def cut(self, last_step: int | None) -> None:
+        """Keep the lines up to a step, or none; complete under its name at every moment."""
         if rank() != 0:
             return
         kept = []
-        if resume_at is not None and path.exists():
-            for line in path.read_text().splitlines():
+        if last_step is not None and self.path.exists():
+            for line in self.path.read_text().splitlines():
                 try:
                     event = json.loads(line)
                 except json.JSONDecodeError:  # the line being written when the process was killed
                     continue
-                if event.get("step", 0) <= resume_at:
+                if event.get("step", 0) <= last_step:
                     kept.append(line + "\n")
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
         temporary.write_text("".join(kept))
-        os.replace(temporary, path)
+        os.replace(temporary, self.path)
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Append a line; numbers that are not finite are written as words, since JSON has none for them."""
+        """Append a line."""
         if rank() == 0:
-            values = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
             with open(self.path, "a") as f:
-                f.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+                f.write(json_line(event=event, step=step, **values))
+
+    def ensure(self, event: str, step: int, **values: Any) -> None:
+        """Append a line unless the log has one of this event and step."""
+        if rank() == 0:
+            lines = map(json.loads, self.path.read_text().splitlines())
+            if not any((line["event"], line["step"]) == (event, step) for line in lines):
+                self.write(event, step, **values)
+
+
+def json_line(**values: Any) -> str:
+    """A line of JSON; numbers that are not finite are written as words, since JSON has none for them."""
+    values = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return json.dumps(values) + "\n"
 
 
 def check_trackers(config: TrackingConfig) -> None:

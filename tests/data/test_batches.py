@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nlp_ssl.data.batches import TrainBatches, held_out_batches, held_out_rows
+from nlp_ssl.data.phases import Phase, Phases
 
 NUM_ROWS, BATCH = 53, 16
 
@@ -24,14 +25,17 @@ def collate(rows):
     return {"row": torch.tensor([r["row"] for r in rows]), "epoch": torch.tensor([r["epoch"] for r in rows])}
 
 
+def one_phase(batch_size, micro_batch):
+    return Phases([Phase(Rows(), batch_size, micro_batch)])
+
+
 def visits(start, count, micro_batch=BATCH, world_size=1, workers=0):
     """For each step the (epoch, row) pairs over all ranks and micro-batches, in order."""
     steps = [[] for _ in range(count)]
     for rank in range(world_size):
         batches = TrainBatches(
-            Rows(), collate, seed=3, batch_size=BATCH, micro_batch=micro_batch, rank=rank, world_size=world_size,
-            workers=workers,
-        )  # fmt: skip
+            one_phase(BATCH, micro_batch), collate, seed=3, rank=rank, world_size=world_size, workers=workers
+        )
         for step, micro in zip(steps, islice(batches.steps(start), count), strict=True):
             assert all(len(m["row"]) <= micro_batch for m in micro)
             step += [pair for m in micro for pair in zip(m["epoch"].tolist(), m["row"].tolist(), strict=True)]
@@ -63,21 +67,21 @@ def test_every_row_once_an_epoch(reference):
 
 
 def test_step_rows_says_what_the_step_holds(reference):
-    batches = TrainBatches(Rows(), collate, seed=3, batch_size=BATCH, micro_batch=4, rank=1, world_size=2)
-    rows, epochs = batches.step_rows(7)
+    batches = TrainBatches(one_phase(BATCH, 4), collate, seed=3, rank=1, world_size=2)
+    _, rows, epochs = batches.step_rows(7)
     assert list(zip(epochs.tolist(), rows.tolist(), strict=True)) == reference[7]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loading_leaves_the_generator_of_dropout_alone(workers):
-    batches = TrainBatches(Rows(), collate, seed=0, batch_size=4, micro_batch=4, workers=workers)
+    batches = TrainBatches(one_phase(4, 4), collate, seed=0, workers=workers)
     before = torch.get_rng_state()
     next(batches.steps(0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_step_far_away_begins_at_once():
-    batches = TrainBatches(Rows(), collate, seed=0, batch_size=4, micro_batch=4)
+    batches = TrainBatches(one_phase(4, 4), collate, seed=0)
     assert len(next(batches.steps(10**7))[0]["row"]) == 4
 
 
@@ -99,4 +103,4 @@ def test_held_out_rows_are_spread_evenly_and_each_is_scored_once():
 
 def test_fewer_rows_than_processes_is_refused():
     with pytest.raises(ValueError, match="cannot be split"):
-        TrainBatches(Rows(), collate, seed=0, batch_size=2, micro_batch=1, world_size=3)
+        TrainBatches(one_phase(2, 1), collate, seed=0, world_size=3)

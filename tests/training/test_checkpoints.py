@@ -10,10 +10,9 @@ import torch
 from toys import tiny_model, tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from nlp_ssl.config import OptimizerConfig
-from nlp_ssl.console import UserError
+from nlp_ssl.config import CheckpointConfig, OptimizerConfig
 from nlp_ssl.training import checkpoints as module
-from nlp_ssl.training.checkpoints import Checkpoints, load, publish, to_host, verify
+from nlp_ssl.training.checkpoints import Checkpoints, SaveError, load, publish, to_host, verify
 from nlp_ssl.training.optimizers import build_optimizer
 
 CPU = torch.device("cpu")
@@ -42,10 +41,11 @@ class Trained:
         (folder / "README.md").write_text(str(facts))
 
     def store(self, tmp_path, keep_last=2, **more):
-        return Checkpoints(tmp_path / "checkpoints", keep_last, self.write, **more)
+        return Checkpoints(tmp_path / "checkpoints", CheckpointConfig(keep_last=keep_last), self.write, **more)
 
     def save(self, store):
-        store.save(self.taken, self.model, self.optimizer, {"step": self.taken}, {})
+        state = {"step": self.taken, "evaluated_at": -1, "results": {}}
+        store.save(self.taken, self.model, self.optimizer, state, {})
         return store
 
 
@@ -65,7 +65,7 @@ def test_a_checkpoint_is_a_hub_model_folder_and_goes_on_bit_by_bit(tmp_path):
     assert not info["unexpected_keys"]
     assert AutoTokenizer.from_pretrained(path)("ka lo")["input_ids"] == tokenizer("bpe")("ka lo")["input_ids"]
     second = Trained()
-    assert load(path, second.model, second.optimizer, CPU) == {"step": 3}
+    assert load(path, second.model, second.optimizer, CPU)["step"] == 3
     second.taken = 3
     assert same(second.step(2).model, whole.model)
 
@@ -99,7 +99,7 @@ def test_training_that_goes_on_during_a_save_does_not_change_it(tmp_path, monkey
     store = trained.store(tmp_path)
     trained.save(store)
     trained.step(3)
-    assert store.writing
+    assert store.state == "writing"
     assert store.list() == []
     gate.set()
     path = store.finish()
@@ -152,7 +152,7 @@ def test_wherever_a_commit_dies_the_newest_checkpoint_is_whole(tmp_path, resaved
         number += 1
         folder = tmp_path / str(number)
         shutil.copytree(template, folder)
-        store = Checkpoints(folder, 1, trained.write)
+        store = Checkpoints(folder, CheckpointConfig(keep_last=1), trained.write)
         trained.save(store)
         store.thread.join()
         with pytest.MonkeyPatch.context() as patch:
@@ -162,7 +162,7 @@ def test_wherever_a_commit_dies_the_newest_checkpoint_is_whole(tmp_path, resaved
                 died = False
             except Killed:
                 died = True
-        after = Checkpoints(folder, 1, trained.write)
+        after = Checkpoints(folder, CheckpointConfig(keep_last=1), trained.write)
         newest = after.newest()
         assert newest is not None, calls
         assert verify(newest) is None
@@ -223,11 +223,24 @@ def test_a_full_disk_is_one_sentence_and_older_ones_are_kept(tmp_path):
 
     store.write_model = full
     trained.step().save(store)
-    with pytest.raises(UserError, match=r"No space left.*older ones are kept"):
+    with pytest.raises(SaveError, match=r"checkpoint of step 2 could not be written .*No space left"):
         store.finish()
-    assert store.newest() == first
+    assert store.list() == [first] == list(store.folder.iterdir())
     store.write_model = trained.write
     assert trained.save(store).finish().name == "step-00000002"  # and the next save works
+
+
+def test_what_is_kept(tmp_path):
+    trained = Trained("bert", "adamw")
+    keep = CheckpointConfig(keep_last=2, keep_every=4, keep_best=True)
+    store = Checkpoints(tmp_path / "checkpoints", keep, trained.write)
+    losses = {1: 5.0, 2: 3.0, 3: 4.0, 5: 3.5, 7: None, 9: 3.1}
+    for _ in range(10):
+        step = trained.step().taken
+        state = {"step": step, "evaluated_at": step if step in losses else step - 1}
+        store.save(step, trained.model, trained.optimizer, state | {"results": {"held_out_loss": losses.get(step)}}, {})
+        store.finish()
+    assert [int(path.name.split("-")[1]) for path in store.list()] == [2, 4, 8, 9, 10]
 
 
 def test_the_manifest_lists_every_file(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from nlp_ssl.config import ScheduleConfig, TrainConfig
 from nlp_ssl.console import UserError
+from nlp_ssl.data.phases import Phase, Phases
 from nlp_ssl.training.schedules import Horizon, lr_factor
 
 
@@ -69,13 +70,26 @@ def test_tiny_runs_have_rates_that_train(name, total):
             assert 0 < factor <= 1
 
 
+class Rows:
+    """So many rows of so many tokens, or of lengths of their own."""
+
+    def __init__(self, count, row_length=None):
+        self.count, self.row_length, self.fixed_length = count, row_length, row_length is not None
+
+    def __len__(self):
+        return self.count
+
+
 def test_budgets():
-    assert Horizon.of(TrainConfig(steps=7), 100, 10.0).steps == 7
-    assert Horizon.of(TrainConfig(tokens=1e6), 4096, 10.0).steps == math.ceil(1e6 / 4096)
-    assert Horizon.of(TrainConfig(tokens=4096 * 10), 4096, 10.0).steps == 10
-    assert Horizon.of(TrainConfig(epochs=3), None, 10.5).steps == 32
-    assert Horizon.of(TrainConfig(epochs=0.01), None, 10.0).steps == 1
-    assert Horizon.of(TrainConfig(minutes=2), 100, 10.0).steps is None
+    packed = Phases([Phase(Rows(320, 128), 32, 8)])  # 4096 tokens a step, 10 steps an epoch
+    texts = Phases([Phase(Rows(336), 32, 8)])
+    assert Horizon.of(TrainConfig(steps=7), packed).steps == 7
+    assert Horizon.of(TrainConfig(tokens=1e6), packed).steps == math.ceil(1e6 / 4096)
+    assert Horizon.of(TrainConfig(tokens=4096 * 10), packed).steps == 10
+    assert Horizon.of(TrainConfig(epochs=3), packed).steps == 30
+    assert Horizon.of(TrainConfig(epochs=3), texts).steps == 32
+    assert Horizon.of(TrainConfig(epochs=0.01), texts).steps == 1
+    assert Horizon.of(TrainConfig(minutes=2), packed).steps is None
     for wrong, sentence in (
         (TrainConfig(), "none"),
         (TrainConfig(steps=1, tokens=5), "--train.steps and --train.tokens"),
@@ -83,9 +97,19 @@ def test_budgets():
         (TrainConfig(minutes=-1), "positive"),
     ):
         with pytest.raises(UserError, match=sentence):
-            Horizon.of(wrong, 100, 10.0)
+            Horizon.of(wrong, packed)
     with pytest.raises(UserError, match="fixed length"):
-        Horizon.of(TrainConfig(tokens=1e6), None, 10.0)
+        Horizon.of(TrainConfig(tokens=1e6), texts)
+
+
+def test_budgets_over_phases():
+    rows, short = Rows(320, 128), Rows(1280, 32)
+    phases = Phases([Phase(short, 32, 8, steps=10), Phase(rows, 16, 8, steps=5), Phase(rows, 32, 8)])
+    assert Horizon.of(TrainConfig(steps=7), phases).steps == 7
+    assert Horizon.of(TrainConfig(tokens=1024 * 10), phases).steps == 10
+    assert Horizon.of(TrainConfig(tokens=1024 * 10 + 1), phases).steps == 11
+    assert Horizon.of(TrainConfig(tokens=1024 * 10 + 2048 * 5 + 4096 * 3), phases).steps == 18
+    assert Horizon.of(TrainConfig(epochs=1), phases).steps == 10 + 5 + 5  # 20,480 tokens are left of 40,960
 
 
 def drive(seconds_of_step, minutes, horizon=None, step=0, clock=0.0, stop_at=None):

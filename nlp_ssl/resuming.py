@@ -1,0 +1,84 @@
+"""Going on with a run: from which checkpoint, and whether what was changed since lets it go on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate.utils import broadcast_object_list
+
+from nlp_ssl import console
+from nlp_ssl.config import to_dict
+from nlp_ssl.console import UserError
+from nlp_ssl.run_settings import CONFIG_FILE, RunConfig, flatten, plain
+from nlp_ssl.training.checkpoints import STATE, Checkpoints
+
+# settings that change the result; what the data settings change is in the data's fingerprint
+DECIDING = ("seed", "phases", "max_length", "train.batch_size", "train.mixed_precision", "model.dropout")
+DECIDING += ("train.steps", "train.tokens", "train.minutes", "train.epochs", "optimizer.", "schedule.", "masking.")
+ELSEWHERE = ("resume.", "output_dir")
+NAMES = {"model": "the model's architecture", "tokenizer": "the tokenizer", "optimizer": "the kind of optimizer"}
+NAMES |= {"data": "the corpus, or how it is packed"}
+
+
+def choose_checkpoint(checkpoints: Checkpoints) -> Path | None:
+    """The newest checkpoint that verifies, chosen by rank 0 for all; newer ones are set aside."""
+    names = [None]
+    if console.rank() == 0:
+        found = checkpoints.newest()
+        checkpoints.pass_over(found)
+        names = [found.name if found else None]
+    if console.world_size() > 1:
+        broadcast_object_list(names)
+    if names[0] is None:
+        return None
+    path = checkpoints.folder / names[0]
+    if not path.exists():
+        raise UserError(f"{path} is not here; --output_dir must be on a file system that all processes share")
+    return path
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The state that a run put into a checkpoint."""
+    return json.loads((checkpoint / STATE / "run.json").read_text())
+
+
+def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any], setup: dict[str, Any]) -> None:
+    """Name what is not as it was when a checkpoint was made, and refuse what would make it another run.
+
+    Args:
+        checkpoint: to go on from.
+        config: of now, resolved.
+        identity: of now; see `run_identity`.
+        setup: what may change the rounding, such as `{"torch": "2.13.0", "processes": 2}`.
+
+    Raises:
+        UserError: the weights would mean something else (another model, tokenizer or optimizer); or the result would
+            change (other data, rates, batches, ...) and `--resume.allow_changed` was not given.
+    """
+    state = read_state(checkpoint)
+    changed = {key for key, value in identity.items() if state["identity"].get(key) != value}
+    if fatal := [NAMES[key] for key in sorted(changed - {"data"})]:
+        raise UserError(f"cannot go on from {checkpoint}: {' and '.join(fatal)} changed; start anew in another folder")
+
+    before = flatten(yaml.safe_load((checkpoint / CONFIG_FILE).read_text()))
+    now = flatten(plain(to_dict(config)))
+    deciding = [f"{NAMES['data']} changed"] if "data" in changed else []
+    for key in sorted(now.keys() | before.keys()):
+        if key.startswith(ELSEWHERE) or before.get(key) == now.get(key):
+            continue
+        change = f"--{key} was {before.get(key)} and is {now.get(key)}"
+        if key.startswith(DECIDING):
+            deciding.append(change)
+        else:
+            console.warn(f"{change} from here on; the result stays the same")
+    if deciding and not config.resume.allow_changed:
+        raise UserError(
+            f"going on from {checkpoint} would give another result: {'; '.join(deciding)}. Give what it was, or "
+            "--resume.allow_changed"
+        )
+    for change in deciding:
+        console.warn(f"{change} from here on")
+    for key, value in setup.items():
+        if state["setup"].get(key) != value:
+            console.warn(f"{key}: {state['setup'].get(key)} before, {value} now; the rest is the same to rounding")
