@@ -196,7 +196,7 @@ class Run:
 
     def _restore(self, checkpoint: Path) -> None:
         """Put everything where it was when a checkpoint was made."""
-        state = load(checkpoint, self.inner, self.optimizer, self.accelerator.device)
+        state = load(checkpoint, self.inner, self.optimizer)
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.horizon.load_state_dict(state["horizon"])

@@ -240,7 +240,7 @@ def verify(folder: Path) -> str | None:
     return None
 
 
-def load(folder: Path, model: PreTrainedModel, optimizer: Any, device: torch.device) -> dict[str, Any]:
+def load(folder: Path, model: PreTrainedModel, optimizer: Any) -> dict[str, Any]:
     """Load weights, optimizer and random state in place.
 
     Learning rates, decay and the like stay as the optimizer was made with, so that a run can go on with others.
@@ -249,7 +249,6 @@ def load(folder: Path, model: PreTrainedModel, optimizer: Any, device: torch.dev
         folder: a verified checkpoint.
         model: the inner model; same architecture.
         optimizer: prepared by accelerate or not.
-        device: where the optimizer's state goes.
 
     Returns:
         The state that `save` was given.
@@ -257,7 +256,7 @@ def load(folder: Path, model: PreTrainedModel, optimizer: Any, device: torch.dev
     stored = type(model).from_pretrained(folder, dtype=torch.float32)
     model.load_state_dict(stored.state_dict())
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(torch.load(folder / STATE / "optimizer.pt", map_location=device, weights_only=False))
+    optimizer.load_state_dict(torch.load(folder / STATE / "optimizer.pt", map_location="cpu", weights_only=False))
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
     own = folder / STATE / f"rank-{rank()}.pt"

@@ -1,6 +1,7 @@
 """However a run is split, interrupted and resumed, it is the same run."""
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -75,7 +76,71 @@ def test_stopped_by_sigterm_and_resumed_is_bit_for_bit_the_same_run(
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+PHASES = '--phases=[{"steps": 12, "batch_size": 6}, {"steps": 12, "batch_size": 9}, {"steps": 12, "row_length": 24}]'
+LIFE = ["--train.steps", "48", "--train.batch_size", "12", "--evaluation.every", "8", "--checkpoint.every", "7"]
+LIFE += ["--optimizer.name", "adamw", "--optimizer.lr", "2e-3", PHASES]
+
+
+def stopped_after(step: int, arguments: list[str], out: Path, processes: int) -> None:
+    """Start a recipe, and ask it to stop once it has taken a step."""
+    arguments = command("pretrain_mlm.py", *arguments, "--output_dir", out, processes=processes)
+    with subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        deadline = time.monotonic() + 120
+        while not (out / "log.jsonl").exists() or all(e["step"] < step for e in events(out, "step")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.stdout.read().decode()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        printed = process.communicate(timeout=60)[0].decode()
+    status = json.loads((out / "run_status.json").read_text())
+    assert (status["status"], status["reason"]) == ("interrupted", "SIGTERM"), printed
+
+
+def test_one_life_over_processes_workers_micro_batches_and_phases(tmp_path: Path) -> None:
+    """A batch ramp, a change of row length, four stops, 1 -> 2 -> 3 -> 1 processes: the same rows, masks and rates."""
+    corpus = write_corpus(tmp_path / "corpus.txt")
+    arguments = ["--data.sources", str(corpus), *TINY, *LIFE]
+    whole, life = tmp_path / "whole", tmp_path / "life"
+    run("pretrain_mlm.py", *arguments, "--output_dir", whole)
+    stopped_after(3, arguments, life, processes=1)
+    two = ["--train.workers", "2", "--train.micro_batch", "2", "--resume"]
+    stopped_after(14, [*arguments, *two], life, processes=2)
+    stopped_after(26, [*arguments, "--train.micro_batch", "5", "--resume"], life, processes=3)
+    run("pretrain_mlm.py", *arguments, "--train.workers", "2", "--resume", "--output_dir", life)
+
+    exact = ("step", "digest", "num_targets", "tokens", "lr")
+    assert curve(life, *exact) == curve(whole, *exact)
+    assert [step for (step,) in curve(life, "step")] == list(range(1, 49))
+    for kind, names in (("step", ("loss", "grad_norm")), ("evaluation", ("step", "held_out_loss"))):
+        for expected, got in zip(events(whole, kind), events(life, kind), strict=True):
+            assert [got[n] for n in names] == pytest.approx([expected[n] for n in names], rel=1e-4), got
+
+
 def test_resume_with_other_data_is_refused(arguments: list[str], whole: Path, tmp_path: Path) -> None:
     other = write_corpus(tmp_path / "other.txt", seed=5)
     printed = run("pretrain_mlm.py", *arguments, "--data.sources", other, "--output_dir", whole, "--resume", expect=2)
-    assert "cannot resume" in printed.splitlines()[-1]
+    assert "would give another result: the corpus" in printed.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (["--optimizer.lr", "1e-3"], "--optimizer.lr was 0.002 and is 0.001"),
+        (["--train.steps", "14"], "--train.steps was 12 and is 14"),
+        (["--model.overrides.hidden_size", "64"], "the model's architecture changed"),
+    ],
+)
+def test_resume_with_other_settings_is_refused(
+    arguments: list[str], whole: Path, changed: list[str], sentence: str
+) -> None:
+    printed = run("pretrain_mlm.py", *arguments, *changed, "--output_dir", whole, "--resume", expect=2)
+    assert sentence in printed.splitlines()[-1]
+
+
+def test_resume_with_other_settings_on_purpose(arguments: list[str], whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "longer"
+    shutil.copytree(whole, out)
+    more = ["--train.steps", "14", "--output_dir", out, "--resume.allow_changed"]
+    printed = run("pretrain_mlm.py", *arguments, *more)
+    assert "warning: --train.steps was 12 and is 14 from here on" in printed
+    assert [event["step"] for event in events(out, "step")] == list(range(1, 15))

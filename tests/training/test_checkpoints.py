@@ -15,8 +15,6 @@ from nlp_ssl.training import checkpoints as module
 from nlp_ssl.training.checkpoints import Checkpoints, SaveError, load, publish, to_host, verify
 from nlp_ssl.training.optimizers import build_optimizer
 
-CPU = torch.device("cpu")
-
 
 class Trained:
     """A model in training, small."""
@@ -65,7 +63,7 @@ def test_a_checkpoint_is_a_hub_model_folder_and_goes_on_bit_by_bit(tmp_path):
     assert not info["unexpected_keys"]
     assert AutoTokenizer.from_pretrained(path)("ka lo")["input_ids"] == tokenizer("bpe")("ka lo")["input_ids"]
     second = Trained()
-    assert load(path, second.model, second.optimizer, CPU)["step"] == 3
+    assert load(path, second.model, second.optimizer)["step"] == 3
     second.taken = 3
     assert same(second.step(2).model, whole.model)
 
@@ -74,7 +72,7 @@ def test_rates_asked_for_at_a_resume_hold(tmp_path):
     first = Trained(lr=1e-2).step()
     path = first.save(first.store(tmp_path)).finish()
     second = Trained(lr=1e-3)
-    load(path, second.model, second.optimizer, CPU)
+    load(path, second.model, second.optimizer)
     assert {g["peak_lr"] for g in second.optimizer.param_groups} == {0.02, 1e-3}
     assert second.optimizer.adamw.state
 
@@ -83,7 +81,7 @@ def test_random_state_comes_back(tmp_path):
     first = Trained()
     path = first.save(first.store(tmp_path)).finish()
     drawn = [(random.random(), np.random.rand(), torch.rand(1).item()) for _ in range(1)]
-    load(path, first.model, first.optimizer, CPU)
+    load(path, first.model, first.optimizer)
     # everything drawn since the save is drawn again
     assert [(random.random(), np.random.rand(), torch.rand(1).item()) for _ in range(1)] == drawn
 
