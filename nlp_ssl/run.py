@@ -24,6 +24,7 @@ from nlp_ssl.console import Interrupted, UserError
 from nlp_ssl.data.batches import Batch, Rows, TrainBatches
 from nlp_ssl.data.tokens import write_atomically
 from nlp_ssl.machine import describe_exactness, describe_hardware, library_versions
+from nlp_ssl.models.exactness import split_caveats
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
 from nlp_ssl.publishing import report
 from nlp_ssl.publishing.hub import HubPublisher
@@ -172,6 +173,8 @@ class Run:
             f"on {describe_hardware(self.accelerator)}; stopped and resumed here, the run gives "
             f"{describe_exactness(config, self.accelerator)}"
         )
+        for caveat in split_caveats(self.model, self.accelerator.mixed_precision):
+            console.say(f"  {caveat}")
         if config.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         optimizer = build_optimizer(self.model, config.optimizer)
