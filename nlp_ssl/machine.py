@@ -15,12 +15,14 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from nlp_ssl import console
 from nlp_ssl.config import FinetuneConfig, PretrainConfig
 from nlp_ssl.data.batches import Batch, TrainBatches
 from nlp_ssl.data.phases import Phases
+from nlp_ssl.models.exactness import split_caveats
 
 _turns = itertools.count()  # every process takes the same turns in the same order
 
@@ -124,13 +126,22 @@ def describe_hardware(accelerator: Accelerator) -> str:
     return f"{many}{name}, {accelerator.mixed_precision.replace('no', 'float32')}"
 
 
-def describe_exactness(config: PretrainConfig | FinetuneConfig, accelerator: Accelerator) -> str:
-    """Whether a run that is stopped and resumed on this set-up gives the same bits, or the same to rounding."""
+def describe_exactness(
+    config: PretrainConfig | FinetuneConfig, accelerator: Accelerator, model: PreTrainedModel
+) -> list[str]:
+    """What the run stands on; whether stopped and resumed there it gives the same bits, or the same to rounding; and
+    what makes its steps depend on how the batch is split, one line a reason.
+    """
     device = accelerator.device.type
     if (device == "cpu" and accelerator.num_processes <= 2) or (device == "cuda" and config.train.deterministic):
-        return "the same bits"
-    hint = "; --train.deterministic gives the same bits" if device == "cuda" else ""
-    return f"the same numbers to rounding{hint}"
+        same = "the same bits"
+    else:
+        hint = "; --train.deterministic gives the same bits" if device == "cuda" else ""
+        same = f"the same numbers to rounding{hint}"
+    return [
+        f"on {describe_hardware(accelerator)}; stopped and resumed here, the run gives {same}",
+        *(f"  {caveat}" for caveat in split_caveats(model, accelerator.mixed_precision)),
+    ]
 
 
 def out_of_memory_advice(micro_batch: int) -> str:

@@ -86,13 +86,17 @@ def prepare_shard(config: PretrainConfig) -> bool:
         raise UserError("shards of a corpus need one --tokens.folder and one --tokenizer.path that all machines share")
     if not 0 <= config.tokens.shard < config.tokens.num_shards:
         raise UserError(f"--tokens.shard {config.tokens.shard} is not one of 0 ... {config.tokens.num_shards - 1}")
+    return _prepare(config, kind_of(config)) is not None
+
+
+def kind_of(config: PretrainConfig) -> Kind:
+    """Whether a configuration's model is a masked or a causal one, where no recipe says it."""
     if config.model.name is None:
-        return _prepare(config, "mlm") is not None
-    preset = presets.split_name(config.model.name)
-    if preset:
-        return _prepare(config, presets.FAMILIES[preset[0]].objective) is not None
+        return "mlm"
+    if preset := presets.split_name(config.model.name):
+        return presets.FAMILIES[preset[0]].objective
     masked = type(find_config(config.model.name, config.model.revision)) in AutoModelForMaskedLM._model_mapping
-    return _prepare(config, "mlm" if masked else "clm") is not None
+    return "mlm" if masked else "clm"
 
 
 def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:

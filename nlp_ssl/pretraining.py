@@ -99,14 +99,8 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
     if data.isolated:
         difference = check_isolation(packed_model, len(data.tokenizer))
         console.say(f"packing: documents of a row cannot see each other; alone, logits differ by {difference:.0e}")
-    masking = getattr(config, "masking", MaskingConfig())
-
-    def objective(seed: int, source: int) -> MaskedLanguageModeling | CausalLanguageModeling:
-        if kind == "mlm":
-            return MaskedLanguageModeling(MaskingCollator(data.tokenizer, masking, seed=seed, source=source))
-        return CausalLanguageModeling(data.tokenizer, data.tokenizer.pad_token_id)
-
-    learning, scoring = objective(config.seed, source=0), objective(HELD_OUT_SEED, source=1)
+    learning = build_objective(config, kind, data, config.seed, source=0)
+    scoring = build_objective(config, kind, data, HELD_OUT_SEED, source=1)
     phases = plan(config, data)
 
     def measure(module: torch.nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
@@ -146,6 +140,16 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
             tokenizer=data.train.tokens.manifest["tokenizer"],
         ),
     )
+
+
+def build_objective(
+    config: PretrainConfig, kind: Kind, data: PretrainingData, seed: int, source: int
+) -> MaskedLanguageModeling | CausalLanguageModeling:
+    """What is asked of the model; `seed` and `source` decide the masks."""
+    if kind == "mlm":
+        masking = getattr(config, "masking", MaskingConfig())
+        return MaskedLanguageModeling(MaskingCollator(data.tokenizer, masking, seed=seed, source=source))
+    return CausalLanguageModeling(data.tokenizer, data.tokenizer.pad_token_id)
 
 
 def plan(config: PretrainConfig, data: PretrainingData) -> Phases:

@@ -17,7 +17,11 @@ from nlp_ssl.training.checkpoints import STATE, Checkpoints
 DECIDING = ("seed", "phases", "max_length", "train.batch_size", "train.mixed_precision", "model.dropout")
 DECIDING += ("train.steps", "train.tokens", "train.minutes", "train.epochs", "optimizer.", "schedule.", "masking.")
 ELSEWHERE = ("resume.", "output_dir")
-NAMES = {"model": "the model's architecture", "tokenizer": "the tokenizer", "optimizer": "the kind of optimizer"}
+NAMES = {
+    "model": "the model's architecture",
+    "tokenizer": "the tokenizer (trained on the corpus, unless one is named)",
+    "optimizer": "the kind of optimizer",
+}
 NAMES |= {"data": "the corpus, or how it is packed"}
 
 

@@ -161,10 +161,8 @@ class Run:
         self.is_best, self.guard = False, StepGuard(config.train.spike_factor)
         host_group()  # all processes make it now
         torch.manual_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
-        console.say(
-            f"on {describe_hardware(self.accelerator)}; stopped and resumed here, the run gives "
-            f"{describe_exactness(config, self.accelerator)}"
-        )
+        for line in describe_exactness(config, self.accelerator, self.model):
+            console.say(line)
         if config.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         optimizer = build_optimizer(self.model, config.optimizer)

@@ -110,21 +110,27 @@ NO_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", 
 NO_DROPOUT += ("attn_pdrop", "embd_pdrop", "resid_pdrop", "classifier_dropout_prob")
 
 
-def tiny_config(name: str, vocab_size: int = 100, dropout: float = 0.0) -> Any:
-    fields = (MASKED | CAUSAL)[name]
-    config = AutoConfig.for_model(
-        name, vocab_size=vocab_size, **({} if name in NO_SHAPE else _SHAPE), **_SPECIAL, **fields
-    )
+def tiny_config(name: str, vocab_size: int = 100, dropout: float = 0.0, **more: Any) -> Any:
+    fields = _SPECIAL | ({} if name in NO_SHAPE else _SHAPE) | (MASKED | CAUSAL)[name] | more
+    config = AutoConfig.for_model(name, vocab_size=vocab_size, **fields)
     for key in NO_DROPOUT:
         if hasattr(config, key):
             setattr(config, key, dropout)
     return config
 
 
-def tiny_model(name: str, *, isolated: bool = False, vocab_size: int = 100, dropout: float = 0.0) -> PreTrainedModel:
-    """A model of three layers of 32, weights large enough that attention matters."""
-    config = tiny_config(name, vocab_size, dropout)
-    auto_class = AutoModelForCausalLM if name in CAUSAL else AutoModelForMaskedLM
+def tiny_model(
+    name: str,
+    *,
+    isolated: bool = False,
+    vocab_size: int = 100,
+    dropout: float = 0.0,
+    auto_class: Any = None,
+    **more: Any,
+) -> PreTrainedModel:
+    """A model of three layers of 32, weights large enough that attention matters; by default for language modelling."""
+    config = tiny_config(name, vocab_size, dropout, **more)
+    auto_class = auto_class or (AutoModelForCausalLM if name in CAUSAL else AutoModelForMaskedLM)
     by_name = isolated and name not in ("deberta-v2", "mpnet")
     torch.manual_seed(0)
     model = auto_class.from_config(config, **({"attn_implementation": "isolated"} if by_name else {}))

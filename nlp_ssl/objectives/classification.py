@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from nlp_ssl.config import cache_dir
 from nlp_ssl.console import UserError, say, warn
-from nlp_ssl.objectives.objective import digest_of
+from nlp_ssl.objectives.objective import digest_of, loss_precision
 
 PAD_TO_MULTIPLE_OF = 8  # tensor cores like it, and there are fewer shapes to compile
 IGNORED = -100
@@ -125,7 +125,7 @@ class Classification:
         return int(self._real(batch["labels"]).sum())
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum over rows of the cross-entropy in nats, or of the squared error, in float32.
+        """Sum over rows of the cross-entropy in nats, or of the squared error.
 
         Returns:
             The sum, 0-d, and metrics summed over rows: `correct` (classes) or `squared_error` (scores).
@@ -153,7 +153,7 @@ class Classification:
         # only where the model learned segments: GPT-2 would take them for words, ModernBERT not at all
         if "token_type_ids" in batch and (getattr(model.config, "type_vocab_size", None) or 0) > 1:
             inputs["token_type_ids"] = batch["token_type_ids"]
-        return model(**inputs).logits.float()
+        return loss_precision(model(**inputs).logits)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from nlp_ssl.data.packing import stack_rows
 from nlp_ssl.objectives.masking import IGNORE
-from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, to_tensors
+from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, loss_precision, to_tensors
 
 
 class CausalLanguageModeling:
@@ -57,7 +57,7 @@ class CausalLanguageModeling:
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         """Summed cross-entropy in nats; and in evaluation `text_loss_sum`, that of targets that are text."""
         logits = model(batch["input_ids"], document_ids=batch["document_ids"], position_ids=batch["position_ids"])
-        logits, labels = logits.view(-1, logits.shape[-1]).float(), batch["labels"].view(-1)
+        logits, labels = loss_precision(logits.view(-1, logits.shape[-1])), batch["labels"].view(-1)
         if model.training:
             return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"), {}
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")

@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM
 
 from nlp_ssl.data.packing import stack_rows
 from nlp_ssl.objectives.masking import IGNORE, SPAN_MAX, MaskingCollator
-from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, to_tensors
+from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, loss_precision, to_tensors
 
 
 class MaskedLanguageModeling:
@@ -75,7 +75,7 @@ class MaskedLanguageModeling:
             position_ids=batch["position_ids"],
             label_positions=batch["label_positions"],
         )
-        logits, labels = logits.view(-1, logits.shape[-1]).float(), batch["labels"]
+        logits, labels = loss_precision(logits.view(-1, logits.shape[-1])), batch["labels"]
         loss_sum = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
         with torch.no_grad():
             correct = (logits.argmax(-1) == labels).sum()

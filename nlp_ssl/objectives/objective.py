@@ -36,7 +36,10 @@ class Objective(Protocol):
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The loss summed over the batch's targets (0-d, float32), and 0-d tensors that can be summed over batches."""
+        """The loss summed over the batch's targets (0-d), and 0-d tensors that can be summed over batches.
+
+        It is float32 whatever the precision of the model, but for a float64 model, whose loss is float64.
+        """
         ...
 
 
@@ -57,6 +60,11 @@ class ObjectiveModule(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """`(loss_sum, metrics)` of a batch."""
         return self.objective.loss(self.model, batch)
+
+
+def loss_precision(logits: Tensor) -> Tensor:
+    """Logits as losses are made of them: half precision becomes float32, and float64, as proofs use it, stays."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def num_real_tokens(batch: Batch) -> int:

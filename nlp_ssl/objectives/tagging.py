@@ -12,7 +12,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 
 from nlp_ssl.console import UserError, say
 from nlp_ssl.objectives.classification import IGNORED, cached_map, check_max_length, pad_rows, padding_id
-from nlp_ssl.objectives.objective import digest_of
+from nlp_ssl.objectives.objective import digest_of, loss_precision
 
 COUNTS = ["split", "unseen_words", "cut_words"]
 
@@ -110,7 +110,7 @@ class Tagging:
         return int((batch["labels"] != IGNORED).sum())
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum over words of the cross-entropy in nats, in float32, and `correct`, the number of words tagged right."""
+        """Sum over words of the cross-entropy in nats, and `correct`, the number of words tagged right."""
         logits, labels = self._logits(model, batch), batch["labels"]
         loss_sum = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED)
         return loss_sum, {"correct": (logits.argmax(dim=-1) == labels).sum()}
@@ -128,7 +128,7 @@ class Tagging:
         return results
 
     def _logits(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+        return loss_precision(model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits)
 
     def _pieces(self, sentences: list[list[str]]) -> list[list[list[int]]]:
         """The sub-word ids of every word of every sentence; an empty list for a word that the tokenizer drops."""

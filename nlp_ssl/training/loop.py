@@ -110,7 +110,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr = group["peak_lr"] * factor
         micro_batches, current = feed.batches, agreed
-        loss_sum = torch.zeros((), device=accelerator.device)
+        loss_sum = 0.0  # from the first micro-batch on a tensor, of its precision
         for i, batch in enumerate(micro_batches):
             last = i == len(micro_batches) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(module):

@@ -118,8 +118,12 @@ def test_one_life_over_processes_workers_micro_batches_and_phases(tmp_path: Path
 
 def test_resume_with_other_data_is_refused(arguments: list[str], whole: Path, tmp_path: Path) -> None:
     other = write_corpus(tmp_path / "other.txt", seed=5)
-    printed = run("pretrain_mlm.py", *arguments, "--data.sources", other, "--output_dir", whole, "--resume", expect=2)
-    assert "would give another result: the corpus" in printed.splitlines()[-1]
+    arguments = [*arguments, "--output_dir", str(whole), "--resume", "--data.sources", str(other)]
+    printed = run("pretrain_mlm.py", *arguments, expect=2)
+    assert "the tokenizer (trained on the corpus, unless one is named) changed" in printed.splitlines()[-1]
+    tokenizer = ["--tokenizer.path", str(whole)]
+    printed = run("pretrain_mlm.py", *arguments, *tokenizer, expect=2)
+    assert "would give another result: the corpus, or how it is packed changed" in printed.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

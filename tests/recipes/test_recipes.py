@@ -25,6 +25,7 @@ def pretrained(work: Path) -> Path:
     arguments += ["--train.steps", "60", "--train.batch_size", "16", "--tracking.trackers", '["tensorboard"]']
     printed = execute([str(BIN / "accelerate"), "launch", str(ROOT / "recipes" / "pretrain_mlm.py"), *arguments])
     assert "cannot see each other" in printed
+    assert "another split" not in printed  # without dropout and in float32 a step is the same under every split
     assert f"done: {out}" in printed
     return out
 
@@ -65,9 +66,10 @@ def test_continued_pretraining_keeps_tokenizer_and_begins_where_the_model_was(pr
     printed = run(
         "pretrain_mlm.py", "--data.sources", work / "corpus.txt", "--data.held_out_fraction", 0.1, "--output_dir", out,
         "--model.name", pretrained, "--tokens.row_length", 48, "--train.steps", 4, "--train.batch_size", 16,
-        "--train.mixed_precision", "no",
+        "--train.mixed_precision", "no", "--model.dropout", 0.1,
     )  # fmt: skip
     assert "going on from the weights" in printed
+    assert "  dropout 0.1: another split of the batch gives other masks" in printed
     before = events(pretrained, "evaluation")[-1]["held_out_loss"]
     assert events(out, "evaluation")[0]["held_out_loss"] == pytest.approx(before, rel=1e-5)
     assert (out / "tokenizer.json").read_bytes() == (pretrained / "tokenizer.json").read_bytes()
