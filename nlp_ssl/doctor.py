@@ -31,7 +31,7 @@ from nlp_ssl.console import UserError, say
 from nlp_ssl.data.batches import TrainBatches
 from nlp_ssl.data.phases import Phase, Phases
 from nlp_ssl.models.loading import build_model
-from nlp_ssl.models.packed import PackedModel
+from nlp_ssl.models.packed import PackedModel, has_experts
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
 from nlp_ssl.proofs import isolation, parity
@@ -99,8 +99,8 @@ def _split(config: MLMConfig, kind: Kind, data: PretrainingData) -> list[Finding
     batch_size = min(16, max(4, TOKENS // config.tokens.row_length))
     sizes = sorted({batch_size, batch_size // 4, 3}, reverse=True)
     say(f"doctor: taking 3 steps of {batch_size} rows in micro-batches of {', '.join(map(str, sizes))}")
-    experts = hasattr(data.model_config, "num_experts") or hasattr(data.model_config, "num_local_experts")
-    dtype = torch.float32 if experts else torch.float64  # grouped products of experts have no float64
+    # grouped products of experts have no float64
+    dtype = torch.float32 if has_experts(data.model_config) else torch.float64
 
     def make(micro_batch: int) -> tuple[ObjectiveModule, torch.optim.Optimizer, TrainBatches]:
         model = _model(config, kind, data).to(dtype)

@@ -97,7 +97,7 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
     console.say(f"model: {describe(model)}")
     packed_model = PackedModel(model, data.isolated)
     if data.isolated:
-        difference = check_isolation(packed_model, len(data.tokenizer))
+        difference = check_isolation(packed_model, len(data.tokenizer), config.tokens.row_length)
         console.say(f"packing: documents of a row cannot see each other; alone, logits differ by {difference:.0e}")
     learning = build_objective(config, kind, data, config.seed, source=0)
     scoring = build_objective(config, kind, data, HELD_OUT_SEED, source=1)

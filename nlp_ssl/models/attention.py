@@ -5,7 +5,9 @@ model's keyword arguments and lets a token attend only within its document (and 
 The stock functions leave BERT and ModernBERT no way to say that, and leak silently for decoders given a mask of ones.
 """
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -52,7 +54,10 @@ def isolated_attention(
         Output of shape (batch, length, heads, head_dim), and no weights.
     """
     if document_ids is None:
-        raise ValueError("isolated attention needs document_ids: call the model through nlp_ssl.models.packed")
+        raise ValueError(
+            f"{type(module).__name__} was given no document_ids: call the model through nlp_ssl.models.packed, unless "
+            "it does not hand its keyword arguments on to its attention"
+        )
     for name in _NOT_IMPLEMENTED:
         if kwargs.get(name) is not None:
             raise UserError(
@@ -75,6 +80,19 @@ def isolated_attention(
         enable_gqa=key.shape[1] != query.shape[1],
     )
     return output.transpose(1, 2).contiguous(), None
+
+
+@contextlib.contextmanager
+def stock_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block the model attends as in plain transformers, unaware of documents: an independent witness."""
+    before = model.config._attn_implementation
+    if before == ISOLATED:
+        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    try:
+        yield
+    finally:
+        if before == ISOLATED:
+            model.set_attn_implementation(ISOLATED)
 
 
 def document_mask(document_ids: Tensor, is_causal: bool, sliding_window: int | None) -> Tensor:
