@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from interrupting import SECONDS, Started, assert_interrupted, in_training, last_step, spoiled, status, story
-from launch import command, events, run
+from launch import command, events, run, write_corpus
 
 SIGINT, SIGTERM, SIGKILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 ANOTHER = "another process was asked to stop"
@@ -108,3 +108,39 @@ def test_two_processes_stopped_in_more_ways(arguments: list[str], tmp_path: Path
     run("pretrain_mlm.py", *arguments, "--resume", processes=2)
     assert story(out) == story(whole)
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+@pytest.mark.long
+def test_two_processes_stopped_while_preparing(arguments: list[str], whole: Path, tmp_path: Path) -> None:
+    out, tokens = tmp_path / "run", tmp_path / "tokens"
+    arguments = [*arguments, "--output_dir", str(out), "--tokenizer.path", str(whole), "--tokens.folder", str(tokens)]
+    corpus = write_corpus(tmp_path / "corpus.txt", documents=20_000)
+    prepare = spoiled("small_parts", "pretrain_mlm.py", *arguments, "--data.sources", corpus, processes=2)
+
+    # the launcher is asked to stop: rank 0 is tokenising, rank 1 waits for it
+    with Started(prepare, tmp_path / "0") as started:
+        started.wait_until(lambda: list(tokens.glob("train/part-*.json")))
+        started.send(SIGTERM)
+        assert started.ends(SECONDS) == 1
+    assert_interrupted(out, started, "SIGTERM", step=0, launcher_complains=True)
+    assert "[rank" not in started.printed
+
+    # the one that waits is killed: the launcher ends the other, which keeps what it has finished
+    with Started(prepare, tmp_path / "1") as started:
+        started.wait_until(lambda: "going on" in started.printed)
+        started.recipe(rank=1).send_signal(SIGKILL)
+        assert started.ends(SECONDS) == 1
+    assert_interrupted(out, started, "SIGTERM", step=0, launcher_complains=True)
+    assert not (tokens / "train" / "manifest.json").exists()
+
+    # rank 0 is killed in training: nobody is left to write but rank 1
+    out = tmp_path / "other"
+    with Started(
+        command("pretrain_mlm.py", *arguments[:-6], "--output_dir", out, processes=2), tmp_path / "2"
+    ) as started:
+        started.wait_until(in_training(started, out))
+        started.recipe(rank=0).send_signal(SIGKILL)
+        assert started.ends(40) == 1
+    found = status(out)
+    assert (found["status"], found["error"]) == ("failed", "another process of the run has died without a word")
+    assert "[rank1]" not in started.printed
