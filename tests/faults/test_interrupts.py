@@ -124,9 +124,9 @@ def test_stopped_while_preparing(whole: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=8)) for _ in range(200_000)]
     corpus.write_text("\n\n".join(" ".join(words[at : at + 100]) for at in range(0, len(words), 100)))
-    arguments = ["--data.sources", corpus, *TINY, "--output_dir", out, "--train.steps", "1"]
+    arguments = ["--data.sources", corpus, *TINY, "--output_dir", out]
 
-    # 20,000 entries out of words that do not repeat: half a minute in which native code is at work
+    # 20,000 entries out of words that do not repeat: ten seconds in which only native code is at work
     with Started(command("pretrain_mlm.py", *arguments, "--tokenizer.vocab_size", "20000"), tmp_path / "0") as started:
         started.wait_until(lambda: "training a bpe tokenizer" in started.printed)
         started.send(SIGTERM)
@@ -141,7 +141,7 @@ def test_stopped_while_preparing(whole: Path, tmp_path: Path) -> None:
         assert started.ends(SECONDS) == 75
     assert_interrupted(out, started, "SIGINT", step=0)
     assert not (tokens / "train" / "manifest.json").exists()
-    assert "are there already, going on" in run("pretrain_mlm.py", *arguments, "--evaluation.max_rows", "8")
+    assert "are there already, going on" in run("prepare_tokens.py", *arguments)
 
 
 def test_fine_tuning_stopped(whole: Path, tmp_path: Path) -> None:
