@@ -10,9 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from itertools import count
-from types import FrameType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -20,14 +21,24 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 LAUNCHED = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
 _PARENT = os.getppid()  # as early as possible
+_NATIVE = "native work"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+Result = TypeVar("Result")
 
 
 class UserError(Exception):
     """A user's mistake, in one sentence: what was wrong, where (file, row, key), and what to do."""
 
 
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state; the text says how to resume it."""
+class PeerGone(Exception):
+    """Another process of the run has ended before its time, so this one ends too; one sentence."""
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop; the text says what is kept, and how to resume it.
+
+    Like `KeyboardInterrupt` it is no `Exception`, which `torch.compile` and `datasets` would swallow or wrap.
+    """
 
 
 def rank() -> int:
@@ -118,42 +129,124 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def launcher_gone() -> bool:
-    """Whether the launcher that started this process has ended without it."""
-    return LAUNCHED and os.getppid() != _PARENT
+class Interrupts:
+    """What SIGTERM, SIGINT and a launcher that is gone ask of this process: to stop in good order.
+
+    The first of them raises `Interrupted` wherever the process is, or, while `at_once` is false, is only noted, to be
+    looked at between steps. Later ones change nothing, but a SIGINT a second after another ends the process at once, as
+    a person expects. (Not sooner: `timeout -s INT` and terminals with a launcher in between send one twice.)
+
+    Attributes:
+        reason: what asked first, such as `"SIGTERM"`; `None` before.
+        at_once: raise `Interrupted`; false while there is something to finish and to save first.
+        tell: called with the reason before the process ends.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self.at_once = True
+        self.tell: Callable[[str], Any] = lambda reason: None
+        self._launcher_gone = False
+        self._ctrl_c: float | None = None
+        self._before: list[dict[int, Any]] = []
+
+    def listen(self) -> None:
+        """Take the signals from now on; `with` gives them back at its end."""
+        self._before.append({number: signal.signal(number, self._note) for number in SIGNALS})
+
+    @property
+    def listening(self) -> bool:
+        """Whether this process, or the one that it was forked from, takes the signals."""
+        return bool(self._before)
+
+    def __enter__(self) -> "Interrupts":
+        self.listen()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.pop().items():
+            signal.signal(number, handler)
+        self.at_once, reason = True, self.reason
+        if not self._before:
+            self.reason = self._ctrl_c = None
+        if reason and kind is None:  # what was to be finished first is finished
+            raise self._stopped(reason)
+
+    def watch_launcher(self) -> None:
+        """Take a launcher that is gone for a SIGTERM: one that gets the signal itself may end without passing it on."""
+        if LAUNCHED:
+            threading.Thread(target=self._watch_launcher, daemon=True).start()
+
+    def _watch_launcher(self) -> None:
+        while os.getppid() == _PARENT:
+            time.sleep(1)
+        self._launcher_gone = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if self._ctrl_c is not None and now - self._ctrl_c > 1:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                self.reason = "SIGINT, twice"
+                raise KeyboardInterrupt("stopped at once; what was saved before is kept: go on from it with --resume")
+            self._ctrl_c = self._ctrl_c or now
+        if self.reason is None:
+            self.reason = "the launcher is gone" if self._launcher_gone else signal.Signals(number).name
+            if self.at_once:
+                raise self._stopped(self.reason)
+
+    @staticmethod
+    def _stopped(reason: str) -> Interrupted:
+        return Interrupted(f"stopped ({reason}); what was finished is kept: go on with --resume")
+
+
+def _default_signals() -> None:
+    """A process that was forked off, as pools do, has nothing to finish: signals end it."""
+    if interrupts.listening:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_default_signals)
+interrupts = Interrupts()  # signals are a process's, so there is one
+
+
+def interruptibly(work: Callable[[], Result]) -> Result:
+    """Do native work of minutes, in which no signal is noticed, on a thread; this one waits, and can be interrupted."""
+    future: Future[Result] = Future()
+
+    def do() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=do, name=_NATIVE, daemon=True).start()
+    return future.result()
 
 
 def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
-    """Run a recipe: parse its configuration, call `main(config)`, and exit with the code its outcome deserves.
-
-    SIGTERM and SIGINT raise `Interrupted` wherever the recipe is; training handles them itself, between steps. A
-    launcher that is gone counts as a SIGTERM: one that gets the signal itself may end without passing it on.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop_now)
-    if LAUNCHED:
-        threading.Thread(target=_watch_launcher, daemon=True).start()
+    """Run a recipe: parse its configuration, call `main(config)`, and exit with the code its outcome deserves."""
+    interrupts.listen()  # to the end: a late signal must not change the exit code
+    interrupts.watch_launcher()
     try:
         main(parse())
     except UserError as error:
         if rank() != 0:
-            time.sleep(3)  # rank 0 says it; the launcher ends this process meanwhile
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # rank 0 says it; the launcher ends this process meanwhile
+            time.sleep(3)
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_USER_ERROR)
-    except Interrupted as stop:
+    except PeerGone as error:
+        if rank() == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another must not end the interpreter's end with another code
+        interrupts.tell(interrupts.reason)
         say(str(stop))
+        sys.stderr.flush()
+        if isinstance(stop, KeyboardInterrupt) or any(thread.name == _NATIVE for thread in threading.enumerate()):
+            os._exit(EXIT_INTERRUPTED)  # at once; native work would hold up the interpreter's end, or crash in it
         sys.exit(EXIT_INTERRUPTED)
-    except KeyboardInterrupt:
-        say("stopped at once; what was saved before is still there (--resume goes on from it)")
-        sys.exit(EXIT_INTERRUPTED)
-
-
-def _stop_now(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one ends the process at once
-    raise Interrupted(f"stopped by {signal.Signals(number).name}; what was finished is kept: go on with --resume")
-
-
-def _watch_launcher() -> None:
-    while not launcher_gone():
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)

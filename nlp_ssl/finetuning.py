@@ -30,7 +30,7 @@ from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.report import format_table
 from nlp_ssl.run import Run
-from nlp_ssl.run_settings import check_run, preparing, run_identity
+from nlp_ssl.run_settings import check_run, run_identity
 from nlp_ssl.training.schedules import Horizon
 
 Task = Literal["classification", "ner"]
@@ -50,8 +50,7 @@ class FinetuningRun:
     def __init__(self, config: FinetuneConfig, task: Task) -> None:
         self.config = config
         self.details: dict[str, dict[str, float]] = {}  # the last evaluation's numbers by entity type
-        with preparing(config):
-            self._prepare(task)
+        self._prepare(task)
         self.run = self._make_run()
 
     def _prepare(self, task: Task) -> None:

@@ -24,7 +24,7 @@ from nlp_ssl.evaluation.perplexity import unigram_cross_entropy
 from nlp_ssl.machine import in_turn, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, max_positions
-from nlp_ssl.run_settings import check_run, preparing
+from nlp_ssl.run_settings import check_run
 
 Kind = Literal["mlm", "clm"]
 AUTO_CLASS = {"mlm": AutoModelForMaskedLM, "clm": AutoModelForCausalLM}
@@ -66,9 +66,8 @@ def prepare(config: PretrainConfig, kind: Kind) -> PretrainingData:
     Raises:
         UserError: see `open_corpus`, `load_tokenizer`, `architecture`.
     """
-    with preparing(config):
-        check_run(config)
-        data = in_turn(lambda: _prepare(config, kind))
+    check_run(config)
+    data = in_turn(lambda: _prepare(config, kind))
     if data is None:
         raise UserError(
             f"{config.tokens.folder} waits for other shards of {config.tokens.num_shards}; make them with "

@@ -3,7 +3,6 @@
 `pretraining.py` and `finetuning.py` tell what is trained; this file sees it through to the end.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,15 +20,16 @@ from nlp_ssl.config import ResumeConfig, to_dict
 from nlp_ssl.console import Interrupted, UserError
 from nlp_ssl.data.batches import TrainBatches
 from nlp_ssl.incidents import INCIDENTS_FILE, name_rows, report_incident
-from nlp_ssl.machine import describe_exactness, describe_hardware, library_versions, out_of_memory_advice
+from nlp_ssl.machine import describe_exactness, describe_hardware, library_versions
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
+from nlp_ssl.outcome import outcome, write_status
 from nlp_ssl.publishing import report
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.resuming import check_changes, choose_checkpoint
-from nlp_ssl.run_settings import CONFIG_FILE, LOG_FILE, RunConfig, flatten, lock_folder, plain, write_status
+from nlp_ssl.run_settings import CONFIG_FILE, LOG_FILE, RunConfig, flatten, lock_folder, plain
 from nlp_ssl.saving import Saver, is_due
 from nlp_ssl.training.checkpoints import Checkpoints, load, publish
-from nlp_ssl.training.interrupts import Interrupts, any_process, host_group
+from nlp_ssl.training.interrupts import any_process, host_group
 from nlp_ssl.training.loop import Step, train
 from nlp_ssl.training.optimizers import build_optimizer
 from nlp_ssl.training.schedules import Horizon
@@ -85,6 +85,7 @@ class Run:
     evaluated_at: int = -1
     best_loss: float | None = None
     rewinds: int = 0
+    begun: bool = False
     publisher: HubPublisher | None = None
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -100,10 +101,10 @@ class Run:
             Interrupted: the run was asked to stop; its state is saved.
             UserError: a loss that is not finite (with `on_nonfinite` stop), a checkpoint that does not fit.
         """
-        with Interrupts() as self.interrupts, self._outcome():
+        micro_batch = self.config.train.micro_batch
+        with console.interrupts, outcome(self.folder, micro_batch, lambda: self.step if self.begun else None):
             self._prepare()
             self._resume()
-            write_status(self.folder, "running", self.step)
             due = self.step == 0 or self._evaluation_is_due()
             if due and self.evaluated_at != self.step:
                 self._evaluate()  # a broken evaluation is found now, not after an hour
@@ -117,7 +118,7 @@ class Run:
     def _take_steps(self) -> bool:
         """Take steps to the end of the run, and return False; or to one that asks to go back, and return True."""
         for step in self._steps():
-            self.interrupts.at_once = False
+            console.interrupts.at_once = False  # now there is something to save first
             self.step, self.elapsed = step.number, step.elapsed
             self.tokens_seen += step.num_tokens
             self.step_seconds += step.seconds
@@ -137,27 +138,9 @@ class Run:
                 self._stop()
         return False
 
-    @contextlib.contextmanager
-    def _outcome(self) -> Iterator[None]:
-        """Whatever ends the run once it has begun, `run_status.json` says it."""
-        try:
-            yield
-        except Interrupted:
-            write_status(self.folder, "interrupted", self.step, reason=self.interrupts.reason)
-            raise
-        except torch.OutOfMemoryError:
-            error = UserError(out_of_memory_advice(self.config.train.micro_batch))
-            write_status(self.folder, "failed", self.step, error=str(error))
-            raise error from None
-        except BaseException as error:
-            if self.begun:
-                code = console.EXIT_USER_ERROR if isinstance(error, UserError) else 1
-                write_status(self.folder, "failed", self.step, error=f"{type(error).__name__}: {error}", exit_code=code)
-            raise
-
     def _prepare(self) -> None:
         config = self.config
-        self.inner, self.begun, self.overflows = self.model, False, 0
+        self.inner, self.overflows = self.model, 0
         self.is_best, self.guard = False, StepGuard(config.train.spike_factor)
         host_group()  # all processes make it now
         torch.manual_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
@@ -185,6 +168,7 @@ class Run:
             check_changes(found, self.config, self.identity, self._setup())
             self._restore(found)
             console.say(f"resume: going on from {found} (step {self.step:,})")
+        write_status(self.folder, "running", self.step)
         self.begun = True
         self.log = Log(self.folder / LOG_FILE, self.step if found is not None else None)
         self.saver = Saver(self.checkpoints, self.config.checkpoint, self.log, self._committed, self.elapsed)
@@ -239,7 +223,7 @@ class Run:
             first_step=self.step,
             elapsed=self.elapsed,
             guard=self.guard,
-            stop_requested=lambda: self.interrupts.requested,
+            stop_requested=lambda: console.interrupts.reason is not None,
             save_state=lambda: self.checkpoints.state,
         )
         loss = None
@@ -303,9 +287,9 @@ class Run:
         """Measure on held-out data; returns False if that was interrupted: the resumed run then begins with it."""
         before = time.monotonic()
         try:
-            self.results = self.measure(self.module, lambda: any_process(self.interrupts.requested))
+            self.results = self.measure(self.module, lambda: any_process(console.interrupts.reason is not None))
         except Interrupted:
-            if self.interrupts.at_once:
+            if console.interrupts.at_once:
                 raise
             return False
         self.evaluated_at = self.step
@@ -356,13 +340,12 @@ class Run:
     # the end
 
     def _stop(self) -> NoReturn:
+        console.interrupts.reason = reason = console.interrupts.reason or "another process was asked to stop"
         self._last_save()
         self._end_publishing()
         self.accelerator.wait_for_everyone()  # the first to exit has the launcher end the others
         self.close()
-        raise Interrupted(
-            f"stopped by {self.interrupts.reason} after step {self.step:,}; everything is saved: go on with --resume"
-        )
+        raise Interrupted(f"stopped ({reason}) after step {self.step:,}; everything is saved: go on with --resume")
 
     def _last_save(self) -> None:
         if not self.saver.finish():

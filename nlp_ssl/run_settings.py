@@ -1,10 +1,7 @@
 """What is checked before a run begins, and what must stay the same when it is resumed."""
 
-import contextlib
 import fcntl
-import json
 import os
-from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,16 +10,15 @@ from transformers import PreTrainedModel
 
 from nlp_ssl import console
 from nlp_ssl.config import FinetuneConfig, PretrainConfig
-from nlp_ssl.console import Interrupted, UserError
-from nlp_ssl.data.tokens import fingerprint, write_atomically
+from nlp_ssl.console import UserError
+from nlp_ssl.data.tokens import fingerprint
+from nlp_ssl.outcome import STATUS_FILE, note_interrupt
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.training.tracking import check_trackers
 
 CONFIG_FILE = "nlp_ssl_config.yaml"
-STATUS_FILE = "run_status.json"
 LOG_FILE = "log.jsonl"
 LOCK_FILE = ".lock"
-EXIT_CODES = {"finished": 0, "failed": console.EXIT_USER_ERROR, "interrupted": console.EXIT_INTERRUPTED}
 POSITIVE = ("train.batch_size", "train.micro_batch", "train.log_every", "evaluation.every", "evaluation.batch_size")
 POSITIVE += ("evaluation.max_rows", "checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_every")
 RunConfig = PretrainConfig | FinetuneConfig
@@ -45,6 +41,7 @@ def check_run(config: RunConfig) -> None:
     if "RANK" not in os.environ and int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
         raise UserError("start processes with accelerate launch or torchrun; mpirun alone does not say who is who")
     _check_output_dir(config)
+    console.interrupts.tell = lambda reason: note_interrupt(Path(config.output_dir), reason)
     check_trackers(config.tracking)
     if config.hub.repo_id and console.rank() == 0:
         HubPublisher(config.hub.repo_id, private=config.hub.private).check()
@@ -57,7 +54,7 @@ def _check_output_dir(config: RunConfig) -> None:
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not os.access(existing, os.W_OK):
         raise UserError(f"--output_dir {folder}: {existing} cannot be written to; give another folder")
-    if (folder / LOCK_FILE).exists():
+    if console.rank() == 0 and (folder / LOCK_FILE).exists():
         lock_folder(folder).close()  # another run there is found now, not after hours of tokenising
     if (folder / LOG_FILE).exists():
         if not config.resume.enabled:
@@ -88,26 +85,6 @@ def lock_folder(folder: Path) -> TextIO:
     lock.write(f"process {os.getpid()} on {os.uname().nodename}")
     lock.flush()
     return lock
-
-
-def write_status(folder: Path, status: str, step: int, **more: Any) -> None:
-    """Write `run_status.json`, on rank 0: the outcome of a run, for launchers that flatten exit codes."""
-    if console.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {"status": status, "step": step, "exit_code": EXIT_CODES.get(status), **more}
-        write_atomically(folder / STATUS_FILE, json.dumps(record, indent=1).encode())
-
-
-@contextlib.contextmanager
-def preparing(config: RunConfig) -> Iterator[None]:
-    """What comes before training: if it is interrupted, `run_status.json` says so."""
-    try:
-        yield
-    except Interrupted as stop:
-        folder = Path(config.output_dir)
-        former = json.loads((folder / STATUS_FILE).read_text()) if (folder / STATUS_FILE).exists() else {}
-        write_status(folder, "interrupted", former.get("step", 0), reason=str(stop))
-        raise
 
 
 def run_identity(config: RunConfig, model: PreTrainedModel, data: str, tokenizer: str) -> dict[str, Any]:

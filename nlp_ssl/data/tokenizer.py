@@ -24,7 +24,7 @@ from pyarrow import compute
 from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from nlp_ssl.console import UserError, human_bytes, progress, say
+from nlp_ssl.console import UserError, human_bytes, interruptibly, progress, say
 from nlp_ssl.data.tokenizer_kinds import TRAINERS, Kind
 from nlp_ssl.network import hub_answers
 
@@ -92,7 +92,7 @@ def train_tokenizer(
     say(f"training a {kind} tokenizer of {vocab_size:,} entries")
     # RoBERTa's mask takes the space before it, so that what is predicted is a word with its space.
     added = [AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>") for t in specials]
-    backend = TRAINERS[kind](sample, vocab_size, added, lowercase, min_frequency)
+    backend = interruptibly(lambda: TRAINERS[kind](sample, vocab_size, added, lowercase, min_frequency))
     if (size := backend.get_vocab_size()) < vocab_size:
         raise UserError(
             f"the text fills only {size:,} of the {vocab_size:,} entries asked of a {kind} tokenizer: lower the"

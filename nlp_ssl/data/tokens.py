@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,7 @@ def tokenize_corpus(
         parts = _missing_parts(documents, folder, label, bar)
         if num_proc == 1:
             for texts, path in parts:
-                _make_part(serialized, texts, path, dtype, bar.update)
+                console.interruptibly(partial(_make_part, serialized, texts, path, dtype, bar.update))
         else:
             _make_parts_in_processes(serialized, parts, dtype, num_proc, bar)
     write_atomically(folder / f"done-{shard:03d}-of-{num_shards:03d}", b"")

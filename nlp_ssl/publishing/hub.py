@@ -24,7 +24,7 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
-from nlp_ssl.console import UserError, progress, say, warn
+from nlp_ssl.console import UserError, interrupts, progress, say, warn
 
 # A run's folder holds more than its model: checkpoints, trackers' files, a log that may quote the corpus. So files at
 # the top are pushed but for these, and of the subfolders only what transformers and sentence-transformers write.
@@ -119,7 +119,7 @@ class HubPublisher:
         return any(push.folder == Path(folder).absolute() and not push.done.is_set() for push in self._pushes)
 
     def finish(self, timeout: float = 600.0) -> list[str]:
-        """Wait for the pushes that are under way; a Ctrl-C stops the waiting.
+        """Wait for the pushes that are under way, but not once the run was asked to stop.
 
         Args:
             timeout: seconds to wait at most; what is not pushed by then counts as failed.
@@ -136,7 +136,7 @@ class HubPublisher:
                     for push in waiting:
                         while not push.done.wait(min(0.5, max(0.0, deadline - time.monotonic()))):
                             bar.refresh()
-                            if time.monotonic() >= deadline:
+                            if time.monotonic() >= deadline or interrupts.reason is not None:
                                 break
                         bar.update(push.done.is_set())
             except KeyboardInterrupt:

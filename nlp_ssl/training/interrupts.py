@@ -1,57 +1,9 @@
-"""Being asked to stop (SIGTERM, SIGINT, a launcher that is gone): finish the step, save the state, then exit."""
+"""What the processes of a run agree on between steps, on the host; and what it looks like when one of them is gone."""
 
 import functools
-import signal
-from types import FrameType, TracebackType
 
 import torch
 import torch.distributed as dist
-
-from nlp_ssl.console import Interrupted, launcher_gone
-
-
-class Interrupts:
-    """Notices that the run should stop, without stopping it.
-
-    Inside the `with` block the first SIGTERM or SIGINT only sets `requested`; the run looks at it between steps, all
-    processes agree, and a checkpoint is written. A second SIGINT ends the process at once, as a person expects.
-
-    Attributes:
-        requested: whether to stop.
-        at_once: raise `Interrupted` instead of setting `requested`: while nothing was learnt that is not saved, so that
-            the minutes in which a model is compiled, or evaluated before its first step, need not be waited for.
-    """
-
-    def __init__(self) -> None:
-        self.at_once = True
-        self._signal: int | None = None
-        self._before: dict[int, object] = {}
-
-    @property
-    def requested(self) -> bool:
-        """Whether to stop."""
-        return self._signal is not None
-
-    @property
-    def reason(self) -> str:
-        """What asked for it, such as `"SIGTERM"`."""
-        return "the launcher is gone" if launcher_gone() else signal.Signals(self._signal or signal.SIGTERM).name
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._signal == number == signal.SIGINT:
-            raise KeyboardInterrupt
-        first, self._signal = self._signal is None, number
-        if self.at_once and first:
-            raise Interrupted(f"stopped by {self.reason}; what was saved is kept: go on with --resume")
-
-    def __enter__(self) -> "Interrupts":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 @functools.cache
@@ -71,3 +23,8 @@ def any_process(flag: bool) -> bool:
     flags = torch.tensor(float(flag))
     dist.all_reduce(flags, dist.ReduceOp.MAX, group)
     return bool(flags)
+
+
+def peer_is_gone(error: BaseException) -> bool:
+    """Whether an error says no more than that another process could not be reached."""
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nlp_ssl import console
 from nlp_ssl.console import UserError
 from nlp_ssl.publishing.hub import HubPublisher, model_files
 
@@ -241,6 +242,16 @@ def test_push_returns_at_once_holds_the_folder_and_finish_keeps_its_time(server,
     assert len(hub.finish(1.0)) == 1
     assert time.monotonic() - start < 3
     assert not hub.holds(folder)
+
+
+def test_a_run_that_is_asked_to_stop_does_not_wait_for_the_hub(server, folder, monkeypatch):
+    server.fail("POST .*/commit/", delay=4)
+    hub = publisher(server)
+    hub.push(folder, message="step 10")
+    monkeypatch.setattr(console.interrupts, "reason", "SIGTERM")
+    start = time.monotonic()
+    assert len(hub.finish(600)) == 1  # the command that pushes it later
+    assert time.monotonic() - start < 3
 
 
 def test_a_folder_that_was_pruned_meanwhile_is_reported_without_a_useless_command(server, folder, capsys):

@@ -1,0 +1,44 @@
+"""Runs a recipe in a spoiled environment: `python spoiled.py slow_disk recipe.py --option ...`."""
+
+import os
+import runpy
+import sys
+import time
+
+
+def slow_disk() -> None:
+    """Every fsync takes a quarter of a second, so a checkpoint seconds."""
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        time.sleep(0.25)
+        fsync(descriptor)
+
+    os.fsync = slow
+
+
+def small_parts() -> None:
+    """A tokenised corpus of many parts needs no large text."""
+    from nlp_ssl.data import tokens
+
+    tokens.PART_BYTES = 100_000
+
+
+def broken_rank() -> None:
+    """Rank 1 cannot read its rows of the ninth step."""
+    from nlp_ssl.data.batches import TrainBatches
+
+    read = TrainBatches.__getitem__
+
+    def broken(self: TrainBatches, index: tuple[int, slice]) -> dict:
+        if os.environ.get("RANK") == "1" and index[0] == 8:
+            raise OSError("the disk of rank 1 is gone")
+        return read(self, index)
+
+    TrainBatches.__getitem__ = broken
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
+    del sys.argv[:2]
+    runpy.run_path(sys.argv[0], run_name="__main__")
