@@ -16,6 +16,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from nlp_ssl.files import advice
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 LAUNCHED = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
@@ -135,14 +137,17 @@ def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
         threading.Thread(target=_watch_launcher, daemon=True).start()
     try:
         main(parse())
-    except UserError as error:
-        if rank() != 0:
-            time.sleep(3)  # rank 0 says it; the launcher ends this process meanwhile
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_USER_ERROR)
     except Interrupted as stop:
         say(str(stop))
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        sentence = str(error) if isinstance(error, UserError) else advice(error)
+        if sentence is None:
+            raise
+        if rank() != 0:
+            time.sleep(3)  # rank 0 says it; the launcher ends this process meanwhile
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         say("stopped at once; what was saved before is still there (--resume goes on from it)")
         sys.exit(EXIT_INTERRUPTED)

@@ -147,12 +147,11 @@ class Run:
             raise
         except torch.OutOfMemoryError:
             error = UserError(out_of_memory_advice(self.config.train.micro_batch))
-            write_status(self.folder, "failed", self.step, error=str(error))
+            write_status(self.folder, "failed", self.step, error)
             raise error from None
         except BaseException as error:
             if self.begun:
-                code = console.EXIT_USER_ERROR if isinstance(error, UserError) else 1
-                write_status(self.folder, "failed", self.step, error=f"{type(error).__name__}: {error}", exit_code=code)
+                write_status(self.folder, "failed", self.step, error)
             raise
 
     def _prepare(self) -> None:

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from nlp_ssl import console
 from nlp_ssl.config import FinetuneConfig, PretrainConfig
 from nlp_ssl.console import Interrupted, UserError
-from nlp_ssl.data.tokens import fingerprint, write_atomically
+from nlp_ssl.data.tokens import fingerprint
+from nlp_ssl.files import advice, sync
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.training.tracking import check_trackers
 
@@ -90,12 +91,23 @@ def lock_folder(folder: Path) -> TextIO:
     return lock
 
 
-def write_status(folder: Path, status: str, step: int, **more: Any) -> None:
-    """Write `run_status.json`, on rank 0: the outcome of a run, for launchers that flatten exit codes."""
-    if console.rank() == 0:
+def write_status(folder: Path, status: str, step: int, error: BaseException | None = None, **more: Any) -> None:
+    """Write `run_status.json`, on rank 0: the outcome of a run, for launchers that flatten exit codes.
+
+    What ended the run may be a disk that takes this file neither: then the `error` counts.
+    """
+    if console.rank() != 0:
+        return
+    record = {"status": status, "step": step, "exit_code": EXIT_CODES.get(status), **more}
+    if error is not None:
+        known = isinstance(error, UserError) or advice(error) is not None
+        record |= {"exit_code": console.EXIT_USER_ERROR if known else 1, "error": f"{type(error).__name__}: {error}"}
+    temporary = folder / f".{STATUS_FILE}.tmp"
+    with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"status": status, "step": step, "exit_code": EXIT_CODES.get(status), **more}
-        write_atomically(folder / STATUS_FILE, json.dumps(record, indent=1).encode())
+        temporary.write_text(json.dumps(record, indent=1))
+        sync(temporary)
+        os.replace(temporary, folder / STATUS_FILE)
 
 
 @contextlib.contextmanager
@@ -110,9 +122,15 @@ def preparing(config: RunConfig) -> Iterator[None]:
         raise
 
 
-def run_identity(config: RunConfig, model: PreTrainedModel, data: str, tokenizer: str) -> dict[str, Any]:
-    """What makes a run that run: nothing of it may change when it is resumed, but the data if that is allowed."""
+def run_identity(
+    config: RunConfig, model: PreTrainedModel, data: str, tokenizer: str, files: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """What makes a run that run: nothing of it may change when it is resumed, but the data if that is allowed.
+
+    The sha256 of the data's `files`, by name, is there to say which of them changed.
+    """
     return {
+        "files": files or {},
         "data": data,
         "tokenizer": tokenizer,
         "model": fingerprint({k: v for k, v in model.config.to_dict().items() if k != "transformers_version"}),

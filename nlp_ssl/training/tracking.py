@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from nlp_ssl.config import TrackingConfig
-from nlp_ssl.console import UserError, rank
+from nlp_ssl.console import UserError, rank, warn
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
@@ -23,7 +23,7 @@ class Log:
     """
 
     def __init__(self, path: Path, resume_at: int | None = None) -> None:
-        self.path = path
+        self.path, self.waiting = path, ""
         self.cut(resume_at)
 
     def cut(self, last_step: int | None) -> None:
@@ -44,10 +44,19 @@ class Log:
         os.replace(temporary, self.path)
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Append a line."""
-        if rank() == 0:
+        """Append a line, or keep it in memory until the disk has room for it."""
+        if rank() != 0:
+            return
+        first, size = not self.waiting, self.path.stat().st_size
+        self.waiting += json_line(event=event, step=step, **values)
+        try:
             with open(self.path, "a") as f:
-                f.write(json_line(event=event, step=step, **values))
+                f.write(self.waiting)
+            self.waiting = ""
+        except OSError as error:
+            os.truncate(self.path, size)  # no half a line
+            if first:
+                warn(f"{self.path}: {error.strerror}; its lines wait in memory until they can be written")
 
     def ensure(self, event: str, step: int, **values: Any) -> None:
         """Append a line unless the log has one of this event and step."""
