@@ -69,6 +69,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all, in a folder that is this process's alone."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text)
+        sync(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Wait until a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -101,7 +115,7 @@ def advice(error: BaseException) -> str | None:
     where = f"{said.filename}: " if said.filename else ""
     cached = bool(said.filename) and Path(said.filename).absolute().is_relative_to(cache_dir().absolute())
     remedy = REMEDIES[said.errno] + (" (NLP_SSL_CACHE says where the cache is)" if cached else "")
-    return f"{where}{said.strerror}; {remedy} and start again: what was finished before is kept (--resume)"
+    return f"{where}{os.strerror(said.errno)}; {remedy} and start again: what was finished before is kept (--resume)"
 
 
 def _remove(path: Path) -> None:

@@ -30,6 +30,11 @@ def choose_checkpoint(checkpoints: Checkpoints) -> Path | None:
     names = [None]
     if console.rank() == 0:
         found = checkpoints.newest()
+        if found is None and any(checkpoints.folder.glob("step-*")):
+            raise UserError(
+                f"every checkpoint in {checkpoints.folder} is damaged; nothing was changed there: put a copy back, or "
+                "start anew in another --output_dir"
+            )
         checkpoints.pass_over(found)
         names = [found.name if found else None]
     if console.world_size() > 1:
@@ -65,9 +70,9 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
     files = _changed_files(state["identity"].get("files", {}), identity.get("files", {}))
     if changed == {"data", "tokenizer"} and files and config.tokenizer.path is None:
         raise UserError(
-            f"cannot go on from {checkpoint}: the corpus changed ({files}), and with it the tokenizer trained on it. "
-            f"Give the corpus as it was; or keep the tokenizer and learn on from the new text with --tokenizer.path "
-            f"{checkpoint} --resume.allow_changed; or start anew in another folder"
+            f"cannot go on from {checkpoint}: the corpus changed ({files}), and with it the tokenizer trained on it; "
+            f"give the corpus as it was, or learn on from the new text with --tokenizer.path {checkpoint} "
+            "--resume.allow_changed, or start anew in another --output_dir"
         )
     if fatal := [NAMES[key] for key in sorted(changed - {"data"})]:
         raise UserError(f"cannot go on from {checkpoint}: {' and '.join(fatal)} changed; start anew in another folder")
@@ -96,8 +101,8 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
 
 
 def _changed_files(before: dict[str, str], now: dict[str, str]) -> str:
-    """The first few files that are not what they were, such as `"a.txt is another, b.txt is gone"`."""
+    """The first few files that are not what they were, such as `"a.txt has changed, b.txt is gone"`."""
     names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-    what = {(True, True): "is another", (True, False): "is gone", (False, True): "is new"}
+    what = {(True, True): "has changed", (True, False): "is gone", (False, True): "is new"}
     said = [f"{name} {what[name in before, name in now]}" for name in names[:3]]
     return ", ".join(said) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

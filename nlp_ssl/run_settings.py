@@ -15,7 +15,7 @@ from nlp_ssl import console
 from nlp_ssl.config import FinetuneConfig, PretrainConfig
 from nlp_ssl.console import Interrupted, UserError
 from nlp_ssl.data.tokens import fingerprint
-from nlp_ssl.files import advice, sync
+from nlp_ssl.files import advice, replace
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.training.tracking import check_trackers
 
@@ -56,7 +56,7 @@ def _check_output_dir(config: RunConfig) -> None:
     if folder.is_file():
         raise UserError(f"--output_dir {folder} is a file; give a folder")
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not os.access(existing, os.W_OK):
+    if not os.access(existing, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise UserError(f"--output_dir {folder}: {existing} cannot be written to; give another folder")
     if (folder / LOCK_FILE).exists():
         lock_folder(folder).close()  # another run there is found now, not after hours of tokenising
@@ -102,12 +102,9 @@ def write_status(folder: Path, status: str, step: int, error: BaseException | No
     if error is not None:
         known = isinstance(error, UserError) or advice(error) is not None
         record |= {"exit_code": console.EXIT_USER_ERROR if known else 1, "error": f"{type(error).__name__}: {error}"}
-    temporary = folder / f".{STATUS_FILE}.tmp"
     with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
         folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record, indent=1))
-        sync(temporary)
-        os.replace(temporary, folder / STATUS_FILE)
+        replace(folder / STATUS_FILE, json.dumps(record, indent=1))
 
 
 @contextlib.contextmanager

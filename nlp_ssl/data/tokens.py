@@ -152,9 +152,10 @@ def _intact(path: Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         if getattr(error, "errno", None) not in (None, errno.ENOENT):  # nothing is wrong with what is in it
             raise
-        why = "it is missing" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0].rstrip(".")
+        said = str(error).partition("\n")[0].rstrip(".")
+        what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({said})"
         raise console.UserError(
-            f"{path} is damaged ({why}); delete the folder {path.parent}, and the same command makes it again"
+            f"{path} {what}; delete the folder {path.parent}, and the same command makes it again"
         ) from None
 
 

@@ -1,9 +1,6 @@
 """Whether the tokens on disk are still those that were made: read once more while a run learns from them."""
 
-import contextlib
 import hashlib
-import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -12,11 +9,12 @@ from nlp_ssl.console import UserError
 
 BLOCK = 1 << 22  # bytes
 REST = 4  # pauses, in times that a block took: files are read at a fifth of the speed at which they could be
-NICE = 19
 
 
 class Verification:
-    """Compares files with their sha256 in a thread that stays in the background: low priority, one block at a time.
+    """Compares files with their sha256 in a thread that rests most of the time.
+
+    It has no lower priority than others: waiting for a core it might hold Python's lock, and training with it.
 
     Call it between two steps: it raises once a file has turned out damaged.
     """
@@ -40,9 +38,6 @@ class Verification:
             raise UserError(self.damage)
 
     def _verify(self, digests: dict[Path, str]) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         for path, digest in digests.items():
             try:
                 why = None if _sha256_slowly(path) == digest else "its sha256 is not what it was when it was made"

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from nlp_ssl.config import TrackingConfig
 from nlp_ssl.console import UserError, rank, warn
+from nlp_ssl.files import replace
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
@@ -39,9 +40,7 @@ class Log:
                     continue
                 if event.get("step", 0) <= last_step:
                     kept.append(line + "\n")
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, self.path)
+        replace(self.path, "".join(kept))
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Append a line, or keep it in memory until the disk has room for it."""

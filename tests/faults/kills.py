@@ -1,4 +1,4 @@
-"""Kill runs at any moment of their lives (SIGKILL), resume them to the end, compare them with one that was never killed.
+"""Kill runs at any moment of their lives (SIGKILL), resume them, compare them with one that was never killed.
 
     python tests/faults/kills.py --kills 100 [--seed 0] [--parallel 2]
 
@@ -11,9 +11,7 @@ evaluation and checkpoint lines of the one never killed, its weights, and the fi
 import argparse
 import os
 import random
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -94,7 +92,11 @@ class Life:
         recipe = command("pretrain_mlm.py", "--data.sources", self.corpus, *ARGUMENTS, *WAYS[self.way])
         recipe += ["--output_dir", str(self.out)] + (["--resume"] if self.starts else [])
         recipe.insert(1, str(Path(__file__).with_name("small_parts.py")))
-        variables = {"NLP_SSL_CACHE": str(self.cache), "HF_HOME": str(self.folder / "hf"), "MPLCONFIGDIR": str(self.folder.parent / "mpl")}
+        variables = {
+            "NLP_SSL_CACHE": str(self.cache),
+            "HF_HOME": str(self.folder / "hf"),
+            "MPLCONFIGDIR": str(self.folder.parent / "mpl"),
+        }
         self.starts += 1
         with subprocess.Popen(
             recipe,
@@ -138,7 +140,9 @@ class Life:
             if (current := stage_of(self.printed, self.out)) != stage:
                 self.visits.append((stage, now - began))
                 stage, began = current, now
-                if kill and due is None and (stage, seen[stage]) == kill[:2]:
+                if due is not None:
+                    due = now  # it was faster than the reference, and is through with the stage
+                elif kill and (stage, seen[stage]) == kill[:2]:
                     due = now + kill[2]
                 seen[stage] += 1
 
@@ -183,9 +187,12 @@ def never_killed(folder: Path, corpus: Path, way: str) -> Life:
     return life
 
 
-def draw(rng: random.Random, reference: Life, stage: str) -> tuple[str, int, float]:
-    """A moment of a stage, even over all the time that the reference spent in it."""
+def draw(rng: random.Random, reference: Life, stage: str, resumed: bool) -> tuple[str, int, float]:
+    """A moment of a stage, even over all the time that the reference spent in it; of a resumed run's, which may have
+    little left to do, in its first visit to it."""
     visits = [seconds for name, seconds in reference.visits if name == stage]
+    if resumed:
+        return stage, 0, rng.uniform(0, sum(visits) / max(1, len(visits)))
     at = rng.uniform(0, sum(visits))
     for number, seconds in enumerate(visits):
         if at < seconds:
@@ -227,7 +234,7 @@ def _files(folder: Path) -> set[str]:
 def live(life: Life, reference: Life, stages: list[str], rng: random.Random) -> list[str]:
     """Kill a run in these stages, one after the other, then let it end; returns how it differs from the reference."""
     for stage in stages:
-        if life.start(draw(rng, reference, stage)):  # it was through before the moment came
+        if life.start(draw(rng, reference, stage, resumed=life.starts > 0)):  # it was through before the moment came
             break
     else:
         life.start()

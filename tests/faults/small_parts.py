@@ -1,4 +1,4 @@
-"""Runs a recipe that cuts its tokens into small parts, so that a corpus of a moment has many: `small_parts.py recipe ...`."""
+"""`small_parts.py recipe ...` runs a recipe that cuts its tokens into small parts, so that a small corpus has many."""
 
 import runpy
 import sys
