@@ -102,6 +102,8 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
 
 def _changed_files(before: dict[str, str], now: dict[str, str]) -> str:
     """The first few files that are not what they were, such as `"a.txt has changed, b.txt is gone"`."""
+    if not before:  # a checkpoint from before they were noted
+        return ""
     names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     what = {(True, True): "has changed", (True, False): "is gone", (False, True): "is new"}
     said = [f"{name} {what[name in before, name in now]}" for name in names[:3]]
