@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from nlp_ssl.files import advice
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 LAUNCHED = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
@@ -232,12 +234,6 @@ def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
     interrupts.watch_launcher()
     try:
         main(parse())
-    except UserError as error:
-        if rank() != 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # rank 0 says it; the launcher ends this process meanwhile
-            time.sleep(3)
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_USER_ERROR)
     except PeerGone as error:
         if rank() == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -250,3 +246,12 @@ def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
         if isinstance(stop, KeyboardInterrupt) or any(thread.name == _NATIVE for thread in threading.enumerate()):
             os._exit(EXIT_INTERRUPTED)  # at once; native work would hold up the interpreter's end, or crash in it
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        sentence = str(error) if isinstance(error, UserError) else advice(error)
+        if sentence is None:
+            raise
+        if rank() != 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # rank 0 says it; the launcher ends this process meanwhile
+            time.sleep(3)
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_USER_ERROR)

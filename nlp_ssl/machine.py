@@ -96,6 +96,7 @@ def train_batches(
     phases: Phases,
     collate: Callable[[list[dict[str, Any]]], Batch],
     accelerator: Accelerator,
+    **more: Any,
 ) -> TrainBatches:
     """This process's share of the batches that a run learns from, as its configuration splits them."""
     return TrainBatches(
@@ -106,6 +107,7 @@ def train_batches(
         world_size=accelerator.num_processes,
         workers=config.train.workers,
         pin_memory=accelerator.device.type == "cuda",
+        **more,
     )
 
 

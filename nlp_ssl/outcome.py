@@ -10,7 +10,7 @@ import torch
 
 from nlp_ssl import console
 from nlp_ssl.console import Interrupted, PeerGone, UserError
-from nlp_ssl.data.tokens import write_atomically
+from nlp_ssl.files import advice, replace
 from nlp_ssl.machine import out_of_memory_advice
 from nlp_ssl.training.interrupts import peer_is_gone
 
@@ -59,8 +59,9 @@ def outcome(folder: Path, micro_batch: int, step: Callable[[], int | None]) -> I
             raise
         if peer_is_gone(error):
             _end_with_peer(folder, step())
-        code = console.EXIT_USER_ERROR if isinstance(error, UserError) else 1
-        _end(folder, "failed", step(), error=f"{type(error).__name__}: {error}", exit_code=code)
+        code = console.EXIT_USER_ERROR if isinstance(error, UserError) or advice(error) else 1
+        with contextlib.suppress(OSError):  # what ended the run may be a disk that takes this file neither
+            _end(folder, "failed", step(), error=f"{type(error).__name__}: {error}", exit_code=code)
         raise
 
 
@@ -84,4 +85,4 @@ def _end_with_peer(folder: Path, step: int) -> NoReturn:
 
 def _write(folder: Path, status: str, step: int, **more: Any) -> None:
     record = {"status": status, "step": step, "exit_code": EXIT_CODES.get(status), **more}
-    write_atomically(folder / STATUS_FILE, json.dumps(record, indent=1).encode())
+    replace(folder / STATUS_FILE, json.dumps(record, indent=1))

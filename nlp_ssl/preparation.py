@@ -21,6 +21,7 @@ from nlp_ssl.data.tokenizer import (
 )
 from nlp_ssl.data.tokens import TokenCorpus, fingerprint, tokenize_corpus, tokenizer_fingerprint
 from nlp_ssl.evaluation.perplexity import unigram_cross_entropy
+from nlp_ssl.files import making
 from nlp_ssl.machine import in_turn, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, max_positions
@@ -42,6 +43,7 @@ class PretrainingData:
         isolated: several documents share a row.
         description: the corpus in a line.
         unigram: nats a held-out token costs without context.
+        files: sha256 of the corpus's local files by their names.
     """
 
     rows: dict[int, PackedRows]
@@ -51,6 +53,7 @@ class PretrainingData:
     isolated: bool
     description: str
     unigram: float
+    files: dict[str, str]
 
     @property
     def train(self) -> PackedRows:
@@ -150,6 +153,7 @@ def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
         not one_document,
         corpus.description,
         unigram,
+        corpus.files,
     )
 
 
@@ -186,7 +190,8 @@ def get_tokenizer(config: PretrainConfig, corpus: Corpus, kind: Kind) -> PreTrai
     if not folder.exists():
         console.say(f"tokenizer: training {wanted.kind} with {wanted.vocab_size:,} entries on the corpus")
         tokenizer = train_on(corpus, wanted)
-        save_tokenizer(begin_without_end(tokenizer) if kind == "clm" else tokenizer, folder)
+        with making(folder) as temporary:
+            save_tokenizer(begin_without_end(tokenizer) if kind == "clm" else tokenizer, temporary)
     tokenizer = load_tokenizer(str(folder), needs_mask=kind == "mlm")
     console.say(f"tokenizer: {wanted.kind}, {len(tokenizer):,} entries, {folder}")
     return tokenizer

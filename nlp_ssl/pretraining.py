@@ -16,6 +16,7 @@ from nlp_ssl.console import UserError
 from nlp_ssl.data.batches import held_out_batches, held_out_rows
 from nlp_ssl.data.phases import Phase, Phases
 from nlp_ssl.data.tokens import fingerprint
+from nlp_ssl.data.verification import Verification
 from nlp_ssl.evaluation.perplexity import bits_per_byte, evaluate
 from nlp_ssl.evaluation.samples import continue_texts, fill_masks
 from nlp_ssl.machine import make_accelerator, train_batches, training_device
@@ -102,8 +103,12 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
     learning = build_objective(config, kind, data, config.seed, source=0)
     scoring = build_objective(config, kind, data, HELD_OUT_SEED, source=1)
     phases = plan(config, data)
+    verification = Verification()
+    if accelerator.is_main_process:
+        verification.start({k: v for rows in (*data.rows.values(), data.held_out) for k, v in rows.digests.items()})
 
     def measure(module: torch.nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
+        verification()
         rows = held_out_rows(len(data.held_out), config.evaluation.max_rows)
         held_out = held_out_batches(
             data.held_out,
@@ -128,7 +133,7 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
         module=ObjectiveModule(packed_model, learning),
         objective=learning,
         tokenizer=data.tokenizer,
-        batches=train_batches(config, phases, learning.collate, accelerator),
+        batches=train_batches(config, phases, learning.collate, accelerator, check=verification),
         horizon=Horizon.of(config.train, phases),
         measure=measure,
         card=lambda facts: pretraining_card(config, kind, data, facts),
@@ -138,6 +143,7 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
             model,
             data=fingerprint(sorted(rows.fingerprint for rows in data.rows.values())),
             tokenizer=data.train.tokens.manifest["tokenizer"],
+            files=data.files,
         ),
     )
 

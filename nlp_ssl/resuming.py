@@ -30,6 +30,11 @@ def choose_checkpoint(checkpoints: Checkpoints) -> Path | None:
     names = [None]
     if console.rank() == 0:
         found = checkpoints.newest()
+        if found is None and any(checkpoints.folder.glob("step-*")):
+            raise UserError(
+                f"every checkpoint in {checkpoints.folder} is damaged; nothing was changed there: put a copy back, or "
+                "start anew in another --output_dir"
+            )
         checkpoints.pass_over(found)
         names = [found.name if found else None]
     if console.world_size() > 1:
@@ -61,13 +66,20 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
             change (other data, rates, batches, ...) and `--resume.allow_changed` was not given.
     """
     state = read_state(checkpoint)
-    changed = {key for key, value in identity.items() if state["identity"].get(key) != value}
+    changed = {key for key in NAMES if state["identity"].get(key) != identity[key]}
+    files = _changed_files(state["identity"].get("files", {}), identity.get("files", {}))
+    if changed == {"data", "tokenizer"} and files and config.tokenizer.path is None:
+        raise UserError(
+            f"cannot go on from {checkpoint}: the corpus changed ({files}), and with it the tokenizer trained on it; "
+            f"give the corpus as it was, or learn on from the new text with --tokenizer.path {checkpoint} "
+            "--resume.allow_changed, or start anew in another --output_dir"
+        )
     if fatal := [NAMES[key] for key in sorted(changed - {"data"})]:
         raise UserError(f"cannot go on from {checkpoint}: {' and '.join(fatal)} changed; start anew in another folder")
 
     before = flatten(yaml.safe_load((checkpoint / CONFIG_FILE).read_text()))
     now = flatten(plain(to_dict(config)))
-    deciding = [f"{NAMES['data']} changed"] if "data" in changed else []
+    deciding = [f"the corpus changed ({files})" if files else f"{NAMES['data']} changed"] if "data" in changed else []
     for key in sorted(now.keys() | before.keys()):
         if key.startswith(ELSEWHERE) or before.get(key) == now.get(key):
             continue
@@ -86,3 +98,13 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
     for key, value in setup.items():
         if state["setup"].get(key) != value:
             console.warn(f"{key}: {state['setup'].get(key)} before, {value} now; the rest is the same to rounding")
+
+
+def _changed_files(before: dict[str, str], now: dict[str, str]) -> str:
+    """The first few files that are not what they were, such as `"a.txt has changed, b.txt is gone"`."""
+    if not before:  # a checkpoint from before they were noted
+        return ""
+    names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    what = {(True, True): "has changed", (True, False): "is gone", (False, True): "is new"}
+    said = [f"{name} {what[name in before, name in now]}" for name in names[:3]]
+    return ", ".join(said) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

@@ -351,8 +351,8 @@ class Run:
         if not self.saver.finish():
             newest = [path.name for path in self.checkpoints.list()[-1:]] or ["none"]
             raise UserError(
-                f"step {self.step:,} could not be saved in {self.folder}; make room there, then --resume: it goes on "
-                f"from the newest checkpoint ({newest[0]})"
+                f"step {self.step:,} could not be saved in {self.folder}, as said above; mend that, then --resume: it "
+                f"goes on from the newest checkpoint ({newest[0]})"
             )
 
     def _finish(self) -> None:

@@ -52,7 +52,7 @@ def _check_output_dir(config: RunConfig) -> None:
     if folder.is_file():
         raise UserError(f"--output_dir {folder} is a file; give a folder")
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not os.access(existing, os.W_OK):
+    if not os.access(existing, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise UserError(f"--output_dir {folder}: {existing} cannot be written to; give another folder")
     if console.rank() == 0 and (folder / LOCK_FILE).exists():
         lock_folder(folder).close()  # another run there is found now, not after hours of tokenising
@@ -87,9 +87,15 @@ def lock_folder(folder: Path) -> TextIO:
     return lock
 
 
-def run_identity(config: RunConfig, model: PreTrainedModel, data: str, tokenizer: str) -> dict[str, Any]:
-    """What makes a run that run: nothing of it may change when it is resumed, but the data if that is allowed."""
+def run_identity(
+    config: RunConfig, model: PreTrainedModel, data: str, tokenizer: str, files: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """What makes a run that run: nothing of it may change when it is resumed, but the data if that is allowed.
+
+    The sha256 of the data's `files`, by name, is there to say which of them changed.
+    """
     return {
+        "files": files or {},
         "data": data,
         "tokenizer": tokenizer,
         "model": fingerprint({k: v for k, v in model.config.to_dict().items() if k != "transformers_version"}),

@@ -13,7 +13,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 ROOMS = ["config", "data", "models", "objectives", "training", "evaluation", "publishing"]
 ROOMS += ["machine", "run_settings", "resuming", "run", "preparation", "finetuning", "proofs", "doctor"]
 SAME = {"console": "config", "command_line": "config", "network": "config", "pretraining": "finetuning"}
-SAME |= {"incidents": "resuming", "saving": "resuming", "outcome": "run_settings"}
+SAME |= {"files": "config", "incidents": "resuming", "saving": "resuming", "outcome": "run_settings"}
 EXTRAS = {"tensorboard", "trackio", "wandb", "matplotlib", "sklearn", "peft", "datatrove", "seqeval"}
 
 

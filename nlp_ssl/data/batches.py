@@ -20,6 +20,10 @@ from nlp_ssl.data.phases import Phases, Rows
 Batch = dict[str, torch.Tensor]
 
 
+def _all_is_well() -> None:
+    """No check."""
+
+
 class TrainBatches(Dataset):
     """The micro-batches of one process, addressed by (step, number).
 
@@ -31,6 +35,7 @@ class TrainBatches(Dataset):
         world_size: processes.
         workers: processes that prepare batches ahead; 0 prepares them in this one.
         pin_memory: copy batches to page-locked memory, for a GPU.
+        check: called before every step; raises where the rows must not be learnt from.
     """
 
     def __init__(
@@ -43,12 +48,14 @@ class TrainBatches(Dataset):
         world_size: int = 1,
         workers: int = 0,
         pin_memory: bool = False,
+        check: Callable[[], None] = _all_is_well,
     ) -> None:
         smallest = min(phase.batch_size for phase in phases.phases)
         if smallest < world_size:
             raise ValueError(f"a global batch of {smallest} rows cannot be split over {world_size} processes")
         self.phases, self.collate, self.seed = phases, collate, seed
         self.rank, self.world_size, self.workers, self.pin_memory = rank, world_size, workers, pin_memory
+        self.check = check
 
     def step_rows(self, step: int) -> tuple[Rows, np.ndarray, np.ndarray]:
         """The rows that a step (counted from 0) visits, over all processes: `(rows, row numbers, epochs)`."""
@@ -82,6 +89,7 @@ class TrainBatches(Dataset):
         )
         batches = iter(loader)
         for step in count(start):
+            self.check()
             yield [next(batches) for _ in self.micro_batches(step)]
 
 

@@ -8,10 +8,9 @@ import contextlib
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from nlp_ssl.config import CorpusConfig
 from nlp_ssl.console import UserError, human_bytes, progress, say
 from nlp_ssl.data.pydocs import pydocs_file
 from nlp_ssl.data.readers import BadText, DocumentFile, checked, content_hashes, find_files, is_blank, missing_column
+from nlp_ssl.files import making
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -38,6 +38,8 @@ class Corpus:
     """32 hexadecimal digits that change whenever the text may have changed."""
     description: str
     """One line for a person."""
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of the local files by their names (of the first 1,000)."""
 
 
 def open_corpus(config: CorpusConfig) -> Corpus:
@@ -64,7 +66,7 @@ def open_corpus(config: CorpusConfig) -> Corpus:
     held_out = [config.held_out] if isinstance(config.held_out, str) else list(config.held_out or [])
 
     share = 0.0 if held_out else config.held_out_fraction
-    parts, identities = [], []
+    parts, identities, files = [], [], {}
     for source, weight, part_share in [
         *((source, weight, share) for source, weight in zip(sources, weights, strict=True)),
         *((source, 1.0, 1.0) for source in held_out),
@@ -72,6 +74,9 @@ def open_corpus(config: CorpusConfig) -> Corpus:
         opened, identity = _open_source(source, config)
         parts += [_Part(documents, name, weight, part_share) for name, documents in opened]
         identities.append([identity, weight, part_share])
+        if isinstance(identity[0], list):
+            files |= dict(identity)
+    files = dict(islice(files.items(), 1000))
     rules = [RULES, config.text_column, config.txt_documents, config.on_bad_text, config.max_documents]
     fingerprint = hashlib.sha256(json.dumps([rules, identities]).encode()).hexdigest()[:32]
 
@@ -86,11 +91,11 @@ def open_corpus(config: CorpusConfig) -> Corpus:
             raise UserError(_nothing_to_read(names, every_document_held_out=some_held_out))
         if next(iter(held), None) is None:
             raise UserError(_nothing_held_out(config, held_out))
-        return Corpus(train, held, fingerprint, f"{names}, streamed")
+        return Corpus(train, held, fingerprint, f"{names}, streamed", files)
     folder = configuration.cache_dir() / "corpus" / fingerprint
     if not folder.exists():
         _copy(parts, config, folder, names, held_out)
-    return _open_copy(folder, fingerprint, names)
+    return _open_copy(folder, fingerprint, names, files)
 
 
 def hash_share(data: bytes, purpose: str) -> float:
@@ -195,12 +200,11 @@ def _stream_rows(parts: list[_Part], config: CorpusConfig, held_out: bool) -> It
 
 def _copy(parts: list[_Part], config: CorpusConfig, folder: Path, names: str, held_out: list[str]) -> None:
     """Read everything once into `train.arrow` and `held_out.arrow`; an interrupted run leaves nothing at `folder`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
     skipped = _Skipped()
     local = all(part.documents.size is not None for part in parts)
     total = sum(part.documents.size for part in parts) if local else None
-    try:
+    with making(folder) as temporary:
+        temporary.mkdir()
         with (
             _ArrowFile(temporary / "train.arrow") as train,
             _ArrowFile(temporary / "held_out.arrow") as held,
@@ -215,23 +219,16 @@ def _copy(parts: list[_Part], config: CorpusConfig, folder: Path, names: str, he
             raise UserError(_nothing_held_out(config, held_out))
         counts = {"documents": train.num_documents, "bytes": train.num_bytes, "held_out": held.num_documents}
         (temporary / "counts.json").write_text(json.dumps(counts))
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.exists():  # otherwise another process was faster, with the same result
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _open_copy(folder: Path, fingerprint: str, names: str) -> Corpus:
+def _open_copy(folder: Path, fingerprint: str, names: str, files: dict[str, str]) -> Corpus:
     from datasets import Dataset
 
     counts = json.loads((folder / "counts.json").read_text())
     size = human_bytes(counts["bytes"])
     description = f"{names}: {counts['documents']:,} documents, {size}; {counts['held_out']:,} held out"
     train, held_out = (Dataset.from_file(str(folder / name)) for name in ("train.arrow", "held_out.arrow"))
-    return Corpus(train, held_out, fingerprint, description)
+    return Corpus(train, held_out, fingerprint, description, files)
 
 
 class _ArrowFile:

@@ -6,7 +6,6 @@ same time for ten thousand documents as for a billion; the index it gives lies o
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from nlp_ssl import console
 from nlp_ssl.data.packing_index import PIECE, IndexBuilder, PackingStats
 from nlp_ssl.data.tokens import TokenCorpus
+from nlp_ssl.files import making, sha256
 
 
 class PackedRows:
@@ -40,7 +40,9 @@ class PackedRows:
         self.tokens, self.folder, self.row_length = tokens, folder, row_length
         self.prefix, self.suffix, self.pad = prefix, suffix, pad
         self.fixed_length = fixed_length
-        self.stats = PackingStats(**json.loads((folder / "packing.json").read_text()))
+        noted = json.loads((folder / "packing.json").read_text())
+        self._digests = noted.pop("sha256", {})
+        self.stats = PackingStats(**noted)
         self.pieces = np.memmap(folder / "pieces.bin", dtype=PIECE, mode="r")
         self.row_starts = np.memmap(folder / "row_starts.bin", dtype="<i8", mode="r")
 
@@ -51,6 +53,11 @@ class PackedRows:
     def fingerprint(self) -> str:
         """Changes whenever a row may hold something else."""
         return f"{self.tokens.manifest['fingerprint']}/{self.folder.name}"
+
+    @property
+    def digests(self) -> dict[Path, str]:
+        """The sha256 of every file that the rows are read from, as far as it was noted when the file was made."""
+        return self.tokens.digests | {self.folder / name: digest for name, digest in self._digests.items()}
 
     def row_pieces(self, row: int) -> np.ndarray:
         """The pieces of a row: structured array of (document, start, length)."""
@@ -131,14 +138,23 @@ def pack(
     if row_length < special + 2:
         raise console.UserError(f"a row length of {row_length} leaves no room beside {special} special tokens")
     folder = (root or tokens.folder) / f"rows-{row_length}-{special}{'-one' if one_document else ''}"
-    if not (folder / "packing.json").exists():
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        stats = IndexBuilder(np.asarray(tokens.offsets), row_length, special, one_document, temporary).run()
-        (temporary / "packing.json").write_text(json.dumps(asdict(stats)))
-        try:
-            os.rename(temporary, folder)
-        except OSError:  # another process finished the same index first
-            shutil.rmtree(temporary)
+    if folder.exists() and not _is_whole(folder):
+        console.warn(f"the packed index {folder} is damaged; packing again")
+        shutil.rmtree(folder)
+    if not folder.exists():
+        with making(folder) as temporary:
+            temporary.mkdir()
+            stats = IndexBuilder(np.asarray(tokens.offsets), row_length, special, one_document, temporary).run()
+            digests = {name: sha256(temporary / name) for name in ("pieces.bin", "row_starts.bin")}
+            (temporary / "packing.json").write_text(json.dumps({**asdict(stats), "sha256": digests}))
     return PackedRows(tokens, folder, row_length, prefix, suffix, pad, fixed_length=not one_document)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether an index has all its files, of the sizes that they should have."""
+    try:
+        noted = json.loads((folder / "packing.json").read_text())
+        pieces, row_starts = ((folder / name).stat().st_size for name in ("pieces.bin", "row_starts.bin"))
+        return pieces == noted["pieces"] * PIECE.itemsize and row_starts == (noted["rows"] + 1) * 8
+    except (FileNotFoundError, ValueError, KeyError):
+        return False

@@ -200,7 +200,10 @@ class IndexBuilder:
     def _sort_by_length(self, histogram: np.ndarray) -> None:
         """Counting sort: `by_length[next[n]:]` are the documents whose rest has length n, in the corpus's order."""
         size = max(1, int(histogram.sum()))
-        self.by_length = np.memmap(self.folder / "by_length.bin", dtype="<i8", mode="w+", shape=(size,))
+        with open(self.folder / "by_length.bin", "wb") as f:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process when it writes to the map
+                os.posix_fallocate(f.fileno(), 0, 8 * size)
+        self.by_length = np.memmap(self.folder / "by_length.bin", dtype="<i8", mode="r+", shape=(size,))
         self.next = np.concatenate([[0], np.cumsum(histogram)[:-1]])
         cursor = self.next.copy()
         for begin, lengths in self._chunks():

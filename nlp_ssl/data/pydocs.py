@@ -19,6 +19,7 @@ from pathlib import Path
 
 from nlp_ssl import config
 from nlp_ssl.console import human_bytes, progress, say
+from nlp_ssl.files import making
 
 RULES = 1  # raise it when the same files would give other documents
 MIN_CHARACTERS = 100
@@ -266,13 +267,10 @@ def _raised_name(node: ast.Raise) -> str | None:
 
 
 def _write(docs: list[PyDoc], path: Path) -> None:
-    """Write under a temporary name, then rename: an interrupted run leaves no half a corpus."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     lists = ("parameters", "types", "exceptions")
     schema = pa.schema([(f.name, pa.list_(pa.string()) if f.name in lists else pa.string()) for f in fields(PyDoc)])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    pq.write_table(pa.Table.from_pylist([asdict(doc) for doc in docs], schema), temporary, compression="zstd")
-    os.replace(temporary, path)
+    with making(path) as temporary:
+        pq.write_table(pa.Table.from_pylist([asdict(doc) for doc in docs], schema), temporary, compression="zstd")

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from nlp_ssl.config import cache_dir
 from nlp_ssl.console import UserError, progress
+from nlp_ssl.files import write_atomically
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -58,7 +59,6 @@ def find_files(source: str) -> list[Path]:
 def content_hashes(paths: list[Path]) -> list[str]:
     """SHA-256 of every file, remembered in the cache for as long as its path, size and time stay the same."""
     memory = cache_dir() / "hashes"
-    memory.mkdir(parents=True, exist_ok=True)
     notes = []
     for path in paths:
         stat = path.stat()
@@ -74,9 +74,7 @@ def content_hashes(paths: list[Path]) -> list[str]:
                     digest.update(block)
                     if bar is not None:
                         bar.update(len(block))
-            temporary = note.with_suffix(f".{os.getpid()}")
-            temporary.write_text(digest.hexdigest())
-            temporary.replace(note)
+            write_atomically(note, digest.hexdigest().encode())
     return [note.read_text() for note in notes]
 
 

@@ -155,7 +155,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     folder = Path(folder)
     check_tokenizer_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".tmp", dir=folder.parent))
     try:
         tokenizer.save_pretrained(temporary)
         temporary.chmod(0o777 & ~_umask())  # mkdtemp makes it private

@@ -6,6 +6,7 @@ is unfinished, and the next call goes on where the last one was interrupted.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -26,20 +27,11 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl import console
+from nlp_ssl.files import making, sha256, write_atomically
 
 FORMAT = 1
 PART_BYTES = 32_000_000  # text in one Arrow file; its record batch is one array
 ENCODE_BATCH = 512
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either complete under its name, on disk, or not there at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
 
 
 def fingerprint(*parts: Any) -> str:
@@ -83,20 +75,45 @@ class TokenCorpus:
 
     @classmethod
     def open(cls, folder: str | Path) -> "TokenCorpus":
-        """Open a finished folder; raises `UserError` where there is none."""
+        """Open a finished folder, and check what can be checked without reading the tokens.
+
+        Raises:
+            UserError: there is none, or a file is missing or is not what the manifest says.
+        """
         folder = Path(folder)
         if not (folder / "manifest.json").exists():
             raise console.UserError(f"{folder} holds no finished tokenised corpus; make one with prepare_tokens.py")
-        manifest = json.loads((folder / "manifest.json").read_text())
-        shards = []
-        for shard in manifest["shards"]:
-            with pa.memory_map(str(folder / shard["file"])) as source:
-                batches = list(pa.ipc.open_stream(source))
-            shards += [batch.column("input_ids").flatten().to_numpy() for batch in batches]  # zero-copy
+        with _intact(folder / "manifest.json"):
+            manifest = json.loads((folder / "manifest.json").read_text())
+            records = [(shard["file"], shard["documents"], shard["tokens"]) for shard in manifest["shards"]]
+        shards, ends = [], [(0, 0)]  # documents and tokens up to the end of each file
+        for file, documents, tokens in records:
+            with _intact(folder / file):
+                with pa.memory_map(str(folder / file)) as source:
+                    batches = list(pa.ipc.open_stream(source))
+                for batch in batches:
+                    batch.validate()
+                found = [batch.column("input_ids").flatten().to_numpy() for batch in batches]  # zero-copy
+                _expect(all(array.dtype == manifest["dtype"] for array in found), "it holds something else than tokens")
+                counts = (sum(batch.num_rows for batch in batches), sum(map(len, found)))
+                _expect(counts == (documents, tokens), "documents or tokens are missing or too many")
+            shards += found
+            ends.append((ends[-1][0] + documents, ends[-1][1] + tokens))
         starts = np.cumsum([0] + [len(s) for s in shards])
-        offsets = np.load(folder / "document_offsets.npy", mmap_mode="r")
-        document_bytes = np.load(folder / "document_bytes.npy", mmap_mode="r")
+        with _intact(folder / "document_offsets.npy"):
+            offsets = np.load(folder / "document_offsets.npy", mmap_mode="r")
+            _expect(len(offsets) == ends[-1][0] + 1, "documents are missing or too many")
+            _expect(all(offsets[document] == token for document, token in ends), "it does not fit the tokens")
+        with _intact(folder / "document_bytes.npy"):
+            document_bytes = np.load(folder / "document_bytes.npy", mmap_mode="r")
+            _expect(len(document_bytes) == ends[-1][0], "documents are missing or too many")
         return cls(folder, manifest, offsets, document_bytes, shards, starts)
+
+    @property
+    def digests(self) -> dict[Path, str]:
+        """The sha256 of every file, as far as it was noted when the corpus was made."""
+        noted = {shard["file"]: shard["sha256"] for shard in self.manifest["shards"]} | self.manifest.get("arrays", {})
+        return {self.folder / name: digest for name, digest in noted.items()}
 
     @property
     def num_documents(self) -> int:
@@ -121,6 +138,26 @@ class TokenCorpus:
     def arrays(self) -> Iterator[np.ndarray]:
         """The flat array, shard by shard."""
         yield from self._shards
+
+
+def _expect(fulfilled: bool, otherwise: str) -> None:
+    if not fulfilled:
+        raise ValueError(otherwise)
+
+
+@contextlib.contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    """Say of a file that cannot be read, or does not hold what it should, what to do about it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        if getattr(error, "errno", None) not in (None, errno.ENOENT):  # nothing is wrong with what is in it
+            raise
+        said = str(error).partition("\n")[0].rstrip(".")
+        what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({said})"
+        raise console.UserError(
+            f"{path} {what}; delete the folder {path.parent}, and the same command makes it again"
+        ) from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -322,8 +359,10 @@ def _finish(folder: Path, records: list[Path], corpus_fingerprint: str, tokenize
             for batch in pa.ipc.open_stream(source):
                 lengths.append(np.diff(batch.column("input_ids").offsets.to_numpy()))
                 num_bytes.append(batch.column("num_bytes").to_numpy())
-    _save_array(folder / "document_offsets.npy", np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
-    _save_array(folder / "document_bytes.npy", np.concatenate(num_bytes))
+    arrays = {"document_offsets.npy": np.concatenate([[0], np.cumsum(np.concatenate(lengths))])}
+    arrays |= {"document_bytes.npy": np.concatenate(num_bytes)}
+    for name, array in arrays.items():
+        _save_array(folder / name, array)
     features = Features({"input_ids": List(Value(dtype)), "num_bytes": Value("uint32")})
     info = {"features": features.to_dict(), "description": "", "citation": "", "homepage": "", "license": ""}
     write_atomically(folder / "dataset_info.json", json.dumps(info).encode())
@@ -347,11 +386,12 @@ def _finish(folder: Path, records: list[Path], corpus_fingerprint: str, tokenize
         "tokens": sum(s["tokens"] for s in shards),
         "bytes": sum(s["bytes"] for s in shards),
         "shards": shards,
+        "arrays": {name: sha256(folder / name) for name in arrays},
     }
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npy")
-    np.save(temporary, array)
-    os.replace(temporary, path)
+    with making(path) as temporary, open(temporary, "wb") as f:  # np.save does not say that a disk is full
+        np.lib.format.write_array_header_1_0(f, np.lib.format.header_data_from_array_1_0(array))
+        f.write(array.data)

@@ -7,7 +7,6 @@ boundary, and only then are older ones removed.
 """
 
 import copy
-import hashlib
 import json
 import os
 import random
@@ -23,6 +22,7 @@ from transformers import PreTrainedModel
 
 from nlp_ssl.config import CheckpointConfig
 from nlp_ssl.console import rank, warn
+from nlp_ssl.files import disk_error, sha256, sync
 from nlp_ssl.training.interrupts import any_process
 
 MANIFEST = "MANIFEST.json"
@@ -121,14 +121,15 @@ class Checkpoints:
         try:
             (folder / STATE).mkdir(parents=True, exist_ok=True)
             for name, value in states.items():
-                torch.save(value, folder / STATE / name)
+                with open(folder / STATE / name, "wb") as f:  # a path would hide what the disk says
+                    torch.save(value, f)
             if rank() == 0:
                 (folder / STATE / "run.json").write_text(json.dumps(state, indent=1))
                 self.write_model(folder, weights, facts)
                 others = [p for p in _files(folder) if not p.name.startswith("rank-")]
                 self.digests = {str(p.relative_to(folder)): _sync_and_hash(p) for p in others}
         except BaseException as error:  # handed to the main thread, which raises it
-            self.error = error
+            self.error = disk_error(error) or error
 
     @property
     def state(self) -> Literal["idle", "writing", "failed"]:
@@ -167,14 +168,14 @@ class Checkpoints:
             self.digests[str(path.relative_to(temporary))] = _sync_and_hash(path)
         (temporary / MANIFEST).write_text(json.dumps(self.digests, indent=1, sort_keys=True))
         for path in (temporary / MANIFEST, temporary / STATE, temporary):
-            _sync(path)
+            sync(path)
         final = temporary.with_name(temporary.name[1:].removesuffix(".tmp"))
         former = final.with_name(f"{final.name}.former")  # still listed: at no moment is there no checkpoint
         if final.exists():  # a resumed run saves the same step again
             shutil.rmtree(former, ignore_errors=True)
             os.rename(final, former)
         os.rename(temporary, final)
-        _sync(self.folder)
+        sync(self.folder)
         shutil.rmtree(former, ignore_errors=True)
         self.prune()
         for stale in self.folder.glob(".step-*.tmp"):  # of a killed run; later steps may be being written
@@ -235,7 +236,7 @@ def verify(folder: Path) -> str | None:
     for name, digest in manifest.items():
         if not (folder / name).exists():
             return f"{name} is missing"
-        if _sha256(folder / name) != digest:
+        if sha256(folder / name) != digest:
             return f"{name} has changed"
     return None
 
@@ -288,18 +289,5 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _sync_and_hash(path: Path) -> str:
-    _sync(path)
-    return _sha256(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    sync(path)
+    return sha256(path)

@@ -9,7 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from nlp_ssl.config import TrackingConfig
-from nlp_ssl.console import UserError, rank
+from nlp_ssl.console import UserError, rank, warn
+from nlp_ssl.files import replace
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
@@ -23,7 +24,7 @@ class Log:
     """
 
     def __init__(self, path: Path, resume_at: int | None = None) -> None:
-        self.path = path
+        self.path, self.waiting = path, ""
         self.cut(resume_at)
 
     def cut(self, last_step: int | None) -> None:
@@ -39,15 +40,22 @@ class Log:
                     continue
                 if event.get("step", 0) <= last_step:
                     kept.append(line + "\n")
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, self.path)
+        replace(self.path, "".join(kept))
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Append a line."""
-        if rank() == 0:
+        """Append a line, or keep it in memory until the disk has room for it."""
+        if rank() != 0:
+            return
+        first, size = not self.waiting, self.path.stat().st_size
+        self.waiting += json_line(event=event, step=step, **values)
+        try:
             with open(self.path, "a") as f:
-                f.write(json_line(event=event, step=step, **values))
+                f.write(self.waiting)
+            self.waiting = ""
+        except OSError as error:
+            os.truncate(self.path, size)  # no half a line
+            if first:
+                warn(f"{self.path}: {error.strerror}; its lines wait in memory until they can be written")
 
     def ensure(self, event: str, step: int, **values: Any) -> None:
         """Append a line unless the log has one of this event and step."""

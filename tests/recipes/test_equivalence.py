@@ -120,10 +120,11 @@ def test_resume_with_other_data_is_refused(arguments: list[str], whole: Path, tm
     other = write_corpus(tmp_path / "other.txt", seed=5)
     arguments = [*arguments, "--output_dir", str(whole), "--resume", "--data.sources", str(other)]
     printed = run("pretrain_mlm.py", *arguments, expect=2)
-    assert "the tokenizer (trained on the corpus, unless one is named) changed" in printed.splitlines()[-1]
+    changed = "the corpus changed (corpus.txt is gone, other.txt is new)"
+    assert f"{changed}, and with it the tokenizer trained on it" in printed.splitlines()[-1]
     tokenizer = ["--tokenizer.path", str(whole)]
     printed = run("pretrain_mlm.py", *arguments, *tokenizer, expect=2)
-    assert "would give another result: the corpus, or how it is packed changed" in printed.splitlines()[-1]
+    assert f"would give another result: {changed}" in printed.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def dies_at(monkeypatch, number):
 
         return wrapped
 
-    for owner, name in ((module.os, "rename"), (module.shutil, "rmtree"), (module, "_sync"), (module, "_sha256")):
+    for owner, name in ((module.os, "rename"), (module.shutil, "rmtree"), (module, "sync"), (module, "sha256")):
         monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
     return calls
 

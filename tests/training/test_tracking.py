@@ -1,6 +1,7 @@
 """The log that is always written, and trackers that are checked before anything is done."""
 
 import json
+import resource
 
 import pytest
 from accelerate import Accelerator
@@ -50,6 +51,23 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     Log(tmp_path / "log.jsonl").write("step", 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_wait_while_the_disk_is_full(tmp_path, capsys):
+    log = Log(tmp_path / "log.jsonl")
+    log.write("step", 1, loss=2.5)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = log.path.stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))  # room for a part of a line
+    try:
+        log.write("step", 2, loss=2.25)
+        log.write("step", 3, loss=2.0)
+        assert [line["step"] for line in lines(log.path)] == [1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    log.write("step", 4, loss=1.75)
+    assert [line["loss"] for line in lines(log.path)] == [2.5, 2.25, 2.0, 1.75]
+    assert capsys.readouterr().err.count("File too large; its lines wait in memory") == 1
 
 
 def test_trackers_are_checked_before_anything_is_done(monkeypatch):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 TINY = ["--model.overrides.num_hidden_layers", "2", "--model.overrides.hidden_size", "32"]
 TINY += ["--model.overrides.intermediate_size", "48", "--tokenizer.vocab_size", "320", "--tokens.row_length", "48"]

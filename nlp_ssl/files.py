@@ -1,0 +1,125 @@
+"""Files that are whole under their name or not there, what killed processes leave of them, and what disks answer."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from nlp_ssl.config import cache_dir
+
+# what the person at the machine can mend, and how
+REMEDIES = {errno.ENOSPC: "make room there", errno.EDQUOT: "make room there"}
+REMEDIES |= {errno.EFBIG: "give a place that takes larger files"}
+REMEDIES |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "give a place that can be written to")
+REMEDIES |= {errno.EIO: "its disk may be failing: give another place"}
+
+
+@contextlib.contextmanager
+def making(path: Path) -> Iterator[Path]:
+    """Make a file or folder under a temporary name beside its own, which it gets, on disk, when the block ends.
+
+    For places that several runs share, such as the cache. A killed process leaves the temporary; the next one that
+    makes something there, at a moment when nobody else does, removes it: everybody at work holds a lock on the folder,
+    which the system takes back from the dead, on whatever machine they lived.
+
+    Args:
+        path: of the file or folder. A folder that another process has made meanwhile stays as it is.
+
+    Yields:
+        The temporary name, at which nothing is yet.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.parent / ".lock", "a") as lock:
+        with contextlib.suppress(OSError):  # others are at work, or the file system has no locks: nothing is removed
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for abandoned in path.parent.glob(".*.tmp"):
+                _remove(abandoned)
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            yield temporary
+            for file in [temporary, *temporary.rglob("*")]:
+                if file.is_file():
+                    sync(file)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+        except Exception as error:
+            said = disk_error(error)
+            if said is None:
+                raise
+            said.filename = said.filename or str(path)
+            raise said from None
+        finally:
+            _remove(temporary)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is either complete under its name, on disk, or not there at all."""
+    with making(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all, in a folder that is this process's alone."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text)
+        sync(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """What the system said, where a library raises something of its own for it: torch's and Rust's do."""
+    if error is None or isinstance(error, OSError):
+        return error
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return disk_error(error.__context__) if isinstance(error, RuntimeError) else None
+
+
+def advice(error: BaseException) -> str | None:
+    """A sentence for a full disk, a folder that cannot be written to and the like; `None` for anything else."""
+    said = disk_error(error)
+    if said is None or said.errno not in REMEDIES:
+        return None
+    where = f"{said.filename}: " if said.filename else ""
+    cached = bool(said.filename) and Path(said.filename).absolute().is_relative_to(cache_dir().absolute())
+    remedy = REMEDIES[said.errno] + (" (NLP_SSL_CACHE says where the cache is)" if cached else "")
+    return f"{where}{os.strerror(said.errno)}; {remedy} and start again: what was finished before is kept (--resume)"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,97 @@
+"""Files that are whole or not there, and what is left of processes that were killed."""
+
+import errno
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from nlp_ssl.files import advice, disk_error, making, replace, write_atomically
+
+fork = multiprocessing.get_context("fork")
+
+
+def make_and_wait(path: Path, begun, go_on) -> None:
+    with making(path) as temporary:
+        temporary.mkdir()
+        (temporary / "half").write_bytes(b"x" * 1000)
+        begun.set()
+        go_on.wait()
+        (temporary / "whole").write_bytes(b"x")
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A process that has begun to make something."""
+    begun, go_on = fork.Event(), fork.Event()
+    process = fork.Process(target=make_and_wait, args=(tmp_path / "theirs", begun, go_on))
+    process.start()
+    assert begun.wait(30)
+    yield process, go_on
+    process.kill()
+    process.join()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path, other):
+    process, _ = other
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    (left,) = names(tmp_path)
+    assert left.startswith(".theirs.")
+    write_atomically(tmp_path / "ours", b"y")
+    assert names(tmp_path) == ["ours"]
+
+
+def test_what_a_living_process_is_making_stays(tmp_path, other):
+    process, go_on = other
+    write_atomically(tmp_path / "ours", b"y")
+    assert len(names(tmp_path)) == 2
+    go_on.set()
+    process.join()
+    assert process.exitcode == 0
+    assert names(tmp_path) == ["ours", "theirs"]
+    assert names(tmp_path / "theirs") == ["half", "whole"]
+
+
+def test_the_first_of_two_that_make_the_same_folder_wins(tmp_path):
+    with making(tmp_path / "folder") as slow:
+        slow.mkdir()
+        (slow / "who").write_text("slow")
+        with making(tmp_path / "folder") as fast:
+            fast.mkdir()
+            (fast / "who").write_text("fast")
+    assert (tmp_path / "folder" / "who").read_text() == "fast"
+    assert names(tmp_path) == ["folder"]
+
+
+def test_an_error_leaves_nothing_and_what_was_there_stays(tmp_path):
+    write_atomically(tmp_path / "file", b"before")
+
+    def fails(temporary: Path) -> None:
+        temporary.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as stopped, making(tmp_path / "file") as temporary:
+        fails(temporary)
+    assert stopped.value.filename == str(tmp_path / "file")
+    assert names(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"before"
+    replace(tmp_path / "file", "after")
+    assert (tmp_path / "file").read_bytes() == b"after"
+
+
+def test_what_the_disk_said_is_found_in_what_libraries_raise():
+    said = disk_error(Exception("I/O error: No space left on device (os error 28)"))  # tokenizers, safetensors
+    assert said.errno == errno.ENOSPC
+    assert advice(said).startswith("No space left on device; make room there and start again")
+    error = RuntimeError("unexpected pos 704 vs 598")  # torch.save
+    error.__context__ = OSError(errno.EFBIG, "File too large", "weights")
+    assert advice(error).startswith("weights: File too large; give a place that takes larger files")
+    assert advice(RuntimeError("shapes differ")) is None
+    assert advice(FileNotFoundError(errno.ENOENT, "No such file")) is None
