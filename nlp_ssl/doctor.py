@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -30,7 +31,7 @@ from nlp_ssl.config import CheckpointConfig, EvaluationConfig, MLMConfig, Resume
 from nlp_ssl.console import UserError, say
 from nlp_ssl.data.batches import TrainBatches
 from nlp_ssl.data.phases import Phase, Phases
-from nlp_ssl.models.loading import build_model
+from nlp_ssl.models.loading import build_model, dropouts
 from nlp_ssl.models.packed import PackedModel, has_experts
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
@@ -71,7 +72,9 @@ def examine(config: MLMConfig) -> list[Finding]:
 def _apart(config: MLMConfig, kind: Kind, data: PretrainingData) -> list[Finding]:
     if not data.isolated:
         return [Finding("documents apart", "one document a row: there is no other to see", True)]
-    several = [row for row in range(min(len(data.train), 2000)) if len(data.train.row_pieces(row)) > 1][:4]
+    spread = np.unique(np.linspace(0, len(data.train) - 1, 2000).astype(int)).tolist()
+    several = [row for row in spread if len(data.train.row_pieces(row)) > 1]
+    several = several[:: max(1, len(several) // 4)][:4]
     if not several:
         return [Finding("documents apart", "no row holds two documents", True)]
     say(f"doctor: replacing documents in {len(several)} packed rows")
@@ -146,7 +149,7 @@ def _stopped(config: MLMConfig, folder: Path, data: PretrainingData) -> list[Fin
     weights = (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     bits = "log and weights the same bits" if same and weights else "log or weights differ"
     split = replace(short, train=replace(train, micro_batch=3), model=replace(config.model, dropout=0.0))
-    if config.model.dropout:  # with dropout the split draws other masks, so both go without
+    if max(dropouts(data.model_config), default=0):  # another split draws other masks of dropout: both go without
         whole = folder / "whole-without-dropout"
         _go(replace(short, model=split.model), whole)
     at_two = _go(split, two, processes=2, stop_after=STEPS // 3)

@@ -163,12 +163,17 @@ def build_model(
         stored = AutoConfig.from_pretrained(config.name, **source).dtype
         model = auto_class.from_pretrained(config.name, config=model_config, dtype=torch.float32, **source, **extra)
         dtype = str(stored or "float32").removeprefix("torch.")
-        dropout = sorted({v for k, v in model_config.to_dict().items() if _is_dropout(k, v)}) or [0.0]
+        dropout = dropouts(model_config) or [0.0]
         say(
             f"model: going on from the weights of {config.name}, stored as {dtype}, kept in float32 while training; "
             f"dropout {', '.join(map(str, dropout))} (--model.dropout)"
         )
     return model
+
+
+def dropouts(config: PreTrainedConfig) -> list[float]:
+    """The different probabilities of the dropouts of an architecture, in their order."""
+    return sorted({value for key, value in config.to_dict().items() if _is_dropout(key, value)})
 
 
 def _is_dropout(key: str, value: Any) -> bool:
