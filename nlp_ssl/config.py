@@ -142,8 +142,8 @@ class OptimizerConfig:
     """AdamW's decay rates."""
     eps: float = 1e-8
     """AdamW's epsilon."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay; none on biases, norms and embeddings."""
+    weight_decay: float | None = None
+    """Decoupled weight decay; none on biases, norms and embeddings. Derived: 0.1 with Muon, 0.01 with AdamW alone."""
     max_grad_norm: float = 1.0
     """Clip the global gradient norm to this; 0 turns clipping off."""
 

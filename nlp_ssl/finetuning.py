@@ -31,6 +31,7 @@ from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.report import format_table
 from nlp_ssl.run import Run
 from nlp_ssl.run_settings import check_run, run_identity
+from nlp_ssl.training.optimizers import WEIGHT_DECAY
 from nlp_ssl.training.schedules import Horizon
 
 Task = Literal["classification", "ner"]
@@ -223,6 +224,8 @@ def derive(config: FinetuneConfig, hidden: int, world_size: int, num_rows: int) 
         console.say("  epochs = 3 (the usual)")
     if config.optimizer.name is None:
         config.optimizer.name = "adamw"
+    if config.optimizer.weight_decay is None:
+        config.optimizer.weight_decay = WEIGHT_DECAY[config.optimizer.name]
     if config.optimizer.lr is None:
         config.optimizer.lr = min(2e-3, 31 / hidden**2)
         console.say(

@@ -31,6 +31,7 @@ from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
 from nlp_ssl.publishing.card import model_card
 from nlp_ssl.run import Run
 from nlp_ssl.run_settings import run_identity
+from nlp_ssl.training.optimizers import WEIGHT_DECAY
 from nlp_ssl.training.schedules import Horizon
 
 HELD_OUT_SEED = 0  # held-out masks are the same in every run, whatever its seed
@@ -69,6 +70,7 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
     fill(train, "workers", 2 if gpu else 0, "batches are made ahead on a GPU machine")
     family = presets.FAMILIES[preset[0]] if preset else None
     fill(optimizer, "name", family.optimizer if family else "adamw", f"for {config.model.name}")
+    fill(optimizer, "weight_decay", WEIGHT_DECAY[optimizer.name], f"with {optimizer.name}")
     rate = (0.5 if scratch else 0.1) / hidden
     fill(optimizer, "lr", rate, f"{0.5 if scratch else 0.1} / width, {'from scratch' if scratch else 'going on'}")
     fill(config.evaluation, "batch_size", max(1, train.micro_batch), "the micro-batch")

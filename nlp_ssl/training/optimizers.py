@@ -7,6 +7,9 @@ from torch import nn
 
 from nlp_ssl.config import OptimizerConfig
 
+# Muon's steps all have the same length, so without decay the weights go on growing, and fine-tuning cannot move them
+WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.1}
+
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimizer of a run, its groups with their peak rates in `group["peak_lr"]`.
@@ -17,6 +20,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         model: what to train; parameters without `requires_grad` are left out.
         config: with `name` and `lr` resolved.
     """
+    weight_decay = WEIGHT_DECAY[config.name] if config.weight_decay is None else config.weight_decay
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for _, p in trained if p.ndim >= 2 and id(p) not in embeddings]
@@ -26,14 +30,14 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         chosen = {id(p) for p in inner}
         matrices = [p for p in matrices if id(p) not in chosen]
     groups = [
-        {"params": matrices, "lr": config.lr, "weight_decay": config.weight_decay},
+        {"params": matrices, "lr": config.lr, "weight_decay": weight_decay},
         {"params": others, "lr": config.lr, "weight_decay": 0.0},
     ]
     groups = [g for g in groups if g["params"]]
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps, fused=True)
     optimizer: torch.optim.Optimizer = adamw
     if config.name == "muon" and inner:
-        muon = torch.optim.Muon(inner, lr=config.muon_lr, weight_decay=config.weight_decay, momentum=0.95)
+        muon = torch.optim.Muon(inner, lr=config.muon_lr, weight_decay=weight_decay, momentum=0.95)
         optimizer = MuonAdamW(muon, adamw)
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]

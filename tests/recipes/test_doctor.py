@@ -29,7 +29,10 @@ def test_all_holds_on_a_model_with_dropout(tmp_path: Path) -> None:
 def test_what_does_not_hold_is_said_and_is_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = [doctor.Finding("documents apart", "3 of 8 pairs changed a bit", False), doctor.Finding("resumed", "", True)]
+    found = [
+        doctor.Finding("documents apart", "3 of 8 pairs changed a bit", False),
+        doctor.Finding("resumed", "", True),
+    ]
     monkeypatch.setattr(doctor, "examine", lambda config: found)
     with pytest.raises(SystemExit) as ended:
         doctor.main(MLMConfig())
