@@ -4,6 +4,7 @@ Only rank 0 speaks. A recipe's process exits 0 when it finished, 2 on a user's m
 trace) and 75 when it was stopped and can be resumed; anything else is a bug of ours and keeps its stack trace.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -212,6 +213,16 @@ def _default_signals() -> None:
 
 os.register_at_fork(after_in_child=_default_signals)
 interrupts = Interrupts()  # signals are a process's, so there is one
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """A signal to the whole process group is the parent's: a process started here does not hear it, from its birth."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def interruptibly(work: Callable[[], Result]) -> Result:

@@ -70,8 +70,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all, in a folder that is this process's alone."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write a file whole or not at all, in a folder that is this run's alone; each of its processes may."""
+    temporary = path.with_name(f".{path.name}.{os.environ.get('RANK', '0')}.tmp")
     try:
         temporary.write_text(text)
         sync(temporary)

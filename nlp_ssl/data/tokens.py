@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -285,7 +284,9 @@ def _make_parts_in_processes(
                 bar.update(running.pop(future))
 
         for texts, path in parts:
-            running[pool.submit(_make_part, serialized, texts, path, dtype)] = len(texts)
+            with console.deaf_children():
+                future = pool.submit(_make_part, serialized, texts, path, dtype)
+            running[future] = len(texts)
             if len(running) >= 2 * num_proc:
                 collect(wait(running, return_when=FIRST_COMPLETED).done)
         collect(list(running))
@@ -306,8 +307,6 @@ def _killed_on_error(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]
 
 def _start_worker(threads: str) -> None:
     os.environ.update(RAYON_NUM_THREADS=threads, TOKENIZERS_PARALLELISM="true")
-    for number in (signal.SIGTERM, signal.SIGINT):  # to the whole process group: the parent decides
-        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,20 +1,14 @@
 """A run that is never stopped, and how it is started."""
 
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-if find_spec("launch") is None:
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "recipes"))
+from launch import TINY, run, write_corpus
 
 
 @pytest.fixture(scope="session")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """40 steps of a tenth of a second or so, and evaluations of a second: of row after row."""
-    from launch import TINY, write_corpus
-
     corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt", documents=1200)
     steps = ["--train.steps", "40", "--train.batch_size", "64", "--train.micro_batch", "8"]
     often = ["--evaluation.every", "20", "--evaluation.batch_size", "1", "--checkpoint.every", "5"]
@@ -24,8 +18,6 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def whole(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from launch import run
-
     out = tmp_path_factory.mktemp("whole") / "run"
     run("pretrain_mlm.py", *arguments, "--output_dir", out)
     return out

@@ -43,7 +43,7 @@ def test_two_processes_stop_together_and_end_together(arguments: list[str], whol
     # one rank is asked to stop
     step = last_step(out)
     with Started(pretrain, tmp_path / "2") as started:
-        started.wait_until(in_training(started, out, beyond=step))
+        started.wait_until(in_training(started, out, beyond=step + 1))  # so all have finished a step
         started.recipe(rank=1).send_signal(SIGTERM)
         assert started.ends(SECONDS) == 1
     saved = assert_interrupted(out, started, ANOTHER, launcher_complains=True)
@@ -86,7 +86,7 @@ def test_two_processes_stopped_in_more_ways(arguments: list[str], tmp_path: Path
         (SIGKILL, {"the launcher is gone", ANOTHER}),
     ):
         with Started(pretrain, tmp_path / number.name) as started:
-            started.wait_until(in_training(started, out, beyond=step))
+            started.wait_until(in_training(started, out, beyond=step + 1))  # so all have finished a step
             started.send(number)
             assert started.ends(SECONDS) in (1, -SIGKILL)
         found = status(out)
