@@ -246,8 +246,10 @@ def _missing_parts(
         number += 1
     if skipped:
         console.say(f"tokenise: {number} parts with {skipped:,} documents are there already, going on")
-        documents = documents.skip(skipped)
         bar.update(skipped)
+        if hasattr(documents, "__len__") and skipped == len(documents):  # all but the manifest; skip() would refuse
+            return
+        documents = documents.skip(skipped)
     for texts in _cut(documents):
         path = folder / f"part-{label}-{number:05d}.arrow"
         number += 1

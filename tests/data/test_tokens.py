@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import datasets
 import numpy as np
@@ -101,9 +102,17 @@ def test_interrupted_and_continued_is_the_same_bytes(tmp_path, whole, monkeypatc
     assert {path.name: path.stat().st_mtime_ns for path in made} == before  # those were not made again
 
 
-def test_a_gap_and_a_half_written_part_are_filled(tmp_path, whole):
-    import shutil
+@pytest.mark.parametrize("stream", [False, True])
+def test_interrupted_behind_the_last_part(tmp_path, whole, stream):
+    folder = shutil.copytree(whole.folder, tmp_path / "t")
+    for name in ("manifest.json", "state.json", "document_offsets.npy", "done-000-of-001"):
+        (folder / name).unlink()
+    data = dataset().to_iterable_dataset() if stream else dataset()
+    corpus = tokenize_corpus(data, tokenizer("bpe"), folder, "toy", num_proc=1)
+    assert contents(corpus.folder) == contents(whole.folder)
 
+
+def test_a_gap_and_a_half_written_part_are_filled(tmp_path, whole):
     folder = tmp_path / "t"
     shutil.copytree(whole.folder, folder)
     (folder / "manifest.json").unlink()

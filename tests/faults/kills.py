@@ -203,7 +203,9 @@ def draw(rng: random.Random, reference: Life, stage: str, resumed: bool) -> tupl
 
 def differences(life: Life, reference: Life) -> list[str]:
     """In what a run that has ended is not as the one that was never killed."""
-    found = list(life.faults)
+    if life.faults:
+        return life.faults
+    found = []
     lines = {
         "step": ("step", "loss", "grad_norm", "lr", "num_targets", "tokens", "digest"),
         "evaluation": ("step", "held_out_loss", "masked_accuracy"),

@@ -10,7 +10,7 @@ SAID = {
     "no room for a checkpoint": [*SAVED_NOT, "File too large"],
     "no room for a checkpoint, then room again": ["step 8 could not be written", "older checkpoints are kept"],
     "a full disk": [*SAVED_NOT, "No space left on device"],
-    "a disk on which no byte is free": ["log.jsonl: No space left on device; make room there"],
+    "a disk on which no byte is free": ["disk/run/", "No space left on device; make room there"],
     "no room in the cache": ["File too large", "NLP_SSL_CACHE"],
     "a truncated checkpoint file": ["model.safetensors has changed", DAMAGED],
     "a bit-flipped checkpoint file": ["training_state/optimizer.pt has changed", DAMAGED],
