@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import datasets
@@ -103,13 +104,30 @@ def test_interrupted_and_continued_is_the_same_bytes(tmp_path, whole, monkeypatc
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_interrupted_behind_the_last_part(tmp_path, whole, stream):
-    folder = shutil.copytree(whole.folder, tmp_path / "t")
-    for name in ("manifest.json", "state.json", "document_offsets.npy", "done-000-of-001"):
-        (folder / name).unlink()
+def test_wherever_it_dies_it_goes_on(tmp_path, whole, stream, monkeypatch):
     data = dataset().to_iterable_dataset() if stream else dataset()
-    corpus = tokenize_corpus(data, tokenizer("bpe"), folder, "toy", num_proc=1)
-    assert contents(corpus.folder) == contents(whole.folder)
+    replace, calls = os.replace, []
+
+    def dies(*args):
+        calls.append(args)
+        if len(calls) == death:
+            raise KeyboardInterrupt
+        replace(*args)
+
+    for death in range(1, 100):  # before each file gets its name
+        folder = tmp_path / str(death)
+        calls.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", dies)
+            try:
+                tokenize_corpus(data, tokenizer("bpe"), folder, "toy", num_proc=1)
+            except KeyboardInterrupt:
+                assert not (folder / "manifest.json").exists()
+            else:
+                break
+        corpus = tokenize_corpus(data, tokenizer("bpe"), folder, "toy", num_proc=1)
+        assert contents(corpus.folder) == contents(whole.folder)
+    assert death > len(contents(whole.folder)) - 1  # all but `.lock`
 
 
 def test_a_gap_and_a_half_written_part_are_filled(tmp_path, whole):
