@@ -69,7 +69,7 @@ class TokenizerConfig:
     lowercase: bool = False
     """Lowercase and strip accents (WordPiece and Unigram)."""
     special_tokens: list[str] = field(default_factory=list)
-    """Additional special tokens, such as `<|user|>`."""
+    """Additional special tokens, such as `['<|user|>']`."""
     sample_mb: float = 256.0
     """Train on about so many megabytes of text, documents chosen by a hash of their text."""
     model_max_length: int | None = None
@@ -194,7 +194,8 @@ class TrainConfig:
     """A step whose loss or gradient is not finite is never applied. Then: stop, go on without it, or go back to the
     newest checkpoint and learn from the rows behind this step instead of those that led to it."""
     spike_factor: float | None = None
-    """A gradient norm above so many times the median of the last 128 steps is a spike, and not applied; such as 10."""
+    """A gradient norm above so many times the median of the last 128 steps is a spike, and not applied; such as 10.
+    The first 16 steps only show what is usual."""
     on_spike: Literal["stop", "skip", "rewind"] = "skip"
     """What a spike leads to; as `on_nonfinite`."""
     incident_texts: bool = False
@@ -227,7 +228,8 @@ class CheckpointConfig:
     keep_every: int | None = None
     """Also keep every checkpoint whose step is a multiple of this."""
     keep_best: bool = False
-    """Also save at every evaluation with a new lowest held-out loss, and keep the best of these."""
+    """Also save at every evaluation with a new lowest held-out loss, and keep the best of these among `checkpoints`;
+    the model at the top of the folder is the last one all the same."""
 
 
 @dataclass
@@ -297,9 +299,9 @@ class PretrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     phases: list[PhaseConfig] = field(default_factory=list)
-    """Stretches at the beginning with other rows or batches, in their order; behind them the run is as `train` and
-    `tokens` say. A batch ramp: `[{steps: 500, batch_size: 64}, {steps: 500, batch_size: 128}]`; short rows first:
-    `[{steps: 5000, row_length: 128}]`."""
+    """Stretches at the beginning with other rows or batches, in their order, counted among `train.steps`; behind them
+    the run is as `train` and `tokens` say. Each takes steps, batch_size and row_length. A batch ramp:
+    `--phases '[{steps: 500, batch_size: 64}]'`; short rows first: `--phases '[{steps: 5000, row_length: 128}]'`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from nlp_ssl.console import rank
+from nlp_ssl.console import rank, warn
 from nlp_ssl.data.packing import PackedRows
 from nlp_ssl.data.phases import Rows
 from nlp_ssl.training.loop import Step
@@ -59,8 +59,11 @@ def report_incident(step: Step, named: list[dict[str, Any]], path: Path) -> str:
     """
     found = {"step": step.number, "incident": step.incident, "loss": step.loss, "grad_norm": step.grad_norm}
     if rank() == 0:
-        with open(path, "a") as f:
-            f.writelines(json_line(**found, **entry) for entry in named)
+        try:
+            with open(path, "a") as f:
+                f.writelines(json_line(**found, **entry) for entry in named)
+        except OSError as error:
+            warn(f"{path} could not be written: {error.strerror}; the rows are in the log")
     what = {"nonfinite": "not finite", "spike": "a spike", "overflow": "overflow after overflow"}[step.incident]
     documents = sorted({d for entry in named for d in entry.get("documents", [])})
     of = f", documents {_listed(documents)}" if documents else ""

@@ -32,7 +32,8 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 def note_interrupt(folder: Path, reason: str) -> None:
     """Write that a run was interrupted, wherever it was; the step is the one that the file has."""
-    write_status(folder, "interrupted", read_status(folder).get("step", 0), reason=reason)
+    with contextlib.suppress(OSError):
+        write_status(folder, "interrupted", read_status(folder).get("step", 0), reason=reason)
 
 
 @contextlib.contextmanager
@@ -60,24 +61,24 @@ def outcome(folder: Path, micro_batch: int, step: Callable[[], int | None]) -> I
         if peer_is_gone(error):
             _end_with_peer(folder, step())
         code = console.EXIT_USER_ERROR if isinstance(error, UserError) or advice(error) else 1
-        with contextlib.suppress(OSError):  # what ended the run may be a disk that takes this file neither
-            _end(folder, "failed", step(), error=f"{type(error).__name__}: {error}", exit_code=code)
+        _end(folder, "failed", step(), error=f"{type(error).__name__}: {error}", exit_code=code)
         raise
 
 
 def _end(folder: Path, status: str, step: int, **more: Any) -> None:
     """Rank 0 writes how the run ended; so does the process that ends before the others, and alone knows why."""
-    if console.rank() == 0 or read_status(folder).get("status") == "running":
-        _write(folder, status, step, **more)
+    with contextlib.suppress(OSError):  # what ended the run may be a disk that takes this file neither
+        if console.rank() == 0 or read_status(folder).get("status") == "running":
+            _write(folder, status, step, **more)
 
 
 def _end_with_peer(folder: Path, step: int) -> NoReturn:
     """End because another process has, with what that wrote of its end if it could."""
     status = read_status(folder)
-    if status["status"] == "interrupted":
+    if status.get("status") == "interrupted":
         console.interrupts.reason = console.interrupts.reason or status["reason"]
         raise Interrupted(f"stopped with another process ({status['reason']}): go on with --resume") from None
-    if status["status"] != "failed":
+    if status.get("status") != "failed":
         status["error"] = "another process of the run has died without a word"
         _end(folder, "failed", step, error=status["error"], exit_code=1)
     raise PeerGone(f"{status['error']}; --resume goes on from the newest checkpoint") from None

@@ -14,8 +14,9 @@ from nlp_ssl.run_settings import CONFIG_FILE, RunConfig, flatten, plain
 from nlp_ssl.training.checkpoints import STATE, Checkpoints
 
 # settings that change the result; what the data settings change is in the data's fingerprint
-DECIDING = ("seed", "phases", "max_length", "train.batch_size", "train.mixed_precision", "model.dropout")
+DECIDING = ("seed", "phases", "max_length", "train.batch_size", "train.mixed_precision")
 DECIDING += ("train.steps", "train.tokens", "train.minutes", "train.epochs", "optimizer.", "schedule.", "masking.")
+JUDGING = ("train.spike_factor", "train.on_spike", "train.on_nonfinite")  # what is not applied from now on
 ELSEWHERE = ("resume.", "output_dir")
 NAMES = {
     "model": "the model's architecture",
@@ -86,6 +87,8 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
         change = f"--{key} was {before.get(key)} and is {now.get(key)}"
         if key.startswith(DECIDING):
             deciding.append(change)
+        elif key in JUDGING:
+            console.warn(f"{change} from here on")
         else:
             console.warn(f"{change} from here on; the result stays the same")
     if deciding and not config.resume.allow_changed:

@@ -38,7 +38,9 @@ from nlp_ssl.training.tracking import Log, start_trackers
 
 # what goes on in a resumed run
 COUNTERS = ("step", "data_offset", "tokens_seen", "elapsed", "step_seconds", "results", "evaluated_at", "best_loss")
+COUNTERS += ("rewinds",)
 OVERFLOWS = 20  # so many fp16 overflows in a row are no longer ordinary
+NOT_APPLIED = 50  # so many steps in a row that were not applied will not be followed by a good one
 REWINDS = 10  # going back so often from one checkpoint does not help
 
 
@@ -84,7 +86,7 @@ class Run:
     results: dict[str, float] = field(default_factory=dict)
     evaluated_at: int = -1
     best_loss: float | None = None
-    rewinds: int = 0
+    rewinds: list[int] = field(default_factory=lambda: [-1, 0])  # to which step, and how often in a row
     begun: bool = False
     publisher: HubPublisher | None = None
 
@@ -108,8 +110,9 @@ class Run:
             due = self.step == 0 or self._evaluation_is_due()
             if due and self.evaluated_at != self.step:
                 self._evaluate()  # a broken evaluation is found now, not after an hour
-            if self.step == 0 and "rewind" in (self.config.train.on_nonfinite, self.config.train.on_spike):
-                self._save()
+            rewinds = "rewind" in (self.config.train.on_nonfinite, self.config.train.on_spike)
+            if (self.step == 0 and rewinds) or (self.step > 0 and due and self.is_best):
+                self._save()  # to go back to; or the evaluation that the interrupted part of the run owes
             while self._take_steps():
                 self._rewind()
             self._finish()
@@ -140,7 +143,7 @@ class Run:
 
     def _prepare(self) -> None:
         config = self.config
-        self.inner, self.overflows = self.model, 0
+        self.inner, self.not_applied = self.model, 0
         self.is_best, self.guard = False, StepGuard(config.train.spike_factor)
         host_group()  # all processes make it now
         torch.manual_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
@@ -191,11 +194,15 @@ class Run:
         ahead = self.step + self.data_offset  # the data position behind the step that was not applied
         self.saver.finish()
         found = choose_checkpoint(self.checkpoints)
-        if found is None or self.rewinds == REWINDS:
-            raise UserError(f"went back {self.rewinds} times and came to no good end; lower --optimizer.lr")
-        bad, self.rewinds = self.step, self.rewinds + 1
+        if found is None:
+            raise UserError(f"step {self.step:,} asks to go back, and there is no checkpoint; lower --optimizer.lr")
+        bad, before = self.step, self.rewinds
         self._restore(found)
+        self.rewinds = [self.step, before[1] + 1 if before[0] == self.step else 1]
+        if self.rewinds[1] > REWINDS:
+            raise UserError(f"went back to step {self.step:,} {REWINDS} times, to no good end; lower --optimizer.lr")
         passed_over, self.data_offset = ahead - self.step - self.data_offset, ahead - self.step
+        self.not_applied, self.saver.elapsed = 0, self.elapsed
         self.log.cut(self.step)
         self.log.write("rewind", self.step, after=bad, passed_over=passed_over)
         console.warn(f"went back from step {bad:,} to {self.step:,}; the rows of {passed_over:,} steps are passed over")
@@ -266,8 +273,8 @@ class Run:
 
     def _incident(self, step: Step) -> bool:
         """Name the rows of a step that was not applied; returns whether to go back because of it."""
-        self.overflows = self.overflows + 1 if step.incident == "overflow" else 0
-        if step.incident is None or (step.incident == "overflow" and self.overflows < OVERFLOWS):
+        self.not_applied = self.not_applied + 1 if step.incident else 0
+        if step.incident is None or (step.incident == "overflow" and self.not_applied < OVERFLOWS):
             return False
         rows, numbers, epochs = self.batches.step_rows(step.number - 1 + self.data_offset)
         named = name_rows(rows, numbers, epochs, self.tokenizer if self.config.train.incident_texts else None)
@@ -276,6 +283,10 @@ class Run:
         self.log.write("incident", step.number, **found, rows=numbers.tolist())
         spike = step.incident == "spike"
         action = self.config.train.on_spike if spike else self.config.train.on_nonfinite
+        if self.not_applied == NOT_APPLIED:
+            raise UserError(
+                f"{text}; so were {NOT_APPLIED} steps in a row: --resume with a lower rate and allow_changed"
+            )
         if action == "stop":
             self.saver.finish()
             option = "--train.on_spike" if spike else "--train.on_nonfinite"

@@ -73,14 +73,17 @@ def lock_folder(folder: Path) -> TextIO:
     """
     lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115 - open as long as the run is
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        # not flock, which loader workers inherit and would keep for a while when this process is killed
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         lock.seek(0)
         owner = lock.read().strip() or "another process"
         lock.close()
         raise UserError(
             f"{owner} is training in {folder}; wait for it, stop it, or give another --output_dir"
         ) from None
+    except OSError as error:  # some network file systems
+        console.warn(f"{folder} cannot be locked ({error.strerror}): see to it that no other run uses it")
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {os.uname().nodename}")
     lock.flush()

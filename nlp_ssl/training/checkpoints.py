@@ -8,6 +8,7 @@ boundary, and only then are older ones removed.
 
 import copy
 import json
+import math
 import os
 import random
 import shutil
@@ -157,13 +158,26 @@ class Checkpoints:
         error, self.error = self.error, None
         if error is not None and not isinstance(error, OSError):
             raise error
+        step = int(temporary.name.removeprefix(".step-").removesuffix(".tmp"))
         if failed or error is not None:
             if rank() == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
-            step = int(temporary.name.removeprefix(".step-").removesuffix(".tmp"))
             raise SaveError(step, str(error or "on another process"))
         if rank() != 0:
             return None
+        try:
+            final = self._name(temporary)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise SaveError(step, str(error)) from None
+        self.prune()
+        for stale in self.folder.glob(".step-*.tmp"):  # of a killed run; later steps may be being written
+            if stale.name <= temporary.name:
+                shutil.rmtree(stale, ignore_errors=True)
+        return final
+
+    def _name(self, temporary: Path) -> Path:
+        """Write the manifest of a folder that is complete, and give the folder its name."""
         for path in (temporary / STATE).glob("rank-*.pt"):  # a few kB each; the large files were hashed by the thread
             self.digests[str(path.relative_to(temporary))] = _sync_and_hash(path)
         (temporary / MANIFEST).write_text(json.dumps(self.digests, indent=1, sort_keys=True))
@@ -177,10 +191,6 @@ class Checkpoints:
         os.rename(temporary, final)
         sync(self.folder)
         shutil.rmtree(former, ignore_errors=True)
-        self.prune()
-        for stale in self.folder.glob(".step-*.tmp"):  # of a killed run; later steps may be being written
-            if stale.name <= temporary.name:
-                shutil.rmtree(stale)
         return final
 
     def finish(self) -> Path | None:
@@ -188,9 +198,11 @@ class Checkpoints:
         if self.pending is None:
             return None
         self.thread.join()
-        committed = self.commit(any_process(self.error is not None))
-        any_process(False)  # none may exit, and have its launcher end the others, before the folder has its name
-        return committed
+        failed = any_process(self.error is not None)
+        try:
+            return self.commit(failed)
+        finally:  # none may exit, and have its launcher end the others, before the folder has its name
+            any_process(False)
 
     def prune(self) -> None:
         """Remove checkpoints that need not be kept; call after the newest is on disk."""
@@ -202,7 +214,7 @@ class Checkpoints:
             kept.add(min(scored)[1])
         for path in found:
             if path not in kept and not self.in_use(path):
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
 
     def list(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -281,7 +293,8 @@ def _score(checkpoint: Path) -> float | None:
         state = json.loads((checkpoint / STATE / "run.json").read_text())
     except (OSError, ValueError):  # damaged: no reason to keep it
         return None
-    return state["results"].get("held_out_loss") if state["evaluated_at"] == state["step"] else None
+    loss = state["results"].get("held_out_loss") if state["evaluated_at"] == state["step"] else None
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def _files(folder: Path) -> list[Path]:
