@@ -246,6 +246,7 @@ def live(life: Life, reference: Life, stages: list[str], rng: random.Random) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="runs to kill")
+    parser.add_argument("--first", type=int, default=1, help="number of the first one, to repeat some of them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time")
     parser.add_argument("--again", type=float, default=0.25, help="probability that a resumed run is killed too")
@@ -277,7 +278,7 @@ def main() -> int:
         return life, wrong
 
     with ThreadPoolExecutor(given.parallel) as pool:
-        lives = list(pool.map(one, range(given.kills)))
+        lives = list(pool.map(one, range(given.first - 1, given.first - 1 + given.kills)))
     good = sum(not wrong for _, wrong in lives)
     landed = Counter(kill for life, _ in lives for kill in life.kills)
     print("\n| stage | kills |\n|---|---:|")
