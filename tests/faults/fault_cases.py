@@ -23,11 +23,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/, which pytest has there already
 from launch import ROOT, TINY, command, environment, events, write_corpus
-
-os.environ.update(environment())
 
 from nlp_ssl import console
 from nlp_ssl.training.checkpoints import verify
@@ -61,11 +60,14 @@ class Work:
         spec.loader.exec_module(recipe)
         arguments, printed, code = sys.argv, io.StringIO(), 0
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        cached = os.environ.get("NLP_SSL_CACHE")
-        os.environ["NLP_SSL_CACHE"] = str(cache or self.cache)
         sys.argv = ["pretrain_mlm.py", *self.command_line(out, *more)]
+        variables = environment() | {"NLP_SSL_CACHE": str(cache or self.cache)}
         try:
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            with (
+                mock.patch.dict(os.environ, variables),
+                contextlib.redirect_stdout(printed),
+                contextlib.redirect_stderr(printed),
+            ):
                 console.run(recipe.main, lambda: recipe.parse(recipe.MLMConfig, recipe.__doc__))
         except SystemExit as stop:
             code = stop.code
@@ -73,9 +75,6 @@ class Work:
             sys.argv = arguments
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            os.environ.pop("NLP_SSL_CACHE")
-            if cached is not None:
-                os.environ["NLP_SSL_CACHE"] = cached
         gc.collect()  # a process that ends lets its folder go
         return code, printed.getvalue()
 
