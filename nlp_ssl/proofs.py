@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from nlp_ssl.config import ScheduleConfig
 from nlp_ssl.data.batches import Rows, TrainBatches
+from nlp_ssl.models.attention import stock_implementation
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.training.loop import train
@@ -222,8 +223,7 @@ def isolation(packed: PackedModel, rows: Rows, numbers: Sequence[int], seed: int
 def stock_copy(model: PreTrainedModel) -> PreTrainedModel:
     """The model anew from its configuration, with the same weights and stock attention, in evaluation mode."""
     parameter = next(model.parameters())
-    attention = "sdpa" if model._supports_sdpa else "eager"
     config = copy.deepcopy(model.config)
-    plain = type(model)._from_config(config, dtype=parameter.dtype, attn_implementation=attention)
+    plain = type(model)._from_config(config, dtype=parameter.dtype, attn_implementation=stock_implementation(model))
     plain.load_state_dict(model.state_dict())
     return plain.to(parameter.device).eval()

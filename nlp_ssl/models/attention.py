@@ -82,12 +82,17 @@ def isolated_attention(
     return output.transpose(1, 2).contiguous(), None
 
 
+def stock_implementation(model: PreTrainedModel) -> str:
+    """The name of the attention that plain transformers would give this model."""
+    return "sdpa" if model._supports_sdpa else "eager"
+
+
 @contextlib.contextmanager
 def stock_attention(model: PreTrainedModel) -> Iterator[None]:
     """Within the block the model attends as in plain transformers, unaware of documents: an independent witness."""
     before = model.config._attn_implementation
     if before == ISOLATED:
-        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+        model.set_attn_implementation(stock_implementation(model))
     try:
         yield
     finally:
