@@ -18,8 +18,9 @@ from nlp_ssl.console import UserError
 from nlp_ssl.data.batches import Batch, held_out_batches, held_out_rows
 from nlp_ssl.data.labelled import LabelledData, open_classification, open_tagging
 from nlp_ssl.data.phases import Phase, Phases
+from nlp_ssl.data.tokenising import tokenizer_fingerprint
 from nlp_ssl.data.tokenizer import load_tokenizer
-from nlp_ssl.data.tokens import fingerprint, tokenizer_fingerprint
+from nlp_ssl.data.tokens import fingerprint
 from nlp_ssl.evaluation.metrics import METRICS
 from nlp_ssl.machine import in_turn, make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets

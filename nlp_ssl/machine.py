@@ -6,7 +6,7 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -94,7 +94,7 @@ def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
 def train_batches(
     config: PretrainConfig | FinetuneConfig,
     phases: Phases,
-    collate: Callable[[list[dict[str, Any]]], Batch],
+    collate: Callable[[Sequence[dict[str, Any]]], Batch],
     accelerator: Accelerator,
     **more: Any,
 ) -> TrainBatches:

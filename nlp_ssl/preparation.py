@@ -11,6 +11,7 @@ from nlp_ssl.config import PretrainConfig, TokenizerConfig, cache_dir, to_dict
 from nlp_ssl.console import UserError
 from nlp_ssl.data.corpus import Corpus, open_corpus
 from nlp_ssl.data.packing import PackedRows, pack
+from nlp_ssl.data.tokenising import tokenize_corpus, tokenizer_fingerprint
 from nlp_ssl.data.tokenizer import (
     begin_without_end,
     derive_vocab_size,
@@ -19,7 +20,7 @@ from nlp_ssl.data.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from nlp_ssl.data.tokens import TokenCorpus, fingerprint, tokenize_corpus, tokenizer_fingerprint
+from nlp_ssl.data.tokens import TokenCorpus, fingerprint
 from nlp_ssl.evaluation.perplexity import unigram_cross_entropy
 from nlp_ssl.files import making
 from nlp_ssl.machine import in_turn, training_device

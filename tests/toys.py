@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from nlp_ssl.data.packing import PackedRows, pack
+from nlp_ssl.data.tokenising import tokenize_corpus
 from nlp_ssl.data.tokenizer import train_tokenizer
-from nlp_ssl.data.tokens import TokenCorpus, tokenize_corpus
+from nlp_ssl.data.tokens import TokenCorpus
 
 SYLLABLES = ["ka", "lo", "mi", "ren", "tus", "va", "po", "shi", "dor", "el", "an", "qu", "ist", "ber", "gho"]
 PUNCTUATION = ["", "", "", ",", ".", "!", " -"]
@@ -74,10 +75,11 @@ class Lengths:
         self.manifest = {"fingerprint": "lengths"}
         self.document_bytes = np.diff(self.offsets) * 4
 
-    def slice(self, start: int, length: int) -> np.ndarray:
-        document = int(np.searchsorted(self.offsets, start, side="right")) - 1
-        first = start - int(self.offsets[document])
-        return document * 100_000 + first + np.arange(length)
+    def copy(self, starts: np.ndarray, lengths: np.ndarray, into: np.ndarray, at: np.ndarray) -> None:
+        documents = np.searchsorted(self.offsets, starts, side="right") - 1
+        for i, document in enumerate(documents):
+            first = starts[i] - self.offsets[document]
+            into[at[i] : at[i] + lengths[i]] = document * 100_000 + first + np.arange(lengths[i])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ step learns from.
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nlp_ssl.data.order import rows_at
-from nlp_ssl.data.phases import Phases, Rows
+from nlp_ssl.data.phases import Phases, Rows, Selection
 
 Batch = dict[str, torch.Tensor]
 
@@ -41,7 +41,7 @@ class TrainBatches(Dataset):
     def __init__(
         self,
         phases: Phases,
-        collate: Callable[[list[dict[str, Any]]], Batch],
+        collate: Callable[[Sequence[dict[str, Any]]], Batch],
         *,
         seed: int,
         rank: int = 0,
@@ -57,10 +57,15 @@ class TrainBatches(Dataset):
         self.rank, self.world_size, self.workers, self.pin_memory = rank, world_size, workers, pin_memory
         self.check = check
 
-    def step_rows(self, step: int) -> tuple[Rows, np.ndarray, np.ndarray]:
-        """The rows that a step (counted from 0) visits, over all processes: `(rows, row numbers, epochs)`."""
+    def step_rows(self, step: int, part: slice = slice(None)) -> tuple[Rows, np.ndarray, np.ndarray]:
+        """The rows that a step (counted from 0) visits, over all processes, or a part of these.
+
+        Returns:
+            `(data set, row numbers, epochs)`.
+        """
         phase, cursor = self.phases.at(step)
-        numbers, epochs = rows_at(np.arange(cursor, cursor + phase.batch_size), len(phase.rows), self.seed)
+        begin, end, _ = part.indices(phase.batch_size)
+        numbers, epochs = rows_at(np.arange(cursor + begin, cursor + end), len(phase.rows), self.seed)
         return phase.rows, numbers, epochs
 
     def micro_batches(self, step: int) -> list[slice]:
@@ -70,10 +75,7 @@ class TrainBatches(Dataset):
         return [slice(at, min(at + phase.micro_batch, end)) for at in range(begin, end, phase.micro_batch)]
 
     def __getitem__(self, index: tuple[int, slice]) -> Batch:
-        step, part = index
-        rows, numbers, epochs = self.step_rows(step)
-        chosen = zip(numbers[part].tolist(), epochs[part].tolist(), strict=True)
-        return self.collate([{**rows[r], "row": r, "epoch": e} for r, e in chosen])
+        return self.collate(Selection(*self.step_rows(*index)))
 
     def steps(self, start: int) -> Iterator[list[Batch]]:
         """The micro-batches of each step from `start` on, without end; starting anywhere costs nothing."""
@@ -112,7 +114,7 @@ class _Addresses:
 
 def held_out_batches(
     rows: Rows,
-    collate: Callable[[list[dict[str, Any]]], Batch],
+    collate: Callable[[Sequence[dict[str, Any]]], Batch],
     *,
     batch_size: int,
     max_rows: int | None = None,
@@ -123,9 +125,10 @@ def held_out_batches(
 
     The rows say `epoch` 0 always, so masks made from it never change.
     """
-    chosen = held_out_rows(len(rows), max_rows)[rank::world_size].tolist()
+    chosen = held_out_rows(len(rows), max_rows)[rank::world_size]
     for at in range(0, len(chosen), batch_size):
-        yield collate([{**rows[r], "row": r, "epoch": 0} for r in chosen[at : at + batch_size]])
+        numbers = chosen[at : at + batch_size]
+        yield collate(Selection(rows, numbers, np.zeros_like(numbers)))
 
 
 def held_out_rows(num_rows: int, max_rows: int | None) -> np.ndarray:

@@ -4,10 +4,19 @@ Everything random about the data is a pure function of a few integers, so a run 
 any number of processes, at no cost: nothing is drawn, so nothing has to be drawn again.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
+_ALL = 2**64 - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIXING = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+    (np.uint64(31), None),
+)
 _ROUNDS = 8
+_BLOCK = 16_384  # cursors whose rows are computed at once, and remembered for the next batches
 
 
 def hash64(*keys: int | np.ndarray) -> np.ndarray:
@@ -22,15 +31,33 @@ def hash64(*keys: int | np.ndarray) -> np.ndarray:
     Returns:
         uint64 array of the broadcast shape, uniform over all 64 bits.
     """
-    state = np.uint64(0x243F6A8885A308D3)
-    with np.errstate(over="ignore"):
-        for key in keys:
-            key = np.asarray(key).astype(np.uint64) if not isinstance(key, int) else np.uint64(key & (2**64 - 1))
-            z = (state ^ key) + _GOLDEN
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = z ^ (z >> np.uint64(31))
+    ints = next((i for i, key in enumerate(keys) if not isinstance(key, int)), len(keys))
+    state = _absorb_ints(keys[:ints])
+    for key in keys[ints:]:
+        key = np.uint64(key & _ALL) if isinstance(key, int) else np.asarray(key).astype(np.uint64, copy=False)
+        state = _mix(np.asarray(state ^ key))
     return state
+
+
+@lru_cache(maxsize=1024)
+def _absorb_ints(keys: tuple[int, ...]) -> np.ndarray:
+    """The state behind leading integers, which seldom change."""
+    state = np.array(0x243F6A8885A308D3, dtype=np.uint64)
+    for key in keys:
+        state = _mix(np.asarray(state ^ np.uint64(key & _ALL)))
+    return state
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    """SplitMix64's step and finaliser, in place."""
+    shifted = np.empty_like(z)
+    np.add(z, _GOLDEN, out=z)
+    for shift, factor in _MIXING:
+        np.right_shift(z, shift, out=shifted)
+        np.bitwise_xor(z, shifted, out=z)
+        if factor is not None:
+            np.multiply(z, factor, out=z)
+    return z
 
 
 def permute(index: np.ndarray, size: int, *keys: int) -> np.ndarray:
@@ -81,9 +108,16 @@ def rows_at(cursor: np.ndarray, num_rows: int, seed: int) -> tuple[np.ndarray, n
         `(row, epoch)`, int64 arrays of the cursor's shape. Every epoch visits every row once, in an order of its own.
     """
     cursor = np.asarray(cursor, dtype=np.int64)
-    epoch = cursor // num_rows
+    epoch, place = np.divmod(cursor, num_rows)
+    block, within = np.divmod(place, _BLOCK)
     row = np.empty_like(cursor)
-    for e in np.unique(epoch):  # a global batch touches two epochs at most
-        here = epoch == e
-        row[here] = permute(cursor[here] % num_rows, num_rows, seed, int(e))
+    for e, b in set(zip(epoch.tolist(), block.tolist(), strict=True)):  # a batch touches one or two
+        here = (epoch == e) & (block == b)
+        row[here] = _rows_of_block(num_rows, seed, e, b)[within[here]]
     return row, epoch
+
+
+@lru_cache(maxsize=8)
+def _rows_of_block(num_rows: int, seed: int, epoch: int, block: int) -> np.ndarray:
+    begin = block * _BLOCK
+    return permute(np.arange(begin, min(begin + _BLOCK, num_rows)), num_rows, seed, epoch)

@@ -7,13 +7,16 @@ same time for ten thousand documents as for a billion; the index it gives lies o
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nlp_ssl import console
 from nlp_ssl.data.packing_index import PIECE, IndexBuilder, PackingStats
+from nlp_ssl.data.phases import Selection
 from nlp_ssl.data.tokens import TokenCorpus
 from nlp_ssl.files import making, sha256
 
@@ -64,31 +67,50 @@ class PackedRows:
         return self.pieces[self.row_starts[row] : self.row_starts[row + 1]]
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        pieces = self.row_pieces(row)
-        special = len(self.prefix) + len(self.suffix)
-        used = int(pieces["length"].sum()) + special * len(pieces)
-        size = self.row_length if self.fixed_length else used
-        input_ids = np.full(size, self.pad, dtype=np.int64)
-        document_ids = np.zeros(size, dtype=np.int64)
-        position_ids = np.zeros(size, dtype=np.int64)
-        cut_ends = np.zeros(size, dtype=bool)
-        at = 0
-        for number, (document, start, length) in enumerate(pieces.tolist(), start=1):
-            begin, end = int(self.tokens.offsets[document]), int(self.tokens.offsets[document + 1])
-            body, stop = at + len(self.prefix), at + length + special
-            input_ids[at:body] = self.prefix
-            input_ids[body : body + length] = self.tokens.slice(begin + start, length)
-            input_ids[body + length : stop] = self.suffix
-            document_ids[at:stop] = number
-            position_ids[at:stop] = np.arange(stop - at)
-            cut_ends[body + length : stop] = start + length < end - begin
-            at = stop
-        return {
+        return {key: values[0] for key, values in self.stack(np.array([row])).items()}
+
+    def stack(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The fields of several rows, each of shape (rows, longest row).
+
+        Args:
+            rows: their numbers, int64.
+        """
+        first, behind = self.row_starts[rows], self.row_starts[rows + 1]
+        counts = behind - first  # pieces of each row
+        number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # of a piece in its row
+        pieces = self.pieces[np.repeat(first, counts) + number]
+        document, start = pieces["document"], pieces["start"].astype(np.int64)
+        size = pieces["length"] + np.int64(len(self.prefix) + len(self.suffix))
+        used = np.add.reduceat(size, np.cumsum(counts) - counts)
+        width = self.row_length if self.fixed_length else int(used.max())
+
+        # stretches of equal document: every row's pieces, and behind them what stays empty
+        row_ends = np.cumsum(counts)
+        document_of = np.insert(number + 1, row_ends, 0)
+        length_of = np.insert(size, row_ends, width - used)
+        begin_of = np.cumsum(length_of) - length_of
+        document_ids = np.repeat(document_of, length_of)
+        position_ids = np.arange(len(rows) * width) - np.repeat(begin_of, length_of)
+        position_ids[document_ids == 0] = 0
+
+        input_ids = np.full(len(rows) * width, self.pad, dtype=np.int64)
+        cut_ends = np.zeros(len(rows) * width, dtype=bool)
+        at = begin_of[document_of > 0]
+        source, body = self.tokens.offsets[document] + start, at + len(self.prefix)
+        self.tokens.copy(source, pieces["length"], input_ids, body)
+        for i, token in enumerate(self.prefix):
+            input_ids[at + i] = token
+        is_cut = source + pieces["length"] < self.tokens.offsets[document + 1]
+        for i, token in enumerate(self.suffix):
+            input_ids[body + pieces["length"] + i] = token
+            cut_ends[body + pieces["length"] + i] = is_cut
+        flat = {
             "input_ids": input_ids,
             "document_ids": document_ids,
             "position_ids": position_ids,
             "cut_ends": cut_ends,
         }
+        return {key: values.reshape(len(rows), width) for key, values in flat.items()}
 
     def num_bytes(self, rows: np.ndarray) -> float:
         """UTF-8 bytes of text in these rows; a cut document's bytes count by its pieces' share of its tokens."""
@@ -98,16 +120,23 @@ class PackedRows:
         return float((self.tokens.document_bytes[documents] * (pieces["length"] / lengths)).sum())
 
 
-def stack_rows(rows: list[dict[str, np.ndarray]], pad: int) -> dict[str, np.ndarray]:
-    """Rows of `PackedRows` as arrays of shape (rows, longest), padded where they differ in length."""
+def stack_rows(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, np.ndarray]:
+    """The fields of `PackedRows` for several rows, of shape (rows, longest), and their `row` and `epoch`, (rows,).
+
+    Args:
+        rows: a `Selection` of packed rows, which is read at once, or any rows with their `row` and `epoch`.
+        pad: token for positions that stay empty.
+    """
+    if isinstance(rows, Selection) and isinstance(rows.rows, PackedRows):
+        return rows.rows.stack(rows.numbers) | {"row": rows.numbers, "epoch": rows.epochs}
+    rows = list(rows)
     longest = max(len(row["input_ids"]) for row in rows)
     fill = {"input_ids": pad, "document_ids": 0, "position_ids": 0, "cut_ends": False}
-    if all(len(row["input_ids"]) == longest for row in rows):
-        return {key: np.stack([row[key] for row in rows]) for key in fill}
-    return {
+    stacked = {
         key: np.stack([np.pad(row[key], (0, longest - len(row[key])), constant_values=value) for row in rows])
         for key, value in fill.items()
     }
+    return stacked | {key: np.array([row[key] for row in rows], dtype=np.int64) for key in ("row", "epoch")}
 
 
 def pack(

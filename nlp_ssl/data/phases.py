@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
 
+import numpy as np
+
 
 class Rows(Protocol):
     """Anything with a length and rows that are dictionaries: packed rows, a `datasets.Dataset`."""
@@ -18,6 +20,28 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Selection(Sequence):
+    """Rows of a data set by number: a sequence of its dictionaries, each with its `row` and `epoch`.
+
+    Attributes:
+        rows: the data set.
+        numbers: which of its rows, int64.
+        epochs: how often each was visited before, int64.
+    """
+
+    rows: Rows
+    numbers: np.ndarray
+    epochs: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        number = int(self.numbers[i])
+        return {**self.rows[number], "row": number, "epoch": int(self.epochs[i])}
 
 
 @dataclass(frozen=True)

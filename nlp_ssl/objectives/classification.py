@@ -1,8 +1,10 @@
 """Classification and regression of texts and pairs of texts, with any `AutoModelForSequenceClassification`."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
@@ -117,7 +119,9 @@ class Classification:
         unknown, dtype = (float("nan"), torch.float32) if self.labels is None else (IGNORED, torch.int64)
         labels = [row.get("labels") for row in rows]
         batch["labels"] = torch.tensor([unknown if label is None else label for label in labels], dtype=dtype)
-        batch["digest"] = digest_of(rows, ((row["input_ids"], batch["labels"][i]) for i, row in enumerate(rows)))
+        shown = (batch["input_ids"] + 1) * batch["attention_mask"]
+        asked = batch["labels"].double().view(torch.int64)[:, None]
+        batch["digest"] = digest_of(*addresses(rows), torch.cat([asked, shown], 1).numpy())
         return batch
 
     def num_targets(self, batch: dict[str, Tensor]) -> int:
@@ -172,6 +176,11 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that fills rows up; the end-of-text token where a tokenizer, as GPT-2's, has none for it."""
     ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(i for i in ids if i is not None)
+
+
+def addresses(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """`row` and `epoch` of rows, int64; 0 where they have none."""
+    return tuple(np.array([row.get(key, 0) for row in rows], dtype=np.int64) for key in ("row", "epoch"))
 
 
 def pad_rows(rows: list[list[int]], pad_id: int) -> dict[str, Tensor]:

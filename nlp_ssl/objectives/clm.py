@@ -1,5 +1,6 @@
 """Causal language modelling: predict the next token of the same document (Radford et al. 2018)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,15 @@ class CausalLanguageModeling:
         self.added_ids = torch.tensor([i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None])
         self.pad = pad
 
-    def collate(self, rows: list[dict[str, Any]]) -> Batch:
+    def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Rows of `PackedRows` as a batch with shifted labels."""
         batch = stack_rows(rows, self.pad)
         ids, documents = batch["input_ids"], batch["document_ids"]
         follows = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] > 0) & ~batch["cut_ends"][:, 1:]
         labels = np.full_like(ids, IGNORE)
         labels[:, :-1] = np.where(follows, ids[:, 1:], IGNORE)
-        lengths = [len(row["input_ids"]) for row in rows]
+        seen = np.where(documents > 0, ids + 1, 0)
+        seen[:, :-1] += follows.astype(np.int64) << 32
         return to_tensors(
             {
                 "input_ids": ids,
@@ -48,7 +50,7 @@ class CausalLanguageModeling:
                 "position_ids": batch["position_ids"],
                 "labels": labels,
             }
-        ) | {"digest": digest_of(rows, ((ids[i, :n], labels[i, :n]) for i, n in enumerate(lengths)))}
+        ) | {"digest": digest_of(batch["row"], batch["epoch"], seen)}
 
     def num_targets(self, batch: Batch) -> int:
         """Tokens that have a predecessor in their document."""

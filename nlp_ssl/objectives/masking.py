@@ -17,7 +17,7 @@ from nlp_ssl.data.order import hash64
 
 IGNORE = -100  # label of a position that is not predicted, as everywhere in transformers
 SPAN_P, SPAN_MAX = 0.2, 10  # SpanBERT: lengths ~ Geometric(0.2) given that they are at most 10, 3.8 on average
-_CHOOSE, _REPLACE, _DRAW, _LENGTH = range(4)  # what a hash decides
+_REPLACE, _DRAW, _LENGTH = range(3)  # what the hash of a position decides besides whether it is chosen
 
 
 class MaskingCollator:
@@ -69,9 +69,9 @@ class MaskingCollator:
             raise UserError("--masking.mask_share and --masking.random_share must be shares that add up to at most 1")
         self.tokenizer, self.seed, self.source, self.generator = tokenizer, seed, source, generator
         self.pad_to_multiple_of = pad_to_multiple_of
-        self.is_special = np.zeros(max(len(tokenizer), max(tokenizer.all_special_ids) + 1), dtype=bool)
-        self.is_special[tokenizer.all_special_ids] = True
-        self.ordinary = np.flatnonzero(~self.is_special[: len(tokenizer)])
+        self.is_ordinary = np.ones(max(len(tokenizer), max(tokenizer.all_special_ids) + 1), dtype=bool)
+        self.is_ordinary[tokenizer.all_special_ids] = False
+        self.ordinary = np.flatnonzero(self.is_ordinary[: len(tokenizer)])
         if config.unit == "word":
             self.begins, self.joins = word_tables(tokenizer)
         if config.unit == "span":
@@ -88,18 +88,19 @@ class MaskingCollator:
             Tensors of shape (rows, length); `labels` holds the original token where one is to be predicted, else -100.
         """
         addresses = [(f.get("epoch"), f.get("row")) for f in features]
+        if any(None in address for address in addresses):
+            drawn = torch.randint(-(2**63), 2**63 - 1, (len(addresses),), generator=self.generator)
+            keys = drawn.numpy().astype(np.uint64)
+        else:
+            keys = self.row_keys(*np.array(addresses, dtype=np.int64).T)
         model_inputs = [{k: v for k, v in f.items() if k not in ("row", "epoch", "labels")} for f in features]
         batch = self.tokenizer.pad(model_inputs, return_tensors="np", pad_to_multiple_of=self.pad_to_multiple_of)
         protected = batch.pop("special_tokens_mask", None)
-        batch["input_ids"], batch["labels"] = self.mask(batch["input_ids"], self.row_keys(addresses), protected)
+        batch["input_ids"], batch["labels"] = self.mask(batch["input_ids"], keys, protected)
         return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in batch.items()}
 
-    def row_keys(self, addresses: list[tuple[int | None, int | None]]) -> np.ndarray:
-        """One uint64 key a row, of its (epoch, row), or drawn from the generator where these are `None`."""
-        if any(epoch is None or row is None for epoch, row in addresses):
-            drawn = torch.randint(-(2**63), 2**63 - 1, (len(addresses),), generator=self.generator)
-            return drawn.numpy().astype(np.uint64)
-        epochs, rows = np.array(addresses, dtype=np.int64).T
+    def row_keys(self, epochs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """What decides the masks of rows: one uint64 a row, from its epoch and number."""
         return hash64(self.seed, self.source, epochs, rows)
 
     def mask(
@@ -115,27 +116,43 @@ class MaskingCollator:
         Returns:
             `(masked, labels)`, int64, the shape of `input_ids`.
         """
-        ordinary = ~self.is_special[input_ids]
+        masked, positions = self.choose(input_ids, keys, protected)
+        labels = np.full_like(input_ids, IGNORE)
+        labels.ravel()[positions] = input_ids.ravel()[positions]
+        return masked, labels
+
+    def choose(
+        self, input_ids: np.ndarray, keys: np.ndarray, protected: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Like `mask`, but the second result is where the tokens to predict stand: int64, indices into rows * length.
+
+        Every position has one hash. Whether it is chosen compares that with the probability; how a chosen one is
+        replaced, and by what, are hashes of that hash.
+        """
+        candidates = self.is_ordinary[input_ids]
         if protected is not None:
-            ordinary &= protected == 0
-        keys, position = keys[:, None], np.arange(input_ids.shape[1])
-        leader = np.broadcast_to(position, input_ids.shape)  # whose hash decides how a position is replaced
-        if self.config.unit == "token":
-            chosen = _uniform(keys, position, _CHOOSE) < self.config.probability
+            candidates &= protected == 0
+        hashes = hash64(keys[:, None], np.arange(input_ids.shape[1]))
+        if self.config.unit == "span":
+            chosen = self._spans(keys, input_ids.shape) & candidates
         elif self.config.unit == "word":
-            first = self._word_beginnings(input_ids, ordinary)
-            chosen = _uniform(keys, first, _CHOOSE) < self.config.probability
+            first = self._word_beginnings(input_ids, candidates)
+            chosen = (np.take_along_axis(hashes, first, 1) < _share(self.config.probability)) & candidates
         else:
-            chosen = self._spans(keys, input_ids.shape) & ordinary
-            starts = chosen & ~np.pad(chosen, ((0, 0), (1, 0)))[:, :-1]
-            leader = np.maximum.accumulate(np.where(starts, position, 0), axis=1)
-        chosen &= ordinary
-        labels = np.where(chosen, input_ids, IGNORE)
-        how = _uniform(keys, leader, _REPLACE)
-        drawn = self.ordinary[(hash64(keys, position, _DRAW) % np.uint64(len(self.ordinary))).astype(np.int64)]
-        replaced = np.where(how < self.config.mask_share + self.config.random_share, drawn, input_ids)
-        replaced = np.where(how < self.config.mask_share, self.tokenizer.mask_token_id, replaced)
-        return np.where(chosen, replaced, input_ids), labels
+            chosen = (hashes < _share(self.config.probability)) & candidates
+        positions = np.flatnonzero(chosen)
+        hashes = hashes.ravel()
+        # a span is replaced as one
+        decisive = _run_starts(chosen).ravel()[positions] if self.config.unit == "span" else positions
+        how = hash64(_REPLACE, hashes[decisive])
+        mask_share, random_share = self.config.mask_share, self.config.random_share
+        hidden = how < _share(mask_share)
+        random = positions[(how < _share(mask_share + random_share)) & ~hidden]
+        masked = input_ids.copy()
+        flat = masked.reshape(-1)
+        flat[positions[hidden]] = self.tokenizer.mask_token_id
+        flat[random] = self.ordinary[hash64(_DRAW, hashes[random]) % np.uint64(len(self.ordinary))]
+        return masked, positions
 
     def _word_beginnings(self, input_ids: np.ndarray, ordinary: np.ndarray) -> np.ndarray:
         """Position at which each position's word begins."""
@@ -146,9 +163,9 @@ class MaskingCollator:
     def _spans(self, keys: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """Union of spans that begin anywhere, also before the row, so that every position is equally likely covered."""
         rows, length = shape
-        begin = np.arange(-SPAN_MAX, length)
-        starts = _uniform(keys, begin, _CHOOSE) < self.span_rate
-        u = _uniform(keys, begin, _LENGTH)
+        hashes = hash64(keys[:, None], np.arange(-SPAN_MAX, length))
+        starts = hashes < _share(self.span_rate)
+        u = (hash64(_LENGTH, hashes) >> np.uint64(11)) * 2.0**-53  # uniform in [0, 1)
         tail = (1 - SPAN_P) ** SPAN_MAX
         lengths = np.floor(np.log1p(-u * (1 - tail)) / np.log1p(-SPAN_P)).astype(np.int64) + 1
         edges = np.zeros((rows, length + 2 * SPAN_MAX + 1), dtype=np.int64)
@@ -158,9 +175,16 @@ class MaskingCollator:
         return np.cumsum(edges, axis=1)[:, SPAN_MAX : SPAN_MAX + length] > 0
 
 
-def _uniform(keys: np.ndarray, position: np.ndarray, purpose: int) -> np.ndarray:
-    """Uniform numbers in [0, 1) by position and purpose, float64."""
-    return (hash64(keys, position, purpose) >> np.uint64(11)) * 2.0**-53
+def _share(share: float) -> np.uint64:
+    """Below this lies that share of all 64-bit hashes."""
+    return np.uint64(min(int(share * 2**64), 2**64 - 1))
+
+
+def _run_starts(chosen: np.ndarray) -> np.ndarray:
+    """For every position the flat index of the first of its run of chosen ones; bool (rows, length) -> int64."""
+    starts = chosen & ~np.pad(chosen, ((0, 0), (1, 0)))[:, :-1]
+    first = np.maximum.accumulate(np.where(starts, np.arange(chosen.shape[1]), 0), axis=1)
+    return first + np.arange(len(chosen))[:, None] * chosen.shape[1]
 
 
 def _span_rate(coverage: float) -> float:

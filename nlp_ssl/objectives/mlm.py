@@ -1,6 +1,7 @@
 """Masked language modelling: predict the tokens that were hidden (Devlin et al. 2018)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,21 +32,21 @@ class MaskedLanguageModeling:
     def __init__(self, masking: MaskingCollator) -> None:
         self.masking = masking
 
-    def collate(self, rows: list[dict[str, Any]]) -> Batch:
+    def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Rows of `PackedRows` as a masked batch."""
         batch = stack_rows(rows, self.masking.tokenizer.pad_token_id)
-        keys = self.masking.row_keys([(row["epoch"], row["row"]) for row in rows])
-        input_ids, labels = self.masking.mask(batch["input_ids"], keys)
-        lengths = [len(row["input_ids"]) for row in rows]
-        digest = digest_of(rows, ((input_ids[i, :n], labels[i, :n]) for i, n in enumerate(lengths)))
-        positions = np.flatnonzero(labels != IGNORE)
-        capacity = self.capacity(labels.size)
+        keys = self.masking.row_keys(batch["epoch"], batch["row"])
+        input_ids, positions = self.masking.choose(batch["input_ids"], keys)
+        targets = batch["input_ids"].ravel()[positions]
+        seen = np.where(batch["document_ids"] > 0, input_ids + 1, 0)
+        seen.ravel()[positions] += (targets + 1) << 32
+        capacity = self.capacity(input_ids.size)
         if len(positions) > capacity:  # beyond six sigma: the second, larger shape
-            capacity = labels.size
+            capacity = input_ids.size
         label_positions = np.zeros(capacity, dtype=np.int64)
         label_positions[: len(positions)] = positions
         slots = np.full(capacity, IGNORE, dtype=np.int64)
-        slots[: len(positions)] = labels.ravel()[positions]
+        slots[: len(positions)] = targets
         return to_tensors(
             {
                 "input_ids": input_ids,
@@ -54,7 +55,7 @@ class MaskedLanguageModeling:
                 "label_positions": label_positions,
                 "labels": slots,
             }
-        ) | {"digest": digest}
+        ) | {"digest": digest_of(batch["row"], batch["epoch"], seen)}
 
     def capacity(self, num_tokens: int) -> int:
         """Slots for labels: the expected number and six standard deviations, rounded up to a multiple of 64."""

@@ -1,12 +1,14 @@
 """The protocol that every objective keeps: batch -> summed loss, and targets that are counted on the host."""
 
-import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from nlp_ssl.data.order import hash64
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -24,7 +26,7 @@ class Objective(Protocol):
 
     auto_class: Any
 
-    def collate(self, rows: list[dict[str, Any]]) -> Batch:
+    def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Rows as the data set gives them, each with its `row` and `epoch`, as a batch of CPU tensors.
 
         The batch also holds `digest`, from `digest_of`.
@@ -75,26 +77,28 @@ def num_real_tokens(batch: Batch) -> int:
     return batch["input_ids"].numel()
 
 
-def digest_of(rows: list[dict[str, Any]], seen: Iterable[tuple[Any, ...]]) -> Tensor:
-    """What a batch teaches, as one number: the sum over its rows of a CRC-32 of each.
+def digest_of(rows: np.ndarray, epochs: np.ndarray, seen: np.ndarray) -> Tensor:
+    """What a batch teaches, as one number: the sum over its rows of a 32-bit hash of each.
 
     A sum does not depend on how the rows are ordered, or split over micro-batches and processes. Two steps of equal
-    digest learnt from the same rows under the same masks.
+    digest learnt from the same rows under the same masks. A row is hashed by a sum of its entries, each times a random
+    odd number of its position, modulo 2^64 (multilinear hashing: Carter and Wegman 1979).
 
     Args:
-        rows: with their `row` and `epoch`, if they have them.
-        seen: for every row its int arrays without padding: what the model sees, and what it is asked for.
+        rows: numbers of the rows, (B,).
+        epochs: theirs, (B,).
+        seen: int64 (B, S): what the model sees and what it is asked for; 0 where padded.
 
     Returns:
         int64, 0-d; below 2^53 for any batch of fewer than two million rows, so exact in float64.
     """
-    total = 0
-    for row, arrays in zip(rows, seen, strict=True):
-        crc = zlib.crc32(np.array([row.get("row", 0), row.get("epoch", 0)], dtype=np.int64))
-        for array in arrays:
-            crc = zlib.crc32(np.ascontiguousarray(array), crc)
-        total += crc
-    return torch.tensor(total)
+    sums = (seen.view(np.uint64) * _odd_numbers(seen.shape[1])).sum(axis=1)
+    return torch.tensor(int((hash64(rows, epochs, sums) >> np.uint64(32)).sum()))
+
+
+@lru_cache(maxsize=64)
+def _odd_numbers(count: int) -> np.ndarray:
+    return hash64(np.arange(count)) | np.uint64(1)
 
 
 def to_tensors(arrays: dict[str, Any]) -> Batch:

@@ -11,7 +11,14 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
 from nlp_ssl.console import UserError, say
-from nlp_ssl.objectives.classification import IGNORED, cached_map, check_max_length, pad_rows, padding_id
+from nlp_ssl.objectives.classification import (
+    IGNORED,
+    addresses,
+    cached_map,
+    check_max_length,
+    pad_rows,
+    padding_id,
+)
 from nlp_ssl.objectives.objective import digest_of, loss_precision
 
 COUNTS = ["split", "unseen_words", "cut_words"]
@@ -102,7 +109,8 @@ class Tagging:
         for i, window in enumerate(windows):
             labels[i, : len(window)] = torch.tensor(window)
         sentence = [i for i, row in enumerate(rows) for _ in row["labels"]]
-        digest = digest_of(rows, ([*row["input_ids"], *row["labels"]] for row in rows))
+        seen = (batch["input_ids"] + 1) * batch["attention_mask"] + (labels - IGNORED << 32)
+        digest = digest_of(*(each[sentence] for each in addresses(rows)), seen.numpy())
         return batch | {"labels": labels, "sentence": torch.tensor(sentence), "digest": digest}
 
     def num_targets(self, batch: dict[str, Tensor]) -> int:

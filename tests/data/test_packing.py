@@ -10,6 +10,7 @@ from nlp_ssl.console import UserError
 from nlp_ssl.data import packing, packing_index
 from nlp_ssl.data.packing import pack, stack_rows
 from nlp_ssl.data.packing_index import plan
+from nlp_ssl.data.phases import Selection
 
 PREFIX, SUFFIX, PAD = (-1,), (-2,), -3
 
@@ -176,7 +177,9 @@ def test_one_document_a_row(name, tmp_path):
         assert len(rows.row_pieces(i)) == 1
         assert (rows[i]["document_ids"] == 1).all()  # its own length, no padding yet
     some = [rows[i] for i in range(3)]
-    batch = stack_rows([{k: v[: 20 + 5 * n] for k, v in row.items()} for n, row in enumerate(some)], PAD)
+    cut = [{k: v[: 20 + 5 * n] for k, v in row.items()} for n, row in enumerate(some)]
+    batch = stack_rows([{**row, "row": 7 + n, "epoch": 1} for n, row in enumerate(cut)], PAD)
+    assert (batch["row"].tolist(), batch["epoch"].tolist()) == ([7, 8, 9], [1, 1, 1])
     assert batch["input_ids"].shape == (3, 30)  # the longest of them
     assert (batch["document_ids"].sum(1) == [20, 25, 30]).all()
     assert (batch["input_ids"][0, 20:] == PAD).all()
@@ -236,3 +239,18 @@ def test_mistakes(tmp_path):
         packed([0, 0], 32, tmp_path)
     assert not [p for p in tmp_path.iterdir() if not p.name.startswith(".")]
     assert token_corpus(tmp_path / "t", num_proc=1).num_documents == 300
+
+
+@pytest.mark.parametrize("one_document", [False, True])
+@pytest.mark.parametrize("affixes", [((), ()), ((-1,), (-2,)), ((), (-2, -4))])
+def test_rows_at_once_are_rows_one_by_one(one_document, affixes, tmp_path):
+    lengths = np.concatenate([distribution("lognormal", 200), [0, 0, 1, 2, 3, 1000]])
+    prefix, suffix = affixes
+    rows = packed(lengths, 64, tmp_path, prefix=prefix, suffix=suffix, one_document=one_document)
+    numbers = np.random.default_rng(0).integers(0, len(rows), 23)
+    at_once = stack_rows(Selection(rows, numbers, numbers * 0 + 3), PAD)
+    one_by_one = stack_rows(list(Selection(rows, numbers, numbers * 0 + 3)), PAD)
+    assert set(at_once) == set(one_by_one)
+    for key, values in one_by_one.items():
+        assert np.array_equal(at_once[key], values), key
+        assert at_once[key].dtype == values.dtype

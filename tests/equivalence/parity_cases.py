@@ -246,7 +246,7 @@ def alone(case: Case, row: list[Document], number: int, epoch: int) -> Iterator[
         return
     masking = MaskingCollator(TOKENIZER, seed=SEED)
     whole = np.array([[i for document in row for i in document.ids]])
-    masked, labels = masking.mask(whole, masking.row_keys([(epoch, number)]))
+    masked, labels = masking.mask(whole, masking.row_keys(np.array([epoch]), np.array([number])))
     at = 0
     for document in row:
         part = slice(at, at := at + len(document.ids))

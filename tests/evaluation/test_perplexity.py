@@ -12,7 +12,7 @@ from toys import packed_rows, tiny_model, token_corpus, tokenizer, word_tokenize
 
 from nlp_ssl.console import UserError
 from nlp_ssl.data.batches import held_out_batches
-from nlp_ssl.data.tokens import tokenize_corpus
+from nlp_ssl.data.tokenising import tokenize_corpus
 from nlp_ssl.evaluation.perplexity import bits_per_byte, evaluate, unigram_cross_entropy
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.clm import CausalLanguageModeling

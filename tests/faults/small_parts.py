@@ -3,9 +3,9 @@
 import runpy
 import sys
 
-from nlp_ssl.data import tokens
+from nlp_ssl.data import tokenising
 
 if __name__ == "__main__":  # not in the processes that tokenise
-    tokens.PART_BYTES = 20_000
+    tokenising.PART_BYTES = 20_000
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")

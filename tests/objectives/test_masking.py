@@ -31,7 +31,7 @@ def collator(unit="token", seed=0, **more):
 
 
 def masked(collate, ids, epoch=0, first_row=0):
-    keys = collate.row_keys([(epoch, first_row + i) for i in range(len(ids))])
+    keys = collate.row_keys(np.full(len(ids), epoch), first_row + np.arange(len(ids)))
     return collate.mask(ids, keys)
 
 
@@ -56,9 +56,11 @@ def z(count, total, share, together=1.0):
     return abs(count - total * share) / math.sqrt(total * share * (1 - share) * together)
 
 
-@pytest.mark.parametrize(("unit", "together"), [("token", 1.0), ("word", 1.0), ("span", 10.0)])
+@pytest.mark.parametrize(("unit", "together"), [("token", 1.0), ("word", 3.0), ("span", 10.0)])
 def test_fifteen_percent_and_80_10_10_over_a_million_tokens(rows, unit, together):
     collate = collator(unit)
+    if unit == "word":  # words of two tokens on average: lengths are geometric, E[n^2] / E[n] = 3
+        collate.begins[:] = np.random.default_rng(1).random(len(collate.begins)) < 0.5
     out, labels = masked(collate, rows)
     found = shares(rows, out, labels, collate.tokenizer.mask_token_id, VOCAB - 5)
     assert found["chosen"][1] >= 1_000_000
