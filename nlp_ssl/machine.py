@@ -1,5 +1,6 @@
 """What a run stands on: its processes, their threads and their arithmetic."""
 
+import ctypes
 import datetime
 import functools
 import itertools
@@ -24,6 +25,7 @@ from nlp_ssl.data.batches import Batch, TrainBatches
 from nlp_ssl.data.phases import Phases
 from nlp_ssl.models.exactness import split_caveats
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _turns = itertools.count()  # every process takes the same turns in the same order
 
 
@@ -83,6 +85,7 @@ def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
         config.train.mixed_precision = best_precision(training_device())
     if training_device().type == "cpu":
         torch.set_num_threads(config.train.cpu_threads or _cpu_share())  # launchers leave one thread a process
+        keep_freed_memory()
     return Accelerator(
         mixed_precision=config.train.mixed_precision,
         log_with=config.tracking.trackers or None,
@@ -116,6 +119,18 @@ def _cpu_share() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(allowed, psutil.cpu_count(logical=False) or allowed)
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next step instead of giving it back to the kernel.
+
+    A step frees and allocates the same activations as the last one. By default those above 32 MB and the top of the
+    heap go back in between, and every page is faulted in and zeroed anew: a tenth to a fifth of a step on a CPU.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def describe_hardware(accelerator: Accelerator) -> str:

@@ -7,6 +7,7 @@ The stock functions leave BERT and ModernBERT no way to say that, and leak silen
 
 import contextlib
 import inspect
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from nlp_ssl.console import UserError
 
 ISOLATED = "isolated"
+_SHORT = 512  # up to here the plain formula in bfloat16 beats the flash kernel on a CPU, whose products are slow
 _NOT_IMPLEMENTED = ("softcap", "s_aux", "position_bias")  # what some decoders ask of their attention beyond a mask
 
 
@@ -33,7 +35,7 @@ def isolated_attention(
     dropout: float = 0.0,
     is_causal: bool | None = None,
     sliding_window: int | None = None,
-    document_ids: Tensor | None = None,
+    document_ids: "Documents | Tensor | None" = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention inside documents, in transformers' attention signature.
@@ -48,7 +50,8 @@ def isolated_attention(
         dropout: on the attention weights.
         is_causal: whether a token sees only itself and its past.
         sliding_window: a token sees others less than this far away (transformers passes ModernBERT's half width + 1).
-        document_ids: int64, (batch, length); tokens of equal id see each other.
+        document_ids: int64, (batch, length); tokens of equal id see each other. `Documents` make a mask once for all
+            layers.
 
     Returns:
         Output of shape (batch, length, heads, head_dim), and no weights.
@@ -66,8 +69,17 @@ def isolated_attention(
             )
     if is_causal is None:
         is_causal = getattr(module, "is_causal", False)
-    mask = document_mask(document_ids, is_causal, sliding_window)
+    documents = document_ids if isinstance(document_ids, Documents) else Documents(document_ids)
+    mask = documents.mask(is_causal, sliding_window)
     groups = query.shape[1] // key.shape[1]
+    precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else value.dtype
+    if query.device.type == "cpu" and precision == torch.bfloat16 and query.shape[2] <= _SHORT and not dropout:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        query, key, value = (each.to(precision) for each in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
+        with torch.autocast("cpu", enabled=False):  # it would take the softmax to float32
+            scores = torch.matmul(query * scale, key.transpose(-2, -1))
+            weights = scores.masked_fill_(~mask, -math.inf).softmax(-1)
+            return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
     if groups > 1 and query.device.type == "cuda":  # grouped heads and a mask together fall back to a slow kernel there
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     output = F.scaled_dot_product_attention(
@@ -98,6 +110,25 @@ def stock_attention(model: PreTrainedModel) -> Iterator[None]:
     finally:
         if before == ISOLATED:
             model.set_attn_implementation(ISOLATED)
+
+
+class Documents:
+    """Who sees whom in packed rows: a mask is made once for all layers that want the same one.
+
+    Args:
+        ids: int64, (batch, length); tokens of equal id see each other.
+    """
+
+    def __init__(self, ids: Tensor) -> None:
+        self.ids = ids
+        self._masks: dict[tuple[bool, int | None], Tensor] = {}
+
+    def mask(self, is_causal: bool, sliding_window: int | None) -> Tensor:
+        """`document_mask` of these documents."""
+        wanted = (is_causal, sliding_window)
+        if wanted not in self._masks:
+            self._masks[wanted] = document_mask(self.ids, *wanted)
+        return self._masks[wanted]
 
 
 def document_mask(document_ids: Tensor, is_causal: bool, sliding_window: int | None) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from nlp_ssl.console import UserError
-from nlp_ssl.models.attention import ISOLATED, PairwiseMask, can_isolate, stock_attention
+from nlp_ssl.models.attention import ISOLATED, Documents, PairwiseMask, can_isolate, stock_attention
 from nlp_ssl.models.heads import LabelledPositions
 
 _REFUSED = "{} cannot keep packed documents apart; give --tokens.packing one_document"
@@ -62,7 +62,7 @@ class PackedModel(nn.Module):
         if self.isolated:
             kwargs["position_ids"] = position_ids + self.position_offset
             if self.pairwise is None:
-                kwargs["document_ids"] = document_ids
+                kwargs["document_ids"] = Documents(document_ids)
         else:
             kwargs["attention_mask"] = (document_ids > 0).long()
         if self.pairwise is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from nlp_ssl.data.packing import stack_rows
-from nlp_ssl.objectives.masking import IGNORE
+from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, loss_precision, to_tensors
 
 
@@ -59,9 +59,10 @@ class CausalLanguageModeling:
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         """Summed cross-entropy in nats; and in evaluation `text_loss_sum`, that of targets that are text."""
         logits = model(batch["input_ids"], document_ids=batch["document_ids"], position_ids=batch["position_ids"])
-        logits, labels = loss_precision(logits.view(-1, logits.shape[-1])), batch["labels"].view(-1)
+        logits, labels = logits.view(-1, logits.shape[-1]), batch["labels"].view(-1)
         if model.training:
-            return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"), {}
+            return summed_cross_entropy(logits, labels), {}
+        logits = loss_precision(logits)
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
         is_text = ~torch.isin(labels, self.added_ids.to(labels.device))
         return losses.sum(), {"text_loss_sum": (losses * is_text).sum()}

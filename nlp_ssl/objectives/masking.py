@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from nlp_ssl.config import MaskingConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.order import hash64
+from nlp_ssl.objectives.cross_entropy import IGNORE
 
-IGNORE = -100  # label of a position that is not predicted, as everywhere in transformers
 SPAN_P, SPAN_MAX = 0.2, 10  # SpanBERT: lengths ~ Geometric(0.2) given that they are at most 10, 3.8 on average
 _REPLACE, _DRAW, _LENGTH = range(3)  # what the hash of a position decides besides whether it is chosen
 

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 
 from nlp_ssl.data.packing import stack_rows
-from nlp_ssl.objectives.masking import IGNORE, SPAN_MAX, MaskingCollator
-from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, loss_precision, to_tensors
+from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
+from nlp_ssl.objectives.masking import SPAN_MAX, MaskingCollator
+from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, to_tensors
 
 
 class MaskedLanguageModeling:
@@ -69,15 +68,15 @@ class MaskedLanguageModeling:
         return int((batch["labels"] != IGNORE).sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Summed cross-entropy in nats, and how many tokens were predicted right."""
+        """Summed cross-entropy in nats; and in evaluation `correct`, how many tokens were predicted right."""
         logits = model(
             batch["input_ids"],
             document_ids=batch["document_ids"],
             position_ids=batch["position_ids"],
             label_positions=batch["label_positions"],
         )
-        logits, labels = loss_precision(logits.view(-1, logits.shape[-1])), batch["labels"]
-        loss_sum = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-        with torch.no_grad():
-            correct = (logits.argmax(-1) == labels).sum()
-        return loss_sum, {"correct": correct}
+        logits, labels = logits.view(-1, logits.shape[-1]), batch["labels"]
+        loss_sum = summed_cross_entropy(logits, labels)
+        if model.training:
+            return loss_sum, {}
+        return loss_sum, {"correct": (logits.argmax(-1) == labels).sum()}

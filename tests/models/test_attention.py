@@ -5,6 +5,7 @@ import torch
 from toys import CAUSAL, MASKED, tiny_model
 
 from nlp_ssl.console import UserError
+from nlp_ssl.models import attention
 from nlp_ssl.models.attention import can_isolate, document_mask
 from nlp_ssl.models.packed import PackedModel, check_isolation
 
@@ -92,6 +93,31 @@ def test_gradients_do_not_leak_either(name, documents):
     gradient = embedded["out"].grad[0]
     assert (gradient[:13] == 0).all()
     assert (gradient[13:].abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "gpt2", "llama"])
+def test_bfloat16_has_a_path_of_its_own_with_the_same_result(name, documents, monkeypatch):
+    """On a CPU: the same as the flash kernel to the rounding of bfloat16, in values and gradients, and no leak."""
+    first, other, middle, last = documents
+    packed = PackedModel(tiny_model(name, isolated=True), True).eval()
+
+    def run(document, short):
+        monkeypatch.setattr(attention, "_SHORT", short)
+        packed.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            ids, kwargs = row(document, middle, last, pad=5)
+            logits = packed(ids, **kwargs)[0, 13:42].float()
+        logits.logsumexp(-1).sum().backward()
+        return logits.detach(), torch.cat([p.grad.flatten() for p in packed.parameters() if p.grad is not None])
+
+    (ours, gradient), (swapped, _), (flash, expected) = run(first, 512), run(other, 512), run(first, 0)
+    exact, _ = (packed(ids, **kw) for ids, kw in [row(first, middle, last, pad=5)] * 2)
+    assert torch.equal(ours, swapped)
+    for found, reference in ((ours, flash), (gradient, expected)):
+        assert float((found - reference).norm() / reference.norm()) < 0.02
+    # nor is it further from float32 than the kernel is
+    exact = exact[0, 13:42].detach()
+    assert float((ours - exact).norm()) < 1.2 * float((flash - exact).norm())
 
 
 def test_document_mask_by_hand():

@@ -1,0 +1,57 @@
+"""Cross-entropy summed over targets, without a vocabulary-sized tensor in float32.
+
+The stock one keeps the logits a second time in float32, and their log-softmax, and fills a third tensor with zeros for
+the gradient. Here a block of rows at a time goes through float32, and only the gradient is kept, in the precision of
+the logits, from the forward pass on: it is known up to the factor that the backward pass brings.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100  # label of a position that is not predicted, as everywhere in transformers
+_BLOCK = {"cpu": 2**19, "cuda": 2**26}  # logits in a block: 2 MB of float32 stay in a core's cache
+
+
+def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Nats to name the labels, summed over them.
+
+    Args:
+        logits: (N, vocabulary), of any floating precision.
+        labels: int64, (N,); -100 asks for nothing.
+
+    Returns:
+        0-d, float32, or float64 for float64 logits.
+    """
+    if torch.compiler.is_compiling():  # the compiler fuses the stock one by itself
+        precision = torch.promote_types(logits.dtype, torch.float32)
+        return F.cross_entropy(logits.to(precision), labels, ignore_index=IGNORE, reduction="sum")
+    return _SummedCrossEntropy.apply(logits, labels)
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        precision = torch.promote_types(logits.dtype, torch.float32)
+        wanted = logits.requires_grad
+        gradient = torch.empty_like(logits) if wanted else None
+        total = torch.zeros((), dtype=precision, device=logits.device)
+        block = max(1, _BLOCK.get(logits.device.type, 2**24) // logits.shape[-1])
+        for begin in range(0, len(labels), block):
+            part = labels[begin : begin + block]
+            ignored = (part == IGNORE)[:, None]
+            target = part.clamp_min(0)[:, None]
+            log_p = torch.log_softmax(logits[begin : begin + block], -1, dtype=precision)
+            total -= log_p.gather(1, target).masked_fill_(ignored, 0).sum()
+            if gradient is not None:
+                log_p.exp_().scatter_add_(1, target, log_p.new_full((len(part), 1), -1))
+                gradient[begin : begin + block] = log_p.masked_fill_(ignored, 0)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * factor.to(gradient.dtype), None
