@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "nlp_ssl"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 # lowest first; a file imports from lower rooms and from its own
 ROOMS = ["config", "data", "models", "objectives", "training", "evaluation", "publishing"]
-ROOMS += ["machine", "run_settings", "resuming", "run", "preparation", "finetuning", "proofs", "doctor"]
+ROOMS += ["machine", "run_settings", "resuming", "run", "preparation", "finetuning", "proofs", "doctor", "benchmarks"]
 SAME = {"console": "config", "command_line": "config", "network": "config", "pretraining": "finetuning"}
 SAME |= {"files": "config", "incidents": "resuming", "saving": "resuming", "outcome": "run_settings"}
 EXTRAS = {"tensorboard", "trackio", "wandb", "matplotlib", "sklearn", "peft", "datatrove", "seqeval"}

@@ -1,0 +1,209 @@
+"""Who is measured: this project's loop, and `transformers.Trainer` as its script sets it and with its best flags.
+
+All learn from the same tokens with the same architecture and batch. The Trainer gets what `run_mlm.py` makes: documents
+with their special tokens one behind the other, cut into rows (`group_texts`), masked by the stock collator.
+"""
+
+import contextlib
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import (
+    DataCollatorForLanguageModeling,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from nlp_ssl.benchmarks.settings import BenchmarkConfig
+from nlp_ssl.config import ModelConfig
+from nlp_ssl.machine import training_device
+from nlp_ssl.models.loading import build_model
+from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
+from nlp_ssl.pretraining import start
+from nlp_ssl.training.loop import train
+from nlp_ssl.training.optimizers import build_optimizer
+from nlp_ssl.training.throughput import Work
+
+ROWS = 20_000  # of the Trainer's data set: as many as a benchmark may visit
+PARTS = ("data", "forward", "backward", "optimizer")
+
+
+class Parts:
+    """Seconds that the parts of a step take; what is left of it is the rest.
+
+    Args:
+        device: is waited for around every part, so that they do not overlap; only when `exact`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.exact = device, False
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+
+    @contextlib.contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Count the block's seconds to a part."""
+        begun = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[name] += self._now() - begun
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        """The function, its seconds counted to a part."""
+
+        @functools.wraps(function)  # the Trainer reads a model's signature
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.of(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    def take(self) -> dict[str, float]:
+        """The seconds since the last time."""
+        taken, self.seconds = self.seconds, dict.fromkeys(PARTS, 0.0)
+        return taken
+
+    def _now(self) -> float:
+        if self.exact and self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def ours(config: BenchmarkConfig, kind: Kind, data: PretrainingData, parts: Parts) -> Iterator[dict[str, Any]]:
+    """Steps of the loop that a run takes, on the batches that it makes: tokens, operations, loss."""
+    run = start(config, kind, data)
+    work = Work.of(run.model, causal=kind == "clm")
+    optimizer = build_optimizer(run.model, config.optimizer)
+    if config.train.compile:
+        run.module.compile(dynamic=False)
+    accelerator: Accelerator = run.accelerator
+    module, optimizer = accelerator.prepare(run.module, optimizer)
+    asked: list[float] = []
+
+    def batches() -> Iterator[Any]:
+        steps = run.batches.steps(0)
+        while True:
+            with parts.of("data"):
+                micro_batches = next(steps)
+            asked.append(sum(work.of_batch(b, run.objective.num_targets(b)) for b in micro_batches))
+            yield micro_batches
+
+    accelerator.backward = parts.timed("backward", accelerator.backward)
+    optimizer.step = parts.timed("optimizer", optimizer.step)
+    run.module.forward = parts.timed("forward", run.module.forward)
+    schedule, clip = config.schedule, config.optimizer.max_grad_norm
+    for step in train(
+        module, optimizer, batches(), run.objective.num_targets,
+        accelerator=accelerator, schedule=schedule, horizon=run.horizon, max_grad_norm=clip,
+    ):  # fmt: skip
+        yield {"tokens": step.num_tokens, "operations": asked.pop(0), "loss": step.loss}
+
+
+def trainer_arguments(which: str, config: BenchmarkConfig, **more: Any) -> TrainingArguments:
+    """The Trainer's settings.
+
+    Args:
+        which: `script`, `bf16` or `best`.
+        config: gives the batch.
+        more: further arguments.
+    """
+    gpu = training_device().type == "cuda"
+    bf16 = {} if which == "script" else {"bf16": True}
+    best = {} if which != "best" else {"torch_compile": True, "dataloader_num_workers": 1, "tf32": gpu or None}
+    return TrainingArguments(
+        output_dir=str(Path(config.output_dir).parent / which),
+        per_device_train_batch_size=config.train.batch_size,
+        use_cpu=not gpu,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=config.seed,
+        **bf16,
+        **best,
+        **{"max_steps": 10**6, **more},
+    )
+
+
+def trainer(
+    arguments: TrainingArguments, model: PreTrainedModel, kind: Kind, data: PretrainingData, *callbacks: TrainerCallback
+) -> Trainer:
+    """A `Trainer` on rows as its script makes them."""
+    collator = DataCollatorForLanguageModeling(data.tokenizer, mlm=kind == "mlm", mlm_probability=0.15)
+    return Trainer(model, arguments, collator, grouped_rows(data), callbacks=list(callbacks))
+
+
+def trainer_model(config: BenchmarkConfig, kind: Kind, data: PretrainingData) -> PreTrainedModel:
+    """The same architecture with the attention that transformers gives it."""
+    return build_model(
+        ModelConfig(name=config.model.name, from_scratch=True),
+        data.model_config, AUTO_CLASS[kind], isolated=False, seed=config.seed,
+    )  # fmt: skip
+
+
+def grouped_rows(data: PretrainingData, limit: int = ROWS) -> Dataset:
+    """What `group_texts` of the scripts makes of the corpus: full rows, cut wherever they end."""
+    length, tokens = data.train.row_length, data.train.tokens
+    rows, held, size = [], [], 0
+    for document in range(tokens.num_documents):
+        held += [data.train.prefix, tokens.document(document), data.train.suffix]
+        size += sum(map(len, held[-3:]))
+        if size >= 1000 * length:
+            flat = np.concatenate(held).astype(np.int64)
+            rows.append(flat[: len(flat) // length * length].reshape(-1, length))
+            held, size = [flat[rows[-1].size :]], len(flat) - rows[-1].size
+            if sum(map(len, rows)) >= limit:
+                break
+    else:
+        flat = np.concatenate(held).astype(np.int64)
+        rows.append(flat[: len(flat) // length * length].reshape(-1, length))
+    ids = np.concatenate(rows)[:limit]
+    special = np.isin(ids, data.tokenizer.all_special_ids).astype(np.int8)
+    columns = {"input_ids": ids, "attention_mask": np.ones_like(special), "special_tokens_mask": special}
+    return Dataset.from_dict(columns)
+
+
+class TakesTurns(TrainerCallback):
+    """Reports every step of a Trainer, and lets the caller say when the next one may begin.
+
+    Args:
+        on_step: called behind every step; the Trainer ends when it returns False.
+    """
+
+    def __init__(self, on_step: Callable[[], bool]) -> None:
+        self.on_step = on_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report; transformers calls this."""
+        control.should_training_stop = not self.on_step()
+
+
+def time_parts(trainer: Trainer, parts: Parts) -> None:
+    """Count the seconds of a Trainer's parts."""
+    trainer.get_batch_samples = parts.timed("data", trainer.get_batch_samples)
+    trainer.model.forward = parts.timed("forward", trainer.model.forward)
+    trainer.accelerator.backward = parts.timed("backward", trainer.accelerator.backward)
+    create = trainer.create_optimizer
+
+    def create_timed(*args: Any, **kwargs: Any) -> Any:
+        optimizer = create(*args, **kwargs)
+        optimizer.step = parts.timed("optimizer", optimizer.step)
+        return optimizer
+
+    trainer.create_optimizer = create_timed
+
+
+def median_parts(steps: list[dict[str, Any]]) -> dict[str, float]:
+    """Median seconds of every part of a step, and of what is left of it."""
+    found = {name: statistics.median(step["parts"][name] for step in steps) for name in PARTS}
+    rest = statistics.median(step["seconds"] - sum(step["parts"].values()) for step in steps)
+    return found | {"rest": max(0.0, rest)}

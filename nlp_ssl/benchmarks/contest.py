@@ -1,0 +1,223 @@
+"""Contenders take turns in one run, each in a process of its own; what comes out is ratios with their spread."""
+
+import contextlib
+import os
+import resource
+import statistics
+import time
+import traceback
+from collections.abc import Iterator
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from nlp_ssl import console, preparation, pretraining
+from nlp_ssl.benchmarks import contenders
+from nlp_ssl.benchmarks.contenders import PARTS, Parts, TakesTurns
+from nlp_ssl.benchmarks.settings import BenchmarkConfig
+from nlp_ssl.machine import best_precision, training_device
+from nlp_ssl.training.throughput import datasheet_peak, measured_bandwidth, measured_peak
+
+OURS = "nlp_ssl"
+Steps = list[dict[str, Any]]
+
+
+class Contender:
+    """A process that trains when it has its turn.
+
+    Args:
+        name: `nlp_ssl`, or a Trainer's settings: see `BenchmarkConfig.against`.
+        config: what is trained.
+    """
+
+    def __init__(self, name: str, config: BenchmarkConfig) -> None:
+        self.name, self.turns, self.peak_memory = name, [], 0.0
+        context = get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_contend, args=(name, config, other), daemon=True)
+        self.process.start()
+
+    def take_turn(self, steps: int) -> Steps:
+        """Train for some steps; returns what each of them was."""
+        self.connection.send(steps)
+        answer = self.connection.recv()
+        if isinstance(answer, str):
+            raise RuntimeError(f"{self.name} failed:\n{answer}")
+        self.peak_memory = answer.pop("peak_memory")
+        return answer["steps"]
+
+    def end(self) -> None:
+        """Have the process end."""
+        with contextlib.suppress(BrokenPipeError):
+            self.connection.send(0)
+        self.process.join(20)
+        self.process.kill()
+
+
+def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
+    """Seconds of a training step, of this project and of the Trainers that it is measured against, in alternation.
+
+    Returns:
+        What was measured: `contenders` (a list of dictionaries), the machine's peaks, and every turn's steps.
+    """
+    kind = preparation.kind_of(config)
+    data = preparation.prepare(config, kind)  # once, and seen; the contenders find it
+    config.train.steps, config.train.minutes = 10**9, None
+    pretraining.derive(config, kind, data.model_config, world_size=1)
+    everyone = [Contender(name, config) for name in (OURS, *config.against)]
+    try:
+        for contender in console.progress(everyone, desc="warm up and compile", unit="contender"):
+            contender.take_turn(config.steps)
+        for _ in console.progress(range(config.rounds), desc="measure", unit="round"):
+            for contender in everyone:
+                contender.turns.append(contender.take_turn(config.steps))
+    finally:
+        for contender in everyone:
+            contender.end()
+    device = training_device()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[best_precision(device)]
+    peak, bandwidth = measured_peak(device, dtype), measured_bandwidth(device)
+    first = everyone[0]
+    needed = _median(first, "operations") / _median(first, "tokens")  # a token; the Trainers' rows ask for as much
+    results = []
+    for contender in everyone:
+        seconds = _median(contender, "seconds")
+        operations = needed * _median(contender, "tokens")
+        ratios = [_seconds(turn) / _seconds(own) for turn, own in zip(contender.turns, first.turns, strict=True)]
+        results.append(
+            {
+                "name": contender.name,
+                "tokens_per_second": _median(contender, "tokens") / seconds,
+                "seconds": seconds,
+                "parts": _parts(contender),
+                "mfu": operations / seconds / peak,
+                "peak_memory": contender.peak_memory,
+                "slower": statistics.median(ratios),
+                "slower_between": [min(ratios), max(ratios)],
+                "floor": {"products": operations / peak},
+            }
+        )
+    measured = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
+        "precision": str(dtype).removeprefix("torch."),
+        "measured_peak": peak,
+        "datasheet_peak": datasheet_peak(device),
+        "measured_bandwidth": bandwidth,
+        "operations_per_token": needed,
+        "contenders": results,
+        "turns": {contender.name: contender.turns for contender in everyone},
+    }
+    return measured | {"rows": _table(measured), "notes": _notes(measured)}
+
+
+def _table(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a person reads of it."""
+    rows = []
+    for each in measured["contenders"]:
+        low, high = each["slower_between"]
+        ratio = f"{each['slower']:.2f} ({low:.2f} - {high:.2f})"
+        rows.append(
+            {
+                "": each["name"] if each["name"] == OURS else f"Trainer, {each['name']}",
+                "tokens/s": f"{each['tokens_per_second']:,.0f}",
+                "ms a step": f"{each['seconds'] * 1e3:.0f}",
+                **{part: f"{each['parts'][part] * 1e3:.0f}" for part in (*PARTS, "rest")},
+                "MFU": f"{each['mfu']:.0%}",
+                "peak GB": f"{each['peak_memory'] / 1e9:.2f}",
+                "times slower": "1" if each["name"] == OURS else ratio,
+            }
+        )
+    return rows
+
+
+def _notes(measured: dict[str, Any]) -> list[str]:
+    """What the table is to be read against: the machine's limits, and the least that a step of ours can take."""
+    own, peak = measured["contenders"][0], measured["measured_peak"]
+    stated = f", {peak / measured['datasheet_peak']:.0%} of the datasheet's" if measured["datasheet_peak"] else ""
+    return [
+        f"on {measured['device']}: {measured['precision']} products reach {peak / 1e12:.2f} TFLOP/s{stated}, copies "
+        f"{measured['measured_bandwidth'] / 1e9:.0f} GB/s",
+        f"MFU = operations asked for ({measured['operations_per_token'] / 1e6:.1f} MFLOP a token: logits where there "
+        "are labels, attention inside documents) / seconds / measured peak",
+        f"floor of a step: {own['floor']['products'] * 1e3:.0f} ms of products at that peak",
+    ]
+
+
+def _median(contender: Contender, key: str) -> float:
+    return statistics.median(step[key] for turn in contender.turns for step in turn)
+
+
+def _seconds(turn: Steps) -> float:
+    return statistics.median(step["seconds"] for step in turn)
+
+
+def _parts(contender: Contender) -> dict[str, float]:
+    steps = [step for turn in contender.turns for step in turn]
+    found = {name: statistics.median(step["parts"][name] for step in steps) for name in PARTS}
+    rest = statistics.median(step["seconds"] - sum(step["parts"].values()) for step in steps)
+    return found | {"rest": max(0.0, rest)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# in the process of a contender
+
+
+def _contend(name: str, config: BenchmarkConfig, connection: Connection) -> None:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        try:
+            answers = Answers(connection)
+            kind = preparation.kind_of(config)
+            data = preparation.prepare(config, kind)
+            parts = Parts(training_device())
+            if name == OURS:
+                _train_ours(contenders.ours(config, kind, data, parts), parts, answers)
+                return
+            tokens = config.train.batch_size * config.tokens.row_length
+            arguments = contenders.trainer_arguments(name, config)
+            watch = TakesTurns(lambda: answers.step_done({"tokens": tokens, "parts": parts.take()}))
+            model = contenders.trainer_model(config, kind, data)
+            trainer = contenders.trainer(arguments, model, kind, data, watch)
+            contenders.time_parts(trainer, parts)
+            trainer.train()
+        except Exception:  # whatever it is, the process that asked must say it
+            connection.send(traceback.format_exc())
+
+
+class Answers:
+    """What a contender says about its steps, a turn at a time.
+
+    Args:
+        connection: gives the number of steps in the next turn, 0 at the end.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.steps = connection, []
+        self.left = connection.recv()
+        self.begun = time.perf_counter()
+
+    def step_done(self, step: dict[str, Any]) -> bool:
+        """Note a step; behind the last one of a turn wait for the next. Returns whether there is one."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.steps.append(step | {"seconds": time.perf_counter() - self.begun})
+        self.left -= 1
+        if self.left == 0:
+            self.connection.send({"steps": self.steps, "peak_memory": _peak_memory()})
+            self.steps, self.left = [], self.connection.recv()
+        self.begun = time.perf_counter()
+        return self.left > 0
+
+
+def _train_ours(steps: Iterator[dict[str, Any]], parts: Parts, answers: Answers) -> None:
+    for step in steps:
+        if not answers.step_done(step | {"parts": parts.take()}):
+            return
+
+
+def _peak_memory() -> float:
+    """Bytes: on a GPU what torch allocated at most, on a CPU what the process had resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

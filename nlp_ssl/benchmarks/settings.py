@@ -1,0 +1,34 @@
+"""What a benchmark is asked."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nlp_ssl.config import MLMConfig
+
+Stage = Literal["step", "loss", "tokenise", "pack", "batches", "masking", "resume", "save"]
+
+
+@dataclass
+class BenchmarkConfig(MLMConfig):
+    """One benchmark: the options of a pretraining run, and what is measured."""
+
+    stage: Stage = "step"
+    """`step`: seconds of a training step beside `transformers.Trainer`; `loss`: seconds until a held-out loss; or a
+    part by itself: `tokenise`, `pack`, `batches`, `masking`, `resume` (time to the first step), `save`."""
+    against: list[str] = field(default_factory=lambda: ["script", "bf16", "best"])
+    """Trainers to run beside: `script` as `run_mlm.py` and `run_clm.py` set it, `bf16` with that alone, `best` with
+    bf16, `torch_compile`, the fused optimizer and a loader worker."""
+    rounds: int = 5
+    """How often every contender has its turn; medians are of these."""
+    steps: int = 3
+    """Optimizer steps in a turn."""
+    target: float = 5.5
+    """Held-out loss to reach (`loss`)."""
+    patience: float = 10.0
+    """Stop a Trainer that takes so many times our seconds to reach it (`loss`)."""
+    trainer_model: str | None = None
+    """Another preset for the Trainers, such as the BERT of their script (`loss`)."""
+    trainer_lr: float = 1e-3
+    """Their peak learning rate (`loss`); the scripts' own, 5e-5, is for going on from trained weights."""
+    results: str = "runs/benchmark.json"
+    """Where everything that was measured is written; an older file is replaced."""
