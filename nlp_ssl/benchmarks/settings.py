@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nlp_ssl.config import MLMConfig
+from nlp_ssl.console import UserError
 
+TRAINERS = ("script", "bf16", "best")
 Stage = Literal["step", "loss", "tokenise", "pack", "batches", "masking", "resume", "save"]
 
 
@@ -15,7 +17,7 @@ class BenchmarkConfig(MLMConfig):
     stage: Stage = "step"
     """`step`: seconds of a training step beside `transformers.Trainer`; `loss`: seconds until a held-out loss; or a
     part by itself: `tokenise`, `pack`, `batches`, `masking`, `resume` (time to the first step), `save`."""
-    against: list[str] = field(default_factory=lambda: ["script", "bf16", "best"])
+    against: list[str] = field(default_factory=lambda: list(TRAINERS))
     """Trainers to run beside: `script` as `run_mlm.py` and `run_clm.py` set it, `bf16` with that alone, `best` with
     bf16, `torch_compile`, the fused optimizer and a loader worker."""
     rounds: int = 5
@@ -32,3 +34,17 @@ class BenchmarkConfig(MLMConfig):
     """Their peak learning rate (`loss`); the scripts' own, 5e-5, is for going on from trained weights."""
     results: str = "runs/benchmark.json"
     """Where everything that was measured is written; an older file is replaced."""
+
+
+def check(config: BenchmarkConfig) -> None:
+    """Find out before anything is measured what cannot be.
+
+    Raises:
+        UserError: an unknown Trainer, or a number that must be positive.
+    """
+    for name in config.against:
+        if name not in TRAINERS:
+            raise UserError(f"--against {name}: there are {', '.join(TRAINERS)}")
+    for key in ("rounds", "steps", "target", "patience", "trainer_lr"):
+        if getattr(config, key) <= 0:
+            raise UserError(f"--{key} is {getattr(config, key)}; it must be positive")

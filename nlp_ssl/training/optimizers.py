@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from nlp_ssl.config import OptimizerConfig
+from nlp_ssl.training.muon import Muon
 
 # Muon's steps all have the same length, so without decay the weights go on growing, and fine-tuning cannot move them
 WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.1}
@@ -37,7 +38,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps, fused=True)
     optimizer: torch.optim.Optimizer = adamw
     if config.name == "muon" and inner:
-        muon = torch.optim.Muon(inner, lr=config.muon_lr, weight_decay=weight_decay, momentum=0.95)
+        muon = Muon(inner, lr=config.muon_lr, weight_decay=weight_decay, module=model)
         optimizer = MuonAdamW(muon, adamw)
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
@@ -52,7 +53,7 @@ def _is_head(model: nn.Module, parameter: nn.Parameter) -> bool:
 class MuonAdamW(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) for matrices inside the layers and AdamW for the rest, as one optimizer.
 
-    `torch.optim.Muon` takes matrices only; embeddings, head, norms and biases need AdamW. The two share nothing; this
+    Muon takes matrices only; embeddings, head, norms and biases need AdamW. The two share nothing; this
     class lets a scheduler, a gradient scaler and a checkpoint see one optimizer.
 
     Args:
