@@ -5,18 +5,10 @@ A field that is `None` is derived when the run starts, and the run prints what i
 """
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 Scalar = bool | int | float | str | None
-
-
-def cache_dir() -> Path:
-    """Where corpora, tokenizers and tokens are kept between runs: `$NLP_SSL_CACHE`, or `~/.cache/nlp_ssl`."""
-    root = os.environ.get("NLP_SSL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nlp_ssl"
-    return Path(root).expanduser()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -252,6 +244,10 @@ class PhaseConfig:
     """Rows in its global batches. Derived: `train.batch_size`."""
     row_length: int | None = None
     """Tokens in its rows. Derived: `tokens.row_length`."""
+    mask_probability: float | None = None
+    """Share of the tokens to predict, in masked pretraining. Derived: `masking.probability`."""
+    causal: bool = False
+    """In masked pretraining: predict every next token, seeing only its past, instead of hidden ones."""
 
 
 @dataclass
@@ -300,8 +296,9 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     phases: list[PhaseConfig] = field(default_factory=list)
     """Stretches at the beginning with other rows or batches, in their order, counted among `train.steps`; behind them
-    the run is as `train` and `tokens` say. Each takes steps, batch_size and row_length. A batch ramp:
-    `--phases '[{steps: 500, batch_size: 64}]'`; short rows first: `--phases '[{steps: 5000, row_length: 128}]'`."""
+    the run is as `train` and `tokens` say. Each takes steps, batch_size, row_length, mask_probability and causal. A
+    batch ramp: `--phases '[{steps: 500, batch_size: 64}]'`; short rows first: `[{steps: 5000, row_length: 128}]`; an
+    encoder that begins as a decoder (Gisserot-Boukhlef et al. 2025): `[{steps: 5000, causal: true}]`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -11,13 +11,17 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from nlp_ssl.config import cache_dir
-
 # what the person at the machine can mend, and how
 REMEDIES = {errno.ENOSPC: "make room there", errno.EDQUOT: "make room there"}
 REMEDIES |= {errno.EFBIG: "give a place that takes larger files"}
 REMEDIES |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "give a place that can be written to")
 REMEDIES |= {errno.EIO: "its disk may be failing: give another place"}
+
+
+def cache_dir() -> Path:
+    """Where corpora, tokenizers and tokens are kept between runs: `$NLP_SSL_CACHE`, or `~/.cache/nlp_ssl`."""
+    root = os.environ.get("NLP_SSL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nlp_ssl"
+    return Path(root).expanduser()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Literal
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from nlp_ssl import console
-from nlp_ssl.config import PretrainConfig, TokenizerConfig, cache_dir, to_dict
+from nlp_ssl.config import PretrainConfig, TokenizerConfig, to_dict
 from nlp_ssl.console import UserError
 from nlp_ssl.data.corpus import Corpus, open_corpus
 from nlp_ssl.data.packing import PackedRows, pack
@@ -22,7 +22,7 @@ from nlp_ssl.data.tokenizer import (
 )
 from nlp_ssl.data.tokens import TokenCorpus, fingerprint
 from nlp_ssl.evaluation.perplexity import unigram_cross_entropy
-from nlp_ssl.files import making
+from nlp_ssl.files import cache_dir, making
 from nlp_ssl.machine import in_turn, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, max_positions
@@ -115,6 +115,8 @@ def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
     for phase in config.phases:
         if phase.steps < 1 or (phase.batch_size is not None and phase.batch_size < 1):
             raise UserError(f"--phases: steps and batch_size must be at least 1; one has {to_dict(phase)}")
+        if kind == "clm" and (phase.causal or phase.mask_probability):
+            raise UserError("--phases: causal and mask_probability are for masked pretraining (pretrain_mlm.py)")
         phase.row_length = phase.row_length or config.tokens.row_length
     lengths = {config.tokens.row_length, *(phase.row_length for phase in config.phases)}
     dropout = config.model.dropout
@@ -128,6 +130,8 @@ def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
         config.tokens.packing = "packed" if can else "one_document"
         if not can:
             console.say(f"packing: {model_config.model_type} cannot keep documents of a row apart: one document a row")
+    if config.tokens.packing != "packed" and any(phase.causal for phase in config.phases):
+        raise UserError("--phases: a causal phase needs packed rows (--tokens.packing packed)")
     prefix, suffix = special_tokens(tokenizer, kind)
     tokens = {part: tokenise(config, corpus, tokenizer, part) for part in ("train", "held_out")}
     if tokens["train"] is None:

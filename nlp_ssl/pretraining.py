@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from nlp_ssl import console
-from nlp_ssl.config import MaskingConfig, PretrainConfig
+from nlp_ssl.config import MaskingConfig, PhaseConfig, PretrainConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.batches import held_out_batches, held_out_rows
 from nlp_ssl.data.phases import Phase, Phases
@@ -160,12 +160,28 @@ def build_objective(
     return CausalLanguageModeling(data.tokenizer, data.tokenizer.pad_token_id)
 
 
+def _phase_collate(config: PretrainConfig, data: PretrainingData, phase: PhaseConfig) -> Callable | None:
+    """How a phase that asks something else of the model makes its batches, or `None`."""
+    if phase.causal:
+        return CausalLanguageModeling(data.tokenizer, data.tokenizer.pad_token_id).collate
+    if phase.mask_probability is None:
+        return None
+    masking = dataclasses.replace(config.masking, probability=phase.mask_probability)
+    return MaskedLanguageModeling(MaskingCollator(data.tokenizer, masking, seed=config.seed)).collate
+
+
 def plan(config: PretrainConfig, data: PretrainingData) -> Phases:
     """The phases of a run; micro-batches of other rows hold as many tokens."""
     length = config.tokens.row_length
     tokens = config.train.micro_batch * length
     phases = [
-        Phase(data.rows[phase.row_length], phase.batch_size, max(1, tokens // phase.row_length), phase.steps)
+        Phase(
+            data.rows[phase.row_length],
+            phase.batch_size,
+            max(1, tokens // phase.row_length),
+            phase.steps,
+            _phase_collate(config, data, phase),
+        )
         for phase in config.phases
     ]
     return Phases([*phases, Phase(data.train, config.train.batch_size, config.train.micro_batch)])

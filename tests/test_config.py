@@ -12,6 +12,7 @@ from nlp_ssl import config as module
 from nlp_ssl.command_line import parse
 from nlp_ssl.config import CLMConfig, FinetuneConfig, MLMConfig, to_dict
 from nlp_ssl.console import UserError
+from nlp_ssl.files import cache_dir
 
 CONFIGS = [MLMConfig, CLMConfig, FinetuneConfig]
 
@@ -160,7 +161,7 @@ def test_reading_a_configuration_is_quick():
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("NLP_SSL_CACHE", str(tmp_path / "a"))
-    assert module.cache_dir() == tmp_path / "a"
+    assert cache_dir() == tmp_path / "a"
     monkeypatch.delenv("NLP_SSL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    assert module.cache_dir() == tmp_path / "b" / "nlp_ssl"
+    assert cache_dir() == tmp_path / "b" / "nlp_ssl"

@@ -36,7 +36,7 @@ class Contender:
         self.name, self.turns, self.peak_memory = name, [], 0.0
         context = get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=_contend, args=(name, config, other), daemon=True)
+        self.process = context.Process(target=_contend, args=(name, config, other))
         self.process.start()
 
     def take_turn(self, steps: int) -> Steps:

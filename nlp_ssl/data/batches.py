@@ -29,7 +29,7 @@ class TrainBatches(Dataset):
 
     Args:
         phases: which rows a step visits, and how many.
-        collate: rows (each with its `row` and `epoch`) -> batch of tensors.
+        collate: rows (each with its `row` and `epoch`) -> batch of tensors; a phase may have its own.
         seed: decides the order.
         rank: this process.
         world_size: processes.
@@ -75,7 +75,9 @@ class TrainBatches(Dataset):
         return [slice(at, min(at + phase.micro_batch, end)) for at in range(begin, end, phase.micro_batch)]
 
     def __getitem__(self, index: tuple[int, slice]) -> Batch:
-        return self.collate(Selection(*self.step_rows(*index)))
+        step, part = index
+        collate = self.phases.at(step)[0].collate or self.collate
+        return collate(Selection(*self.step_rows(step, part)))
 
     def steps(self, start: int) -> Iterator[list[Batch]]:
         """The micro-batches of each step from `start` on, without end; starting anywhere costs nothing."""

@@ -14,12 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_ssl import config as configuration
 from nlp_ssl.config import CorpusConfig
 from nlp_ssl.console import UserError, human_bytes, progress, say
 from nlp_ssl.data.pydocs import pydocs_file
 from nlp_ssl.data.readers import BadText, DocumentFile, checked, content_hashes, find_files, is_blank, missing_column
-from nlp_ssl.files import making
+from nlp_ssl.files import cache_dir, making
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -92,7 +91,7 @@ def open_corpus(config: CorpusConfig) -> Corpus:
         if next(iter(held), None) is None:
             raise UserError(_nothing_held_out(config, held_out))
         return Corpus(train, held, fingerprint, f"{names}, streamed", files)
-    folder = configuration.cache_dir() / "corpus" / fingerprint
+    folder = cache_dir() / "corpus" / fingerprint
     if not folder.exists():
         _copy(parts, config, folder, names, held_out)
     return _open_copy(folder, fingerprint, names, files)

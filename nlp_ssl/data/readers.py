@@ -18,9 +18,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nlp_ssl.config import cache_dir
 from nlp_ssl.console import UserError, progress
-from nlp_ssl.files import write_atomically
+from nlp_ssl.files import cache_dir, write_atomically
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}

@@ -117,15 +117,16 @@ class Documents:
 
     Args:
         ids: int64, (batch, length); tokens of equal id see each other.
+        causal: and only their past, whatever the architecture says.
     """
 
-    def __init__(self, ids: Tensor) -> None:
-        self.ids = ids
+    def __init__(self, ids: Tensor, causal: bool = False) -> None:
+        self.ids, self.causal = ids, causal
         self._masks: dict[tuple[bool, int | None], Tensor] = {}
 
     def mask(self, is_causal: bool, sliding_window: int | None) -> Tensor:
         """`document_mask` of these documents."""
-        wanted = (is_causal, sliding_window)
+        wanted = (is_causal or self.causal, sliding_window)
         if wanted not in self._masks:
             self._masks[wanted] = document_mask(self.ids, *wanted)
         return self._masks[wanted]
@@ -172,13 +173,13 @@ class PairwiseMask:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.document_ids: Tensor | None = None
+        self.documents: Documents | None = None
         model.base_model.encoder.register_forward_pre_hook(self._replace, with_kwargs=True)
 
     def _replace(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if self.document_ids is None:
+        if self.documents is None:
             return args, kwargs
-        mask = document_mask(self.document_ids, False, None)[:, 0].to(torch.uint8)
+        mask = self.documents.mask(False, None)[:, 0].to(torch.uint8)
         if len(args) > 1:
             return (args[0], mask, *args[2:]), kwargs
         return args, kwargs | {"attention_mask": mask}

@@ -46,6 +46,7 @@ class PackedModel(nn.Module):
         document_ids: Tensor,
         position_ids: Tensor,
         label_positions: Tensor | None = None,
+        causal: bool = False,
     ) -> Tensor:
         """Logits.
 
@@ -54,26 +55,28 @@ class PackedModel(nn.Module):
             document_ids: int64, (B, S); 0 is padding.
             position_ids: int64, (B, S); from 0 in every document.
             label_positions: int64, (C,); indices into the B * S tokens.
+            causal: have an isolated encoder's tokens see only their past.
 
         Returns:
             (B, S, vocabulary), or (1, C, vocabulary) when `label_positions` are given.
         """
         kwargs = {"use_cache": False} if self.takes_cache else {}
+        documents = Documents(document_ids, causal)
         if self.isolated:
             kwargs["position_ids"] = position_ids + self.position_offset
             if self.pairwise is None:
-                kwargs["document_ids"] = Documents(document_ids)
+                kwargs["document_ids"] = documents
         else:
             kwargs["attention_mask"] = (document_ids > 0).long()
         if self.pairwise is not None:
-            self.pairwise.document_ids = document_ids
+            self.pairwise.documents = documents
         self.labelled.positions = label_positions
         try:
             return self.model(input_ids=input_ids, **kwargs).logits
         finally:
             self.labelled.positions = None
             if self.pairwise is not None:
-                self.pairwise.document_ids = None
+                self.pairwise.documents = None
 
 
 def position_offset(model: PreTrainedModel) -> int:

@@ -12,8 +12,8 @@ from datasets.fingerprint import Hasher
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from nlp_ssl.config import cache_dir
 from nlp_ssl.console import UserError, say, warn
+from nlp_ssl.files import cache_dir
 from nlp_ssl.objectives.objective import digest_of, loss_precision
 
 PAD_TO_MULTIPLE_OF = 8  # tensor cores like it, and there are fewer shapes to compile

@@ -68,14 +68,19 @@ class MaskedLanguageModeling:
         return int((batch["labels"] != IGNORE).sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Summed cross-entropy in nats; and in evaluation `correct`, how many tokens were predicted right."""
+        """Summed cross-entropy in nats; and in evaluation `correct`, how many tokens were predicted right.
+
+        A batch without `label_positions`, from a causal phase, asks every token for the next one.
+        """
+        positions = batch.get("label_positions")
         logits = model(
             batch["input_ids"],
             document_ids=batch["document_ids"],
             position_ids=batch["position_ids"],
-            label_positions=batch["label_positions"],
+            label_positions=positions,
+            causal=positions is None,
         )
-        logits, labels = logits.view(-1, logits.shape[-1]), batch["labels"]
+        logits, labels = logits.view(-1, logits.shape[-1]), batch["labels"].view(-1)
         loss_sum = summed_cross_entropy(logits, labels)
         if model.training:
             return loss_sum, {}

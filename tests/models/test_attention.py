@@ -136,3 +136,20 @@ def test_a_forgotten_document_id_is_an_error():
     model = tiny_model("bert", isolated=True)
     with pytest.raises(ValueError, match="document_ids"):
         model(torch.ones(1, 4, dtype=torch.int64))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["bert", "modernbert", "deberta-v2"])
+def test_an_encoder_can_be_made_to_see_only_the_past(name, documents):
+    first, _, middle, last = documents
+    packed = PackedModel(tiny_model(name, isolated=True), True).eval()
+    ids, kwargs = row(first, middle, last, pad=5)
+    changed = ids.clone()
+    changed[0, 13 + 9] = (ids[0, 13 + 9] + 1) % 90 + 5  # the tenth token of the second document
+    logits, after = (packed(i, **kwargs, causal=True)[0] for i in (ids, changed))
+    same = (logits == after).all(-1)
+    assert same[:22].all()  # everything before it
+    assert not same[22:35].any()  # itself and what follows in its document
+    assert same[35:].all()
+    both_ways = packed(ids, **kwargs)[0]
+    assert not (both_ways[13:22] == packed(changed, **kwargs)[0][13:22]).all(-1).any()

@@ -8,6 +8,7 @@ from toys import packed_rows, tiny_model, tokenizer
 
 from nlp_ssl.config import MaskingConfig
 from nlp_ssl.models.packed import PackedModel
+from nlp_ssl.objectives.clm import CausalLanguageModeling
 from nlp_ssl.objectives.masking import IGNORE, MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 
@@ -95,3 +96,27 @@ def test_a_batch_with_nothing_masked_has_no_targets_and_no_loss(rows):
     batch = mlm.collate(take(rows, 0))
     assert mlm.num_targets(batch) == 0
     assert mlm.loss(model, batch)[0].item() == 0.0
+
+
+def test_a_causal_batch_asks_every_token_for_the_next_one(rows):
+    """The same sum as a loop over documents, each alone under a triangular mask of transformers' own."""
+    t = tokenizer("bpe")
+    model = tiny_model("bert", isolated=True, vocab_size=len(t))
+    packed, mlm = PackedModel(model, True).train(), objective()
+    batch = CausalLanguageModeling(t, t.pad_token_id).collate(take(rows, 1, 2))
+    loss, metrics = mlm.loss(packed, batch)
+    assert metrics == {}
+    plain = tiny_model("bert", vocab_size=len(t)).eval()
+    plain.load_state_dict(model.state_dict())
+    expected = count = 0
+    for ids, documents, labels in zip(batch["input_ids"], batch["document_ids"], batch["labels"], strict=True):
+        for number in documents.unique().tolist():
+            if number == 0:
+                continue
+            here = documents == number
+            triangle = torch.ones(here.sum(), here.sum()).tril()[None, None].bool()
+            logits = plain(ids[here][None], attention_mask=triangle).logits[0]
+            expected += F.cross_entropy(logits, labels[here], ignore_index=IGNORE, reduction="sum").item()
+            count += int((labels[here] != IGNORE).sum())
+    assert mlm.num_targets(batch) == count
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
