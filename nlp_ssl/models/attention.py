@@ -19,9 +19,12 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import AttentionMaskInterface
 
 from nlp_ssl.console import UserError
+from nlp_ssl.models.tiles import Tile, tiled_attention, tiles_of
 
 ISOLATED = "isolated"
-_SHORT = 512  # up to here the plain formula in bfloat16 beats the flash kernel on a CPU, whose products are slow
+# on a CPU, whose flash kernel multiplies bfloat16 slowly: rows up to here by the plain formula, all at once; up to
+# there in tiles; longer ones, whose weights would fill the memory, by the kernel
+_SHORT, _LONG = 256, 2048
 _NOT_IMPLEMENTED = ("softcap", "s_aux", "position_bias")  # what some decoders ask of their attention beyond a mask
 
 
@@ -70,16 +73,18 @@ def isolated_attention(
     if is_causal is None:
         is_causal = getattr(module, "is_causal", False)
     documents = document_ids if isinstance(document_ids, Documents) else Documents(document_ids)
-    mask = documents.mask(is_causal, sliding_window)
     groups = query.shape[1] // key.shape[1]
     precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else value.dtype
-    if query.device.type == "cpu" and precision == torch.bfloat16 and query.shape[2] <= _SHORT and not dropout:
+    if query.device.type == "cpu" and precision == torch.bfloat16 and query.shape[2] <= _LONG and not dropout:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         query, key, value = (each.to(precision) for each in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
         with torch.autocast("cpu", enabled=False):  # it would take the softmax to float32
-            scores = torch.matmul(query * scale, key.transpose(-2, -1))
-            weights = scores.masked_fill_(~mask, -math.inf).softmax(-1)
+            if query.shape[2] > _SHORT and not torch.compiler.is_compiling():
+                return tiled_attention(query, key, value, scale, documents.tiles(is_causal, sliding_window)), None
+            scores = torch.matmul(query * scale, key.mT)
+            weights = scores.masked_fill_(~documents.mask(is_causal, sliding_window), -math.inf).softmax(-1)
             return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+    mask = documents.mask(is_causal, sliding_window)
     if groups > 1 and query.device.type == "cuda":  # grouped heads and a mask together fall back to a slow kernel there
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     output = F.scaled_dot_product_attention(
@@ -123,6 +128,7 @@ class Documents:
     def __init__(self, ids: Tensor, causal: bool = False) -> None:
         self.ids, self.causal = ids, causal
         self._masks: dict[tuple[bool, int | None], Tensor] = {}
+        self._tiles: dict[tuple[bool, int | None], list[Tile]] = {}
 
     def mask(self, is_causal: bool, sliding_window: int | None) -> Tensor:
         """`document_mask` of these documents."""
@@ -130,6 +136,13 @@ class Documents:
         if wanted not in self._masks:
             self._masks[wanted] = document_mask(self.ids, *wanted)
         return self._masks[wanted]
+
+    def tiles(self, is_causal: bool, sliding_window: int | None) -> list[Tile]:
+        """`tiles_of` these documents, which are on a CPU."""
+        wanted = (is_causal or self.causal, sliding_window)
+        if wanted not in self._tiles:
+            self._tiles[wanted] = tiles_of(self.ids, *wanted)
+        return self._tiles[wanted]
 
 
 def document_mask(document_ids: Tensor, is_causal: bool, sliding_window: int | None) -> Tensor:

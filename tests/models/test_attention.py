@@ -95,14 +95,16 @@ def test_gradients_do_not_leak_either(name, documents):
     assert (gradient[13:].abs().sum(-1) > 0).all()
 
 
+@pytest.mark.parametrize("paths", [(256, 2048), (0, 2048)], ids=["formula", "tiles"])
 @pytest.mark.parametrize("name", ["bert", "modernbert", "gpt2", "llama"])
-def test_bfloat16_has_a_path_of_its_own_with_the_same_result(name, documents, monkeypatch):
+def test_bfloat16_has_paths_of_its_own_with_the_same_result(name, paths, documents, monkeypatch):
     """On a CPU: the same as the flash kernel to the rounding of bfloat16, in values and gradients, and no leak."""
     first, other, middle, last = documents
     packed = PackedModel(tiny_model(name, isolated=True), True).eval()
 
-    def run(document, short):
-        monkeypatch.setattr(attention, "_SHORT", short)
+    def run(document, paths):
+        monkeypatch.setattr(attention, "_SHORT", paths[0])
+        monkeypatch.setattr(attention, "_LONG", paths[1])
         packed.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             ids, kwargs = row(document, middle, last, pad=5)
@@ -110,7 +112,7 @@ def test_bfloat16_has_a_path_of_its_own_with_the_same_result(name, documents, mo
         logits.logsumexp(-1).sum().backward()
         return logits.detach(), torch.cat([p.grad.flatten() for p in packed.parameters() if p.grad is not None])
 
-    (ours, gradient), (swapped, _), (flash, expected) = run(first, 512), run(other, 512), run(first, 0)
+    (ours, gradient), (swapped, _), (flash, expected) = run(first, paths), run(other, paths), run(first, (0, 0))
     exact, _ = (packed(ids, **kw) for ids, kw in [row(first, middle, last, pad=5)] * 2)
     assert torch.equal(ours, swapped)
     for found, reference in ((ours, flash), (gradient, expected)):
