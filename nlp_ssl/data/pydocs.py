@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from nlp_ssl.console import human_bytes, progress, say
-from nlp_ssl.files import making
+from nlp_ssl.files import cache_dir, making
 
 RULES = 1  # raise it when the same files would give other documents
 MIN_CHARACTERS = 100
@@ -73,7 +73,7 @@ def pydocs_file(num_proc: int | None = None, roots: Iterable[Path] | None = None
     listing = "\n".join(f"{name}\t{size}" for (name, _), size in files)
     version = f"{RULES} {sys.version_info[:2]}\n"
     fingerprint = hashlib.sha256((version + listing).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    path = files.cache_dir() / "pydocs" / f"{fingerprint}.parquet"
+    path = cache_dir() / "pydocs" / f"{fingerprint}.parquet"
     if not path.exists():
         docs, num_skipped = _parse_all([(str(root), name, size) for (name, root), size in files], num_proc)
         _write(docs, path)

@@ -10,8 +10,9 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from functools import partial
+from itertools import chain
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Features, List, Value
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl import console
@@ -197,17 +198,31 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _encoded(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[Encoding]]:
+    """Batches of encodings; the next one is made on a thread while the caller is busy with the last."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead = None
+        for begin in range(0, len(texts), ENCODE_BATCH):
+            made = ahead
+            batch = texts[begin : begin + ENCODE_BATCH]
+            ahead = thread.submit(tokenizer.encode_batch_fast, batch, add_special_tokens=False)
+            if made is not None:
+                yield made.result()
+        if ahead is not None:
+            yield ahead.result()
+
+
 def _make_part(
     serialized: str, texts: list[str], path: Path, dtype: str, on_documents: Callable[[int], Any] = lambda count: None
 ) -> None:
     """Tokenise one part and write its Arrow file, then the record that says it is complete."""
     tokenizer = Tokenizer.from_str(serialized)
     ids, lengths = [], []
-    for begin in range(0, len(texts), ENCODE_BATCH):
-        for encoding in tokenizer.encode_batch_fast(texts[begin : begin + ENCODE_BATCH], add_special_tokens=False):
-            ids.append(np.asarray(encoding.ids, dtype=dtype))
-            lengths.append(len(ids[-1]))
-        on_documents(len(texts[begin : begin + ENCODE_BATCH]))
+    for encodings in _encoded(tokenizer, texts):
+        lists = [encoding.ids for encoding in encodings]
+        lengths += map(len, lists)
+        ids.append(np.fromiter(chain.from_iterable(lists), dtype, sum(map(len, lists))))
+        on_documents(len(lists))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     num_bytes = np.array([len(text.encode()) for text in texts], dtype=np.uint32)
     features = Features({"input_ids": List(Value(dtype)), "num_bytes": Value("uint32")})
