@@ -6,7 +6,6 @@ with their special tokens one behind the other, cut into rows (`group_texts`), m
 
 import contextlib
 import functools
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,11 +41,11 @@ class Parts:
     """Seconds that the parts of a step take; what is left of it is the rest.
 
     Args:
-        device: is waited for around every part, so that they do not overlap; only when `exact`.
+        device: is waited for around every part while `apart`, so that they do not overlap.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.exact = device, False
+        self.device, self.apart = device, False
         self.seconds = dict.fromkeys(PARTS, 0.0)
 
     @contextlib.contextmanager
@@ -74,7 +73,7 @@ class Parts:
         return taken
 
     def _now(self) -> float:
-        if self.exact and self.device.type == "cuda":
+        if self.apart and self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
@@ -200,10 +199,3 @@ def time_parts(trainer: Trainer, parts: Parts) -> None:
         return optimizer
 
     trainer.create_optimizer = create_timed
-
-
-def median_parts(steps: list[dict[str, Any]]) -> dict[str, float]:
-    """Median seconds of every part of a step, and of what is left of it."""
-    found = {name: statistics.median(step["parts"][name] for step in steps) for name in PARTS}
-    rest = statistics.median(step["seconds"] - sum(step["parts"].values()) for step in steps)
-    return found | {"rest": max(0.0, rest)}

@@ -6,7 +6,6 @@ import resource
 import statistics
 import time
 import traceback
-from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -33,15 +32,15 @@ class Contender:
     """
 
     def __init__(self, name: str, config: BenchmarkConfig) -> None:
-        self.name, self.turns, self.peak_memory = name, [], 0.0
+        self.name, self.turns, self.parts, self.peak_memory = name, [], [], 0.0
         context = get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_contend, args=(name, config, other))
         self.process.start()
 
-    def take_turn(self, steps: int) -> Steps:
-        """Train for some steps; returns what each of them was."""
-        self.connection.send(steps)
+    def take_turn(self, steps: int, apart: bool = False) -> Steps:
+        """Train for some steps; returns what each of them was. `apart` keeps a GPU from overlapping their parts."""
+        self.connection.send((steps, apart))
         answer = self.connection.recv()
         if isinstance(answer, str):
             raise RuntimeError(f"{self.name} failed:\n{answer}")
@@ -51,7 +50,7 @@ class Contender:
     def end(self) -> None:
         """Have the process end."""
         with contextlib.suppress(BrokenPipeError):
-            self.connection.send(0)
+            self.connection.send((0, False))
         self.process.join(20)
         self.process.kill()
 
@@ -73,6 +72,8 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
         for _ in console.progress(range(config.rounds), desc="measure", unit="round"):
             for contender in everyone:
                 contender.turns.append(contender.take_turn(config.steps))
+        for contender in everyone:
+            contender.parts = contender.take_turn(config.steps, apart=True)
     finally:
         for contender in everyone:
             contender.end()
@@ -154,9 +155,8 @@ def _seconds(turn: Steps) -> float:
 
 
 def _parts(contender: Contender) -> dict[str, float]:
-    steps = [step for turn in contender.turns for step in turn]
-    found = {name: statistics.median(step["parts"][name] for step in steps) for name in PARTS}
-    rest = statistics.median(step["seconds"] - sum(step["parts"].values()) for step in steps)
+    found = {name: statistics.median(step["parts"][name] for step in contender.parts) for name in PARTS}
+    rest = statistics.median(step["seconds"] - sum(step["parts"].values()) for step in contender.parts)
     return found | {"rest": max(0.0, rest)}
 
 
@@ -167,16 +167,17 @@ def _parts(contender: Contender) -> dict[str, float]:
 def _contend(name: str, config: BenchmarkConfig, connection: Connection) -> None:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         try:
-            answers = Answers(connection)
+            parts = Parts(training_device())
+            answers = Answers(connection, parts)
             kind = preparation.kind_of(config)
             data = preparation.prepare(config, kind)
-            parts = Parts(training_device())
             if name == OURS:
-                _train_ours(contenders.ours(config, kind, data, parts), parts, answers)
-                return
+                for step in contenders.ours(config, kind, data, parts):
+                    if not answers.step_done(step):
+                        return
             tokens = config.train.batch_size * config.tokens.row_length
             arguments = contenders.trainer_arguments(name, config)
-            watch = TakesTurns(lambda: answers.step_done({"tokens": tokens, "parts": parts.take()}))
+            watch = TakesTurns(lambda: answers.step_done({"tokens": tokens}))
             model = contenders.trainer_model(config, kind, data)
             trainer = contenders.trainer(arguments, model, kind, data, watch)
             contenders.time_parts(trainer, parts)
@@ -189,31 +190,28 @@ class Answers:
     """What a contender says about its steps, a turn at a time.
 
     Args:
-        connection: gives the number of steps in the next turn, 0 at the end.
+        connection: gives the number of steps in the next turn, 0 at the end, and whether their parts are kept apart.
+        parts: of these steps.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection, self.steps = connection, []
-        self.left = connection.recv()
+    def __init__(self, connection: Connection, parts: Parts) -> None:
+        self.connection, self.parts, self.steps = connection, parts, []
+        self.left, parts.apart = connection.recv()
         self.begun = time.perf_counter()
 
     def step_done(self, step: dict[str, Any]) -> bool:
         """Note a step; behind the last one of a turn wait for the next. Returns whether there is one."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.steps.append(step | {"seconds": time.perf_counter() - self.begun})
+        seconds = time.perf_counter() - self.begun
+        self.steps.append(step | {"seconds": seconds, "parts": self.parts.take()})
         self.left -= 1
         if self.left == 0:
             self.connection.send({"steps": self.steps, "peak_memory": _peak_memory()})
-            self.steps, self.left = [], self.connection.recv()
+            self.steps = []
+            self.left, self.parts.apart = self.connection.recv()
         self.begun = time.perf_counter()
         return self.left > 0
-
-
-def _train_ours(steps: Iterator[dict[str, Any]], parts: Parts, answers: Answers) -> None:
-    for step in steps:
-        if not answers.step_done(step | {"parts": parts.take()}):
-            return
 
 
 def _peak_memory() -> float:
