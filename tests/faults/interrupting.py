@@ -1,5 +1,6 @@
 """Starts recipes as a user does, waits until they are at some point, sends signals, and looks at what is left."""
 
+import contextlib
 import json
 import os
 import signal
@@ -57,6 +58,14 @@ class Started:
                     found.append(process)
             except psutil.Error:  # not ours, or just gone
                 continue
+        return found
+
+    def names(self) -> set[str]:
+        """What the processes are called."""
+        found = set()
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):  # compilers come and go
+                found.add(process.name())
         return found
 
     def recipe(self, rank: int = 0) -> psutil.Process:

@@ -113,7 +113,7 @@ def test_stopped_while_compiling(arguments: list[str], tmp_path: Path) -> None:
     with Started(
         command("pretrain_mlm.py", *arguments, "--train.compile", "--output_dir", out), tmp_path / "0"
     ) as started:
-        started.wait_until(lambda: [p for p in started.processes() if p.name() == "cc1plus"])
+        started.wait_until(lambda: "cc1plus" in started.names())
         started.send(SIGTERM)
         assert started.ends(SECONDS) == 75
     assert_interrupted(out, started, "SIGTERM", step=0)
