@@ -58,7 +58,10 @@ FAMILIES = {
             ("type_vocab_size", 0),
         ),
     ),
-    "gpt2": Family("gpt2", "clm", "bpe", _GPT2, (256, 256, 1024, 1024, 1024)),
+    "gpt2": Family(
+        "gpt2", "clm", "bpe", _GPT2, (256, 256, 1024, 1024, 1024),
+        fixed=(("activation_function", "gelu_pytorch_tanh"),),  # the same function as gelu_new, in one kernel
+    ),
     "llama": Family(
         "llama", "clm", "bpe", _LLAMA, (256, 256, 1024, 2048, 2048), "muon", (("max_position_embeddings", 4096),)
     ),

@@ -74,3 +74,11 @@ def test_names():
     assert len(presets.preset_names()) == len(set(presets.preset_names())) == 30
     with pytest.raises(UserError, match=r"bert-huge.*bert-tiny"):
         presets.preset_config("bert-huge", 100)
+
+
+def test_gpt2s_activation_is_its_own_in_one_kernel():
+    from transformers.activations import ACT2FN
+
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    ours = ACT2FN[presets.preset_config("gpt2-tiny", 300).activation_function]
+    torch.testing.assert_close(ours(x), ACT2FN["gelu_new"](x), rtol=1e-12, atol=1e-12)
