@@ -71,9 +71,14 @@ def _ours(config: BenchmarkConfig, kind: Kind, data: PretrainingData) -> Curve:
         run.train()
         lines = [json.loads(line) for line in run.log.path.read_text().splitlines()]
         run.close()
-    seconds = {line["step"]: line["seconds"] for line in lines if line["event"] == "step"} | {0: 0.0}
-    held_out = {line["step"]: line["held_out_loss"] for line in lines if line["event"] == "evaluation"}
-    return [(seconds[step], loss) for step, loss in held_out.items() if step in seconds]
+    elapsed = {line["step"]: line["seconds"] for line in lines if line["event"] == "step"} | {0: 0.0}
+    # the run's clock goes on while it evaluates, but for the evaluation before the first step
+    curve, evaluating = [], 0.0
+    for line in lines:
+        if line["event"] == "evaluation" and line["step"] in elapsed:
+            curve.append((elapsed[line["step"]] - evaluating, line["held_out_loss"]))
+            evaluating += line["seconds"] if line["step"] else 0.0
+    return curve
 
 
 def _trainer(name: str, config: BenchmarkConfig, kind: Kind, data: PretrainingData, limit: float) -> Curve:
