@@ -110,6 +110,7 @@ class Classification:
             `input_ids`, `attention_mask` and perhaps `token_type_ids`, int64 (B, S); `labels`, int64 or float32 (B,),
             where -100 (classes) and nan (scores) mean "no label": such a row is no target; and its `digest`.
         """
+        rows = list(rows)  # read once
         batch = pad_rows([row["input_ids"] for row in rows], self.pad_id)
         if "token_type_ids" in rows[0]:
             length = batch["input_ids"].shape[1]

@@ -103,6 +103,7 @@ class Tagging:
             `input_ids`, `attention_mask`, `labels`, int64 (windows, S), and `sentence`, int64 (windows,): the row that
             a window belongs to; and its `digest`.
         """
+        rows = list(rows)  # read once
         batch = pad_rows([ids for row in rows for ids in row["input_ids"]], self.pad_id)
         labels = torch.full_like(batch["input_ids"], IGNORED)
         windows = [window for row in rows for window in row["labels"]]
