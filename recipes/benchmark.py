@@ -9,7 +9,7 @@ memory, and how many times slower the others are. Everything measured is also in
 by themselves:
 
     python recipes/benchmark.py --stage tokenise        # also pack, batches, masking, resume, save
-    python recipes/benchmark.py --stage loss --target 5.5 --against script
+    python recipes/benchmark.py --stage loss --target 5.5 --against '[script]'
 """
 
 import json

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import (
     DataCollatorForLanguageModeling,
+    PreTrainedConfig,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
@@ -141,12 +142,10 @@ def trainer(
     return Trainer(model, arguments, collator, grouped_rows(data), callbacks=list(callbacks))
 
 
-def trainer_model(config: BenchmarkConfig, kind: Kind, data: PretrainingData) -> PreTrainedModel:
-    """The same architecture with the attention that transformers gives it."""
-    return build_model(
-        ModelConfig(name=config.model.name, from_scratch=True),
-        data.model_config, AUTO_CLASS[kind], isolated=False, seed=config.seed,
-    )  # fmt: skip
+def trainer_model(config: BenchmarkConfig, kind: Kind, model_config: PreTrainedConfig) -> PreTrainedModel:
+    """A new model of an architecture, with the attention that transformers gives it."""
+    scratch = ModelConfig(name=config.model.name, from_scratch=True)
+    return build_model(scratch, model_config, AUTO_CLASS[kind], isolated=False, seed=config.seed)
 
 
 def grouped_rows(data: PretrainingData, limit: int = ROWS) -> Dataset:

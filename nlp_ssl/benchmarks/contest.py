@@ -178,7 +178,7 @@ def _contend(name: str, config: BenchmarkConfig, connection: Connection) -> None
             tokens = config.train.batch_size * config.tokens.row_length
             arguments = contenders.trainer_arguments(name, config)
             watch = TakesTurns(lambda: answers.step_done({"tokens": tokens}))
-            model = contenders.trainer_model(config, kind, data)
+            model = contenders.trainer_model(config, kind, data.model_config)
             trainer = contenders.trainer(arguments, model, kind, data, watch)
             contenders.time_parts(trainer, parts)
             trainer.train()

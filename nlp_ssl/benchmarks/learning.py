@@ -17,7 +17,7 @@ from nlp_ssl.console import say
 from nlp_ssl.data.batches import held_out_batches
 from nlp_ssl.evaluation.perplexity import evaluate
 from nlp_ssl.machine import make_accelerator
-from nlp_ssl.models.loading import architecture, build_model
+from nlp_ssl.models.loading import architecture
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
@@ -94,10 +94,7 @@ def _trainer(name: str, config: BenchmarkConfig, kind: Kind, data: PretrainingDa
     def attempt(max_steps: int, until: float, curve: Curve) -> list[float]:
         """Seconds of every step; fills the curve."""
         set_seed(config.seed)
-        model = build_model(
-            ModelConfig(name=config.trainer_model or config.model.name, from_scratch=True),
-            model_config, AUTO_CLASS[kind], isolated=False, seed=config.seed,
-        )  # fmt: skip
+        model = contenders.trainer_model(config, kind, model_config)
         module = ObjectiveModule(PackedModel(model, isolated=False), scoring)
         steps, state = [], {"begun": time.perf_counter(), "elapsed": 0.0, "next": 0.0}
 

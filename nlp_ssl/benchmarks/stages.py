@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from datasets import Dataset
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
@@ -19,6 +20,7 @@ from transformers import DataCollatorForLanguageModeling
 
 from nlp_ssl import console, preparation
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
+from nlp_ssl.config import to_dict
 from nlp_ssl.data.batches import TrainBatches
 from nlp_ssl.data.corpus import open_corpus
 from nlp_ssl.data.packing import pack
@@ -27,6 +29,7 @@ from nlp_ssl.data.tokenising import tokenize_corpus
 from nlp_ssl.data.tokens import TokenCorpus
 from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
+from nlp_ssl.run_settings import plain
 
 MEGABYTES = 64  # of text that the tokenising stage reads
 TOKENS = 2_000_000  # that the batches and masking stages make in a round
@@ -165,11 +168,6 @@ def masking(config: BenchmarkConfig) -> dict[str, Any]:
 
 def _recipe(config: BenchmarkConfig, folder: Path, *options: str) -> subprocess.Popen:
     """A pretraining run of its own, on the same corpus and model."""
-    import yaml
-
-    from nlp_ssl.config import to_dict
-    from nlp_ssl.run_settings import plain
-
     own = set(BenchmarkConfig.__annotations__) | {"output_dir"}
     settings = {key: value for key, value in plain(to_dict(config)).items() if key not in own}
     folder.mkdir(parents=True, exist_ok=True)

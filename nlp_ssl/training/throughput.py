@@ -7,7 +7,10 @@ for: a head counts where there is a label, and attention inside documents (and w
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,15 +100,21 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     for size in (1024, 2048) if cpu else (4096, 8192, 12288):
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         for left, right in ((a, b), (a, b.t()), (a.t(), b)):
-            seconds = []
-            for _ in range(12 if cpu else 30):
-                _wait(device)
-                begun = time.perf_counter()
-                left @ right
-                _wait(device)
-                seconds.append(time.perf_counter() - begun)
-            best = max(best, 2 * size**3 / statistics.median(seconds[2:]))
+            seconds = _median_seconds(partial(torch.matmul, left, right), device, 12 if cpu else 30)
+            best = max(best, 2 * size**3 / seconds)
     return best
+
+
+def _median_seconds(work: Callable[[], Any], device: torch.device, times: int) -> float:
+    """Seconds that some work takes, the first two times left out."""
+    seconds = []
+    for _ in range(times):
+        _wait(device)
+        begun = time.perf_counter()
+        work()
+        _wait(device)
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[2:])
 
 
 def _wait(device: torch.device) -> None:
@@ -125,11 +134,4 @@ def measured_bandwidth(device: torch.device) -> float:
     """Bytes a second that memory gives and takes when a tensor far larger than the caches is copied."""
     source = torch.ones(2**26 if device.type == "cpu" else 2**28, device=device)
     target = torch.empty_like(source)
-    seconds = []
-    for _ in range(8):
-        _wait(device)
-        begun = time.perf_counter()
-        target.copy_(source)
-        _wait(device)
-        seconds.append(time.perf_counter() - begun)
-    return 2 * source.numel() * source.element_size() / statistics.median(seconds[2:])
+    return 2 * source.numel() * source.element_size() / _median_seconds(lambda: target.copy_(source), device, 8)
