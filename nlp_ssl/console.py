@@ -182,7 +182,7 @@ class Interrupts:
 
     def _watch_launcher(self) -> None:
         while os.getppid() == _PARENT:
-            time.sleep(1)
+            time.sleep(0.5)
         self._launcher_gone = True
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -15,6 +15,7 @@ import psutil
 from launch import BIN, ROOT, command, environment, events
 
 SECONDS = 20  # to end in, on a busy machine; alone it takes 2
+STEPS = 80  # of the run that is stopped: several seconds of them
 MARK = "NLP_SSL_TEST_RUN"  # in the environment of every process of a run, whoever its parent is
 
 

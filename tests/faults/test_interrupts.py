@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from interrupting import (
     SECONDS,
+    STEPS,
     Started,
     accelerate_launch,
     assert_interrupted,
@@ -61,7 +62,7 @@ def test_stopped_again_and_again(arguments: list[str], whole: Path, tmp_path: Pa
         started.send(SIGTERM)
         assert started.ends(SECONDS) == 75
     step = assert_interrupted(out, started, "SIGTERM")
-    assert 25 <= step < 40
+    assert 25 <= step < STEPS
 
     # a second Ctrl-C, while the last checkpoint is being written: at once, and what was saved before is still there
     with Started(slow, tmp_path / "4") as started:
@@ -80,7 +81,7 @@ def test_stopped_again_and_again(arguments: list[str], whole: Path, tmp_path: Pa
         started.send(SIGTERM)
         assert started.ends(SECONDS) == -SIGTERM
     assert f"(step {step})" in started.printed
-    assert step < assert_interrupted(out, started, "the launcher is gone") < 40
+    assert step < assert_interrupted(out, started, "the launcher is gone") < STEPS
 
     run("pretrain_mlm.py", *arguments, "--resume")
     assert_same_run(out, whole)
@@ -101,7 +102,7 @@ def test_stopped_through_accelerate_launch_in_more_ways(arguments: list[str], wh
             started.send(number, group=group)
             started.ends(SECONDS)
         former, step = step, assert_interrupted(out, started, reason, launcher_complains=number == SIGINT)
-        assert former < step < 40
+        assert former < step < STEPS
     run("pretrain_mlm.py", *arguments, "--resume")
     assert_same_run(out, whole)
 

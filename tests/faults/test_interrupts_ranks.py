@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from interrupting import SECONDS, Started, assert_interrupted, in_training, last_step, spoiled, status, story
+from interrupting import SECONDS, STEPS, Started, assert_interrupted, in_training, last_step, spoiled, status, story
 from launch import command, events, run, write_corpus
 
 SIGINT, SIGTERM, SIGKILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
@@ -47,7 +47,7 @@ def test_two_processes_stop_together_and_end_together(arguments: list[str], whol
         started.recipe(rank=1).send_signal(SIGTERM)
         assert started.ends(SECONDS) == 1
     saved = assert_interrupted(out, started, ANOTHER, launcher_complains=True)
-    assert step < saved < 40
+    assert step < saved < STEPS
     manifest = json.loads((out / "checkpoints" / f"step-{saved:08d}" / "MANIFEST.json").read_text())
     assert {"training_state/rank-0.pt", "training_state/rank-1.pt"} <= manifest.keys()
 
@@ -92,17 +92,17 @@ def test_two_processes_stopped_in_more_ways(arguments: list[str], tmp_path: Path
         found = status(out)
         assert (found["status"], found["exit_code"]) == ("interrupted", 75)
         assert found["reason"] in reasons
-        assert step < found["step"] < 40
+        assert step < found["step"] < STEPS
         assert "[rank0]" not in started.printed
         assert "[rank1]" not in started.printed
         step = found["step"]
 
     # only one of them, in the last evaluation
     with Started(pretrain, tmp_path / "evaluation") as started:
-        started.wait_until(lambda: last_step(out) == 40)
+        started.wait_until(lambda: last_step(out) == STEPS)
         started.recipe(rank=1).send_signal(SIGTERM)
         assert started.ends(SECONDS) == 1
-    assert_interrupted(out, started, ANOTHER, step=40, launcher_complains=True)
+    assert_interrupted(out, started, ANOTHER, step=STEPS, launcher_complains=True)
     assert [e["step"] for e in events(out, "evaluation")] == [0, 20]
 
     run("pretrain_mlm.py", *arguments, "--resume", processes=2)
