@@ -1,5 +1,6 @@
 """Models from presets, Hub ids and folders; from scratch, or going on from their weights."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,7 @@ def build_model(
         isolated: with document-isolated attention.
         seed: of new weights; the same on every process.
     """
+    model_config = copy.deepcopy(model_config)  # the model writes into it, its attention for one
     by_name = isolated and model_class(model_config, auto_class)._supports_attention_backend
     attention = ISOLATED if by_name else config.attention
     extra = {"attn_implementation": attention} if attention else {}

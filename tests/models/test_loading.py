@@ -90,6 +90,14 @@ def test_a_preset_takes_vocabulary_and_special_ids_of_its_tokenizer():
     )  # fmt: skip
 
 
+def test_one_architecture_makes_an_isolated_model_and_then_a_plain_one():
+    config = ModelConfig(name="modernbert-tiny")
+    architecture = make(config, dropout=0.0)
+    build_model(config, architecture, MLM, isolated=True)
+    model = build_model(config, architecture, MLM, isolated=False)
+    assert model(input_ids=torch.arange(10, 20)[None]).logits.isfinite().all()
+
+
 def test_the_seed_decides_the_weights():
     config = ModelConfig(name="bert-tiny")
     one, same, other = (build_model(config, make(config), MLM, isolated=True, seed=s) for s in (0, 0, 1))
