@@ -6,13 +6,11 @@ from typing import Any
 _WHERE = {
     "nlp_ssl.config": (
         "CLMConfig",
-        "ClassificationConfig",
         "CorpusConfig",
-        "LabelledConfig",
         "MaskingConfig",
         "MLMConfig",
-        "NERConfig",
     ),
+    "nlp_ssl.config_finetuning": ("ClassificationConfig", "LabelledConfig", "NERConfig"),
     "nlp_ssl.console": ("UserError",),
     "nlp_ssl.data.batches": ("TrainBatches", "held_out_batches"),
     "nlp_ssl.data.corpus": ("Corpus", "open_corpus"),

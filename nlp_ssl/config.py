@@ -207,6 +207,11 @@ class EvaluationConfig:
     """Evaluate on at most so many held-out rows; all of them when null."""
     batch_size: int | None = None
     """Rows in one forward pass. Derived: the micro-batch."""
+    metric: str | None = None
+    """The number that says which evaluation is the best, such as `accuracy`; a loss is best when it is low, any other
+    number when it is high. Derived: `held_out_loss` in pretraining, the task's first metric in fine-tuning."""
+    patience: int | None = None
+    """End the run early after so many evaluations in a row without a new best; the best is kept (`keep_best`)."""
 
 
 @dataclass
@@ -220,8 +225,8 @@ class CheckpointConfig:
     keep_every: int | None = None
     """Also keep every checkpoint whose step is a multiple of this."""
     keep_best: bool = False
-    """Also save at every evaluation with a new lowest held-out loss, and keep the best of these among `checkpoints`;
-    the model at the top of the folder is the last one all the same."""
+    """Also save at every evaluation that is the best so far (`evaluation.metric`), and keep the best of these; in the
+    end it, not the last one, is the model at the top of the folder."""
 
 
 @dataclass
@@ -319,73 +324,6 @@ class CLMConfig(PretrainConfig):
     """One causal pretraining run."""
 
     output_dir: str = "runs/clm"
-    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
-
-
-@dataclass
-class LabelledConfig:
-    """Labelled data for fine-tuning."""
-
-    task: str = "builtin"
-    """`builtin` (true labels read off the documentation of the installed Python packages), a name such as `glue/sst2`,
-    `imdb` or `conll2003`, or any Hub dataset id. Not used when `train_file` is given."""
-    train_file: str | None = None
-    """A local .csv, .tsv, .json, .jsonl, .parquet or .conll file (also .gz) instead of `task`."""
-    validation_file: str | None = None
-    """Its validation file. Without it, a tenth of the training rows is held out by a hash of their text."""
-    test_file: str | None = None
-    """Its test file, evaluated once, at the end."""
-    subset: str | None = None
-    """Configuration of a Hub dataset."""
-    revision: str | None = None
-    """Branch, tag or commit of a Hub dataset."""
-    text_columns: list[str] | None = None
-    """Classification: the column with the text, or the two columns of a pair. Derived from the columns there are."""
-    tokens_column: str | None = None
-    """Tagging: the column with the words. Derived: `tokens` or `words`."""
-    label_column: str | None = None
-    """Column with the label, score or tags. Derived: `label`, `labels`, `score`, `ner_tags`, `tags`, `ner`."""
-    max_train: int | None = None
-    """Use at most so many training rows."""
-    max_validation: int | None = None
-    """Use at most so many validation rows."""
-
-
-@dataclass
-class FinetuneConfig:
-    """One fine-tuning run."""
-
-    output_dir: str = "runs/finetune"
-    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
-    resume: ResumeConfig = field(default_factory=ResumeConfig)
-    seed: int = 0
-    """Decides the new head's weights, dropout and the order of rows."""
-    data: LabelledConfig = field(default_factory=LabelledConfig)
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(name="runs/mlm"))
-    max_length: int = 128
-    """Longest input in tokens; longer ones are cut and counted."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(name="adamw", betas=(0.9, 0.999)))
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(name="linear", warmup=0.1))
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(batch_size=32))
-    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(max_rows=None))
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    hub: HubConfig = field(default_factory=HubConfig)
-
-
-@dataclass
-class ClassificationConfig(FinetuneConfig):
-    """One fine-tuning run for classification or regression."""
-
-    output_dir: str = "runs/classification"
-    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
-
-
-@dataclass
-class NERConfig(FinetuneConfig):
-    """One fine-tuning run for tagging."""
-
-    output_dir: str = "runs/ner"
     """Folder of the run: checkpoints, logs and, at its top, the finished model."""
 
 

@@ -1,108 +1,138 @@
 """One fine-tuning run, start to end: labelled data, a head on a pretrained model, training, metrics, a look at it."""
 
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import torch.distributed as dist
-from accelerate.utils import send_to_device
+import numpy as np
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedTokenizerFast, pipeline
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast, pipeline
 
 from nlp_ssl import console
-from nlp_ssl.config import FinetuneConfig
+from nlp_ssl.config_finetuning import ClassificationConfig, FinetuneConfig, TransferConfig
 from nlp_ssl.console import UserError
-from nlp_ssl.data.batches import Batch, held_out_batches, held_out_rows
 from nlp_ssl.data.labelled import LabelledData, open_classification, open_tagging
+from nlp_ssl.data.lengths import LengthCut
 from nlp_ssl.data.phases import Phase, Phases
 from nlp_ssl.data.tokenising import tokenizer_fingerprint
 from nlp_ssl.data.tokenizer import load_tokenizer
 from nlp_ssl.data.tokens import fingerprint
-from nlp_ssl.evaluation.metrics import METRICS
+from nlp_ssl.evaluation.intervals import bootstrap, scorer
+from nlp_ssl.evaluation.metrics import MAIN
+from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write_predictions
+from nlp_ssl.evaluation.scoring import measure, predict
 from nlp_ssl.machine import in_turn, make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, build_model, describe, is_from_scratch
 from nlp_ssl.objectives.classification import Classification
+from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.publishing.card import Metric, model_card
-from nlp_ssl.publishing.report import format_table
+from nlp_ssl.publishing.report import format_table, plot_confusion
 from nlp_ssl.run import Run
-from nlp_ssl.run_settings import check_run, run_identity
+from nlp_ssl.run_settings import run_identity
 from nlp_ssl.training.optimizers import WEIGHT_DECAY
 from nlp_ssl.training.schedules import Horizon
+from nlp_ssl.training.transfer import freeze
 
 Task = Literal["classification", "ner"]
+OVERHEAD = {"cpu": 128, "cuda": 4096}  # tokens that cost about as much as one more micro-batch
+FEWEST_STEPS, MOST_EPOCHS = 1000, 20  # small sets need more steps than the usual three epochs (Zhang et al. 2020)
 
 
-class FinetuningRun:
-    """A labelled task, and the run that learns it.
+@dataclass(frozen=True)
+class Prepared:
+    """A labelled task, read and tokenised: what the runs of all seeds share.
 
-    Args:
-        config: its open fields are filled in.
-        task: what to learn.
+    Attributes:
+        tokenizer: the model's.
+        data: the task.
+        objective: what is asked of the model.
+        rows: tokenised, by set: `"train"`, `"validation"`, and `"test"` and `"hidden"` where there are any.
+        model_config: the architecture, with the task's labels.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    data: LabelledData
+    objective: Classification | Tagging
+    rows: dict[str, Dataset]
+    model_config: PreTrainedConfig
+
+
+def prepare(config: FinetuneConfig, task: Task) -> Prepared:
+    """Open a labelled task and tokenise its rows.
 
     Raises:
         UserError: see `open_classification`, `open_tagging`, `load_tokenizer`, `architecture`.
     """
+    _check(config)
+    tokenizer = load_tokenizer(config.model.name, config.model.revision)
+    read = open_classification if task == "classification" else open_tagging
+    data: LabelledData = in_turn(lambda: read(config.data))
+    console.say(f"data: {data.description}")
+    objective: Classification | Tagging
+    if isinstance(config, ClassificationConfig):
+        weights = _balanced_weights(data) if config.class_weights else None
+        several = data.kind == "multilabel"
+        objective = Classification(tokenizer, data.labels, data.text_columns, config.max_length, several, weights)
+    else:
+        objective = Tagging(tokenizer, data.labels, config.max_length)
+    model_config = architecture(config.model, objective.auto_class, tokenizer, config.max_length, config.model.dropout)
+    model_config.update(objective.config_kwargs())
+    if pooling := getattr(config, "pooling", None):
+        if not hasattr(model_config, "classifier_pooling"):
+            raise UserError(f"--pooling {pooling}: {model_config.model_type} has one way to read a text, its own")
+        model_config.classifier_pooling = pooling
+    sets = {name: getattr(data, name) for name in ("train", "validation", "test", "hidden")}
+    rows = in_turn(lambda: {name: objective.prepare(part) for name, part in sets.items() if part is not None})
+    return Prepared(tokenizer, data, objective, rows, model_config)
 
-    def __init__(self, config: FinetuneConfig, task: Task) -> None:
-        self.config = config
-        self.details: dict[str, dict[str, float]] = {}  # the last evaluation's numbers by entity type
-        self._prepare(task)
-        self.run = self._make_run()
 
-    def _prepare(self, task: Task) -> None:
-        config = self.config
-        check_run(config)
-        _check_model_name(config.model.name)
-        self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(config.model.name, config.model.revision)
-        self.data: LabelledData = in_turn(
-            lambda: open_classification(config.data) if task == "classification" else open_tagging(config.data)
-        )
-        data = self.data
-        console.say(f"data: {data.description}")
-        if task == "classification":
-            self.objective = Classification(self.tokenizer, data.labels, data.text_columns, config.max_length)
-        else:
-            self.objective = Tagging(self.tokenizer, data.labels, config.max_length)
-        self.model_config = architecture(
-            config.model, self.objective.auto_class, self.tokenizer, config.max_length, config.model.dropout
-        )
-        self.model_config.update(self.objective.config_kwargs())
-        sets = {"train": data.train, "validation": data.validation, "test": data.test}
-        self.rows: dict[str, Dataset] = in_turn(
-            lambda: {name: self.objective.prepare(part) for name, part in sets.items() if part is not None}
-        )
+class FinetuningRun:
+    """One run on a labelled task.
 
-    def _make_run(self) -> Run:
-        config, objective = self.config, self.objective
-        accelerator, model_config = make_accelerator(config), self.model_config
-        derive(config, model_config.hidden_size, accelerator.num_processes, len(self.rows["train"]))
-        model = build_model(config.model, model_config, objective.auto_class, isolated=False, seed=config.seed)
+    Args:
+        config: passed by `check_run`; its open fields are filled in.
+        task: from `prepare`.
+    """
+
+    def __init__(self, config: FinetuneConfig, task: Prepared) -> None:
+        self.config, self.task = config, task
+        self.accelerator = accelerator = make_accelerator(config)
+        rows, objective = task.rows["train"], task.objective
+        derive(config, task, accelerator.num_processes)
+        model = build_model(config.model, task.model_config, objective.auto_class, isolated=False, seed=config.seed)
+        freeze(model, config.transfer)
         console.say(f"model: {describe(model)}")
-        phases = Phases([Phase(self.rows["train"], config.train.batch_size, config.train.micro_batch)])
-        self.accelerator = accelerator
-        return Run(
+        cut = LengthCut(
+            np.asarray(rows["length"][:]),
+            capacity=config.train.micro_batch * config.max_length,
+            overhead=OVERHEAD.get(accelerator.device.type, OVERHEAD["cuda"]),
+        )
+        phases = Phases([Phase(rows, config.train.batch_size, config.train.micro_batch, cut=cut)])
+        self.run = Run(
             config=config,
             folder=Path(config.output_dir),
             accelerator=accelerator,
             model=model,
             module=ObjectiveModule(model, objective),
             objective=objective,
-            tokenizer=self.tokenizer,
+            tokenizer=task.tokenizer,
             batches=train_batches(config, phases, objective.collate, accelerator),
             horizon=Horizon.of(config.train, phases),
-            measure=lambda module, stop: self.score(module, "validation", stop),
+            measure=self._evaluate,
             card=self._card,
             identity=run_identity(
                 config,
                 model,
-                data=fingerprint([self.rows["train"]._fingerprint, len(self.rows["train"])]),
-                tokenizer=tokenizer_fingerprint(self.tokenizer),
+                data=fingerprint([rows._fingerprint, len(rows)]),
+                tokenizer=tokenizer_fingerprint(task.tokenizer),
             ),
         )
 
@@ -110,82 +140,72 @@ class FinetuningRun:
         """To the end of the budget; see `Run.train`."""
         return self.run.train()
 
-    @torch.no_grad()
-    def score(self, module: nn.Module, part: str, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-        """The task's metrics and the mean loss on `"validation"` or `"test"`, every row once, over all processes.
+    def _evaluate(self, module: nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
+        return _numbers(*self.predict(module, "validation", stop), self.task.data.metrics)
 
-        Raises:
-            Interrupted: `stop` said so, which every process asks before each batch.
-        """
-        accelerator = self.accelerator
-        inner = accelerator.unwrap_model(module, keep_fp32_wrapper=True)
-        was_training = inner.training
-        inner.eval()
-        model = _Once(inner.model)
-        predictions, references, loss_sum, count = [], [], 0.0, 0
-        for batch in self._batches(part, stop):
-            count += self.objective.num_targets(batch)
-            batch = send_to_device(batch, accelerator.device, non_blocking=True)
-            with accelerator.autocast():
-                loss_sum += self.objective.loss(model, batch)[0].item()
-                found = self.objective.predictions(model, batch)
-            predictions += found[0]
-            references += found[1]
-        inner.train(was_training)
-        if accelerator.num_processes > 1:
-            parts: list[Any] = [None] * accelerator.num_processes
-            dist.all_gather_object(parts, (predictions, references, loss_sum, count))
-            predictions = [p for part in parts for p in part[0]]
-            references = [r for part in parts for r in part[1]]
-            loss_sum, count = sum(part[2] for part in parts), sum(part[3] for part in parts)
-        results: dict[str, Any] = {}
-        for name in self.data.metrics:
-            results |= METRICS[name]().compute(predictions=predictions, references=references)
-        self.details = {key: value for key, value in results.items() if isinstance(value, dict)}
-        scores = {key.removeprefix("overall_"): float(v) for key, v in results.items() if not isinstance(v, dict)}
-        return scores | {"held_out_loss": loss_sum / max(1, count)}
-
-    def _batches(self, part: str, stop: Callable[[], bool]) -> Iterator[Batch]:
-        config, rows = self.config, self.rows[part]
-        size = config.evaluation.batch_size
-        most = config.evaluation.max_rows if part == "validation" else None
-        shares = -(-len(held_out_rows(len(rows), most)) // self.accelerator.num_processes)
-        batches = held_out_batches(
-            rows,
-            self.objective.collate,
-            batch_size=size,
-            max_rows=most,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
+    def predict(
+        self, module: nn.Module, part: str, stop: Callable[[], bool] = lambda: False
+    ) -> tuple[list[Prediction], float]:
+        """Predictions for a set and their mean loss; see `nlp_ssl.evaluation.scoring.predict`."""
+        return predict(
+            module,
+            self.task.rows[part],
+            self.accelerator,
+            batch_size=self.config.evaluation.batch_size,
+            max_rows=self.config.evaluation.max_rows if part == "validation" else None,
+            stop=stop,
+            desc=f"evaluate {part}",
         )
-        return console.until(stop, batches, math.ceil(shares / size), desc=f"evaluate {part}")
 
-    def show(self) -> None:
-        """Print the final numbers, the test set's too, and what plain transformers makes of a few validation rows."""
-        run = self.run
-        tables = [{"set": "validation", **run.results}]
-        details = self.details
-        if "test" in self.rows:
-            test = self.score(run.module, "test")
-            run.log.write("test", run.step, **test)
-            tables.append({"set": "test", **test})
+    def show(self, *, last: bool = True) -> None:
+        """Predict every row, print the final numbers, and let plain transformers read a few validation rows.
+
+        Args:
+            last: whether no other run follows in this process.
+        """
+        run, data = self.run, self.task.data
+        found, tables = {}, []
+        self.config.evaluation.max_rows = None
+        for part in [part for part in ("validation", "test", "hidden") if part in self.task.rows]:
+            found[part], loss = self.predict(run.module, part)
+            if part == "hidden":
+                continue
+            numbers = _numbers(found[part], loss, data.metrics)
+            tables.append({"set": part, **numbers, **_interval(data, found[part])})
+            run.log.write(part, run.step, **numbers)
         console.say(format_table(tables))
-        if details:
+        if details := {k: v for k, v in measure(data.metrics, found["validation"]).items() if isinstance(v, dict)}:
             console.say(format_table([{"type": name, **scores} for name, scores in details.items()]))
         if self.accelerator.is_main_process:
-            predict = pipeline(self.objective.pipeline, str(run.folder), device="cpu")
-            for row in list(self.data.validation.select(range(min(3, len(self.data.validation))))):
-                console.say(f"  {_example(predict, self.data, row)}")
-        console.say(f"done: {run.folder} is a model that transformers loads")
-        run.close()
+            write_predictions(run.folder / PREDICTIONS_FILE, data, found)
+            self._show_errors(found["validation"])
+            reader = pipeline(self.task.objective.pipeline, str(run.folder), device="cpu")
+            for row in list(data.validation.select(range(min(3, len(data.validation))))):
+                console.say(f"  {_example(reader, data, row)}")
+        console.say(
+            f"done: {run.folder} is a model that transformers loads; what it says of each row: {PREDICTIONS_FILE}"
+        )
+        run.close(last=last)
+
+    def _show_errors(self, predictions: list[Prediction]) -> None:
+        data, folder = self.task.data, self.run.folder
+        errors = worst_errors(data, predictions)
+        if errors:
+            console.say("most wrong:")
+            console.say(format_table(errors[:3]))
+        with open(folder / "errors.jsonl", "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
+        if data.kind == "classification":
+            pairs = [(p.reference, p.predicted) for p in predictions if p.reference is not None]
+            plot_confusion(pairs, data.labels, folder / "confusion.png")
 
     def _card(self, facts: dict[str, Any]) -> str:
-        config, data = self.config, self.data
+        config, data, objective = self.config, self.task.data, self.task.objective
         scores = {key: facts.pop(key) for key in self.run.results if key in facts}
         scores.pop("held_out_loss", None)
         return model_card(
             config.hub.repo_id or Path(config.output_dir).resolve().name,
-            pipeline_tag=self.objective.pipeline,
+            pipeline_tag=objective.pipeline,
             model=config.hub.repo_id or Path(config.output_dir).name,
             curves=facts.pop("curves", None),
             base_model=None if is_from_scratch(config.model) else config.model.name,
@@ -210,19 +230,20 @@ class FinetuningRun:
         )
 
 
-def derive(config: FinetuneConfig, hidden: int, world_size: int, num_rows: int) -> None:
+def derive(config: FinetuneConfig, task: Prepared, world_size: int) -> None:
     """Fill in what the configuration left open, and say what was chosen and why.
 
     Args:
         config: is filled in.
-        hidden: width of the model.
+        task: what is learnt.
         world_size: processes.
-        num_rows: training rows.
     """
-    train = config.train
+    train, hidden = config.train, task.model_config.hidden_size
+    an_epoch = math.ceil(len(task.rows["train"]) / train.batch_size)
     if all(getattr(train, budget) is None for budget in ("steps", "tokens", "minutes", "epochs")):
-        train.epochs = 3
-        console.say("  epochs = 3 (the usual)")
+        train.epochs = max(3, min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / an_epoch)))
+        why = "the usual" if train.epochs == 3 else "a small set needs more than the usual 3"
+        console.say(f"  epochs = {train.epochs} ({why})")
     if config.optimizer.name is None:
         config.optimizer.name = "adamw"
     if config.optimizer.weight_decay is None:
@@ -239,31 +260,47 @@ def derive(config: FinetuneConfig, hidden: int, world_size: int, num_rows: int) 
     if train.workers is None:
         train.workers = 2 if training_device().type == "cuda" else 0
     if config.evaluation.every is None:
-        config.evaluation.every = math.ceil(num_rows / train.batch_size)
-        console.say(f"  evaluation.every = {config.evaluation.every:,} steps (an epoch)")
+        config.evaluation.every = an_epoch
+        console.say(f"  evaluation.every = {an_epoch:,} steps (an epoch)")
     if config.evaluation.batch_size is None:
         config.evaluation.batch_size = 2 * train.micro_batch
+    if config.evaluation.metric is None:
+        config.evaluation.metric = MAIN.get(task.data.metrics[0], task.data.metrics[0])
 
 
-def _check_model_name(name: str | None) -> None:
+def _check(config: FinetuneConfig) -> None:
+    name, transfer = config.model.name, config.transfer
     if name is None or presets.split_name(name):
         raise UserError("--model.name must be a trained model: a folder such as runs/mlm, or a Hub id")
     if name.startswith("runs/") and not Path(name, "config.json").exists():
         raise UserError(f"{name} holds no model yet; pretrain one (accelerate launch recipes/pretrain_mlm.py)")
+    if not 0 < transfer.layer_decay <= 1:
+        raise UserError(f"--transfer.layer_decay is {transfer.layer_decay}; it must be above 0 and at most 1")
+    if config.optimizer.name == "muon" and transfer != TransferConfig():
+        raise UserError("the options of --transfer need --optimizer.name adamw")
 
 
-class _Once(nn.Module):
-    """Calls a model once a batch, though both its loss and its predictions are asked for."""
+def _balanced_weights(data: LabelledData) -> list[float]:
+    """As many rows as an even split would give a class, over the rows that it has; of mean 1 over the rows."""
+    if data.kind != "classification":
+        raise UserError(f"--class_weights balanced is for one class a row; this is {data.kind}")
+    counts = Counter(data.train["label"])
+    return [len(data.train) / (len(counts) * max(1, counts[i])) for i in range(len(data.labels))]
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
-        self.last: tuple[torch.Tensor | None, Any] = (None, None)
 
-    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
-        if self.last[0] is not input_ids:
-            self.last = (input_ids, self.model(input_ids=input_ids, **kwargs))
-        return self.last[1]
+def _numbers(predictions: list[Prediction], loss: float, metrics: list[str]) -> dict[str, float]:
+    """The metrics of a set, without those by entity type, and the mean loss."""
+    measured = measure(metrics, predictions)
+    return {k: float(v) for k, v in measured.items() if not isinstance(v, dict)} | {"held_out_loss": loss}
+
+
+def _interval(data: LabelledData, predictions: list[Prediction]) -> dict[str, str]:
+    """The main metric's 95 % interval over other rows of this number."""
+    metric = data.metrics[0]
+    known = [p for p in predictions if p.reference is not None]
+    one = scorer(metric, [p.predicted for p in known], [p.reference for p in known])
+    low, high = bootstrap([one], len(known))
+    return {f"95 % of {MAIN.get(metric, metric)}": f"{low:.4f} - {high:.4f}"}
 
 
 def _example(predict: Any, data: LabelledData, row: dict[str, Any]) -> str:
@@ -279,6 +316,9 @@ def _example(predict: Any, data: LabelledData, row: dict[str, Any]) -> str:
     inputs = {"text": texts[0], "text_pair": texts[1]} if len(texts) == 2 else texts[0]
     found = predict(inputs, truncation=True)
     found = found[0] if isinstance(found, list) else found
-    truth = row["label"] if data.labels is None else data.labels[row["label"]]
+    if data.kind == "multilabel":
+        truth = ", ".join(data.labels[i] for i in row["label"]) or "none"
+    else:
+        truth = row["label"] if data.labels is None else data.labels[row["label"]]
     guess = f"{found['score']:.2f}" if data.labels is None else f"{found['label']} {found['score']:.0%}"
     return f"{' | '.join(t[:100] for t in texts)}  ->  {guess}  (it was: {truth})".replace("\n", " ")

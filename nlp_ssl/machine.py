@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from nlp_ssl import console
-from nlp_ssl.config import FinetuneConfig, PretrainConfig
+from nlp_ssl.config import PretrainConfig
+from nlp_ssl.config_finetuning import FinetuneConfig
 from nlp_ssl.data.batches import Batch, TrainBatches
 from nlp_ssl.data.phases import Phases
 from nlp_ssl.models.exactness import split_caveats
@@ -131,6 +132,15 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def end_run(accelerator: Accelerator, last: bool) -> None:
+    """End a run's trackers, and the process group too where no other run follows in this process."""
+    if last:
+        accelerator.end_training()
+    else:
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 def describe_hardware(accelerator: Accelerator) -> str:

@@ -16,8 +16,11 @@ from nlp_ssl.training.checkpoints import STATE, Checkpoints
 # settings that change the result; what the data settings change is in the data's fingerprint
 DECIDING = ("seed", "phases", "max_length", "train.batch_size", "train.mixed_precision")
 DECIDING += ("train.steps", "train.tokens", "train.minutes", "train.epochs", "optimizer.", "schedule.", "masking.")
-JUDGING = ("train.spike_factor", "train.on_spike", "train.on_nonfinite")  # what is not applied from now on
-ELSEWHERE = ("resume.", "output_dir")
+DECIDING += ("transfer.", "class_weights")
+# what is not applied, and what is taken for the best, from now on
+JUDGING = ("train.spike_factor", "train.on_spike", "train.on_nonfinite")
+JUDGING += ("evaluation.metric", "evaluation.patience", "checkpoint.keep_best")
+ELSEWHERE = ("resume.", "output_dir", "seeds")
 NAMES = {
     "model": "the model's architecture",
     "tokenizer": "the tokenizer (trained on the corpus, unless one is named)",

@@ -20,7 +20,7 @@ from nlp_ssl.config import ResumeConfig, to_dict
 from nlp_ssl.console import Interrupted, UserError
 from nlp_ssl.data.batches import TrainBatches
 from nlp_ssl.incidents import INCIDENTS_FILE, name_rows, report_incident
-from nlp_ssl.machine import describe_exactness, describe_hardware, library_versions
+from nlp_ssl.machine import describe_exactness, describe_hardware, end_run, library_versions
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
 from nlp_ssl.outcome import outcome, write_status
 from nlp_ssl.publishing import report
@@ -28,8 +28,9 @@ from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.resuming import check_changes, choose_checkpoint
 from nlp_ssl.run_settings import CONFIG_FILE, LOG_FILE, RunConfig, flatten, lock_folder, plain
 from nlp_ssl.saving import Saver, is_due
-from nlp_ssl.training.checkpoints import Checkpoints, load, publish
+from nlp_ssl.training.checkpoints import Checkpoints, load, load_weights, publish
 from nlp_ssl.training.interrupts import any_process, host_group
+from nlp_ssl.training.judge import Judge
 from nlp_ssl.training.loop import Step, train
 from nlp_ssl.training.optimizers import build_optimizer
 from nlp_ssl.training.schedules import Horizon
@@ -37,8 +38,8 @@ from nlp_ssl.training.spikes import StepGuard
 from nlp_ssl.training.tracking import Log, start_trackers
 
 # what goes on in a resumed run
-COUNTERS = ("step", "data_offset", "tokens_seen", "elapsed", "step_seconds", "results", "evaluated_at", "best_loss")
-COUNTERS += ("rewinds",)
+COUNTERS = ("step", "data_offset", "tokens_seen", "elapsed", "step_seconds", "results", "evaluated_at", "rewinds")
+STATEFUL = ("horizon", "guard", "judge")
 OVERFLOWS = 20  # so many fp16 overflows in a row are no longer ordinary
 NOT_APPLIED = 50  # so many steps in a row that were not applied will not be followed by a good one
 REWINDS = 10  # going back so often from one checkpoint does not help
@@ -85,7 +86,6 @@ class Run:
     step_seconds: float = 0.0
     results: dict[str, float] = field(default_factory=dict)
     evaluated_at: int = -1
-    best_loss: float | None = None
     rewinds: list[int] = field(default_factory=lambda: [-1, 0])  # to which step, and how often in a row
     begun: bool = False
     publisher: HubPublisher | None = None
@@ -111,7 +111,7 @@ class Run:
             if due and self.evaluated_at != self.step:
                 self._evaluate()  # a broken evaluation is found now, not after an hour
             rewinds = "rewind" in (self.config.train.on_nonfinite, self.config.train.on_spike)
-            if (self.step == 0 and rewinds) or (self.step > 0 and due and self.is_best):
+            if (self.step == 0 and rewinds) or (self.step > 0 and due and self.judge.is_best):
                 self._save()  # to go back to; or the evaluation that the interrupted part of the run owes
             while self._take_steps():
                 self._rewind()
@@ -120,6 +120,8 @@ class Run:
 
     def _take_steps(self) -> bool:
         """Take steps to the end of the run, and return False; or to one that asks to go back, and return True."""
+        if self.judge.has_waited_enough:  # and it was stopped before it could end
+            return False
         for step in self._steps():
             console.interrupts.at_once = False  # now there is something to save first
             self.step, self.elapsed = step.number, step.elapsed
@@ -134,24 +136,27 @@ class Run:
             due = step.stop == "budget" or self._evaluation_is_due()
             if due and not stopped:
                 stopped = not self._evaluate()
-            best = self.is_best and self.evaluated_at == self.step
-            if stopped or step.stop or self.saver.is_due(self.step, self.horizon.steps, self.elapsed, best):
+            best = self.judge.is_best and self.evaluated_at == self.step
+            ends = step.stop or self.judge.has_waited_enough
+            if stopped or ends or self.saver.is_due(self.step, self.horizon.steps, self.elapsed, best):
                 self._save()
             if stopped:
                 self._stop()
+            if ends:
+                return False
         return False
 
     def _prepare(self) -> None:
         config = self.config
         self.inner, self.not_applied = self.model, 0
-        self.is_best, self.guard = False, StepGuard(config.train.spike_factor)
+        self.judge, self.guard = Judge(config.evaluation), StepGuard(config.train.spike_factor)
         host_group()  # all processes make it now
         torch.manual_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
         for line in describe_exactness(config, self.accelerator, self.model):
             console.say(line)
         if config.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        optimizer = build_optimizer(self.model, config.optimizer)
+        optimizer = build_optimizer(self.model, config.optimizer, getattr(config, "transfer", None))
         if config.train.compile:
             self.module.compile(dynamic=False)
         self.module, self.optimizer = self.accelerator.prepare(self.module, optimizer)
@@ -184,8 +189,8 @@ class Run:
         state = load(checkpoint, self.inner, self.optimizer)
         for name in COUNTERS:
             setattr(self, name, state[name])
-        self.horizon.load_state_dict(state["horizon"])
-        self.guard.load_state_dict(state["guard"])
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -304,9 +309,7 @@ class Run:
                 raise
             return False
         self.evaluated_at = self.step
-        loss = self.results["held_out_loss"]
-        self.is_best = math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss)
-        self.best_loss = loss if self.is_best else self.best_loss
+        self.judge.judge(self.results)
         self.log.write("evaluation", self.step, **self.results, seconds=time.monotonic() - before)
         self.accelerator.log({f"held_out/{key}": value for key, value in self.results.items()}, step=self.step)
         listed = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in self.results.items())
@@ -315,7 +318,8 @@ class Run:
 
     def _save(self) -> None:
         state = {name: getattr(self, name) for name in COUNTERS}
-        state |= {"horizon": self.horizon.state_dict(), "guard": self.guard.state_dict()}
+        state["value"] = self.judge.value if self.evaluated_at == self.step else None
+        state |= {name: getattr(self, name).state_dict() for name in STATEFUL}
         state |= {"identity": self.identity, "setup": self._setup()}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
@@ -372,8 +376,13 @@ class Run:
                 self._stop()
             self._save()
         self._last_save()
+        chosen = self.checkpoints.chosen()
+        if chosen != self.checkpoints.list()[-1]:
+            state = load_weights(chosen, self.inner)
+            self.results, self.step = state["results"], state["step"]
+            console.say(f"the best is kept: step {self.step:,}")
         if self.accelerator.is_main_process:
-            publish(self.checkpoints.list()[-1], self.folder)
+            publish(chosen, self.folder)
             if (curves := report.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
                 console.say(f"curves: {curves}")
                 (self.folder / "README.md").write_text(self.card(self._facts() | {"curves": curves.name}))
@@ -382,9 +391,9 @@ class Run:
                 self.publisher.push(self.folder, message=f"Trained for {self.step:,} steps")
         self._end_publishing()
 
-    def close(self) -> None:
-        """End the trackers and the process group; the last thing that a run does."""
-        self.accelerator.end_training()
+    def close(self, *, last: bool = True) -> None:
+        """End the trackers, and with the last run of a process the process group too."""
+        end_run(self.accelerator, last)
 
     def _end_publishing(self) -> None:
         if self.publisher:

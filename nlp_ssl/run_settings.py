@@ -9,7 +9,8 @@ from typing import Any, TextIO
 from transformers import PreTrainedModel
 
 from nlp_ssl import console
-from nlp_ssl.config import FinetuneConfig, PretrainConfig
+from nlp_ssl.config import PretrainConfig
+from nlp_ssl.config_finetuning import FinetuneConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.tokens import fingerprint
 from nlp_ssl.outcome import STATUS_FILE, note_interrupt
@@ -20,7 +21,13 @@ CONFIG_FILE = "nlp_ssl_config.yaml"
 LOG_FILE = "log.jsonl"
 LOCK_FILE = ".lock"
 POSITIVE = ("train.batch_size", "train.micro_batch", "train.log_every", "evaluation.every", "evaluation.batch_size")
-POSITIVE += ("evaluation.max_rows", "checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_every")
+POSITIVE += (
+    "evaluation.max_rows",
+    "evaluation.patience",
+    "checkpoint.every",
+    "checkpoint.keep_last",
+    "checkpoint.keep_every",
+)
 RunConfig = PretrainConfig | FinetuneConfig
 
 
@@ -34,6 +41,8 @@ def check_run(config: RunConfig) -> None:
         value = attrgetter(key)(config)
         if value is not None and value < 1:
             raise UserError(f"--{key} is {value}; it must be at least 1")
+    if config.evaluation.patience is not None:
+        config.checkpoint.keep_best = True
     if config.resume.allow_changed:
         config.resume.enabled = True
     if config.train.spike_factor is not None and config.train.spike_factor <= 1:

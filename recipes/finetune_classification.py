@@ -11,20 +11,18 @@ or from the Hub:
 
     accelerate launch recipes/finetune_classification.py --data.task glue/sst2 --model.name answerdotai/ModernBERT-base
 
-and without pretraining, for comparison: add --model.from_scratch.
+and without pretraining, for comparison: add --model.from_scratch. A number to trust: add --seeds '[0, 1, 2]'.
 """
 
 from nlp_ssl import console
 from nlp_ssl.command_line import parse
-from nlp_ssl.config import ClassificationConfig
-from nlp_ssl.finetuning import FinetuningRun
+from nlp_ssl.config_finetuning import ClassificationConfig
+from nlp_ssl.seeds import finetune
 
 
 def main(config: ClassificationConfig) -> None:
     """Labelled rows, a head on the model, training, the numbers."""
-    run = FinetuningRun(config, "classification")
-    run.train()
-    run.show()
+    finetune(config, "classification")
 
 
 if __name__ == "__main__":

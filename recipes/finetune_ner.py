@@ -11,20 +11,18 @@ or from the Hub:
 
     accelerate launch recipes/finetune_ner.py --data.task conll2003 --model.name answerdotai/ModernBERT-base
 
-and without pretraining, for comparison: add --model.from_scratch.
+and without pretraining, for comparison: add --model.from_scratch. A number to trust: add --seeds '[0, 1, 2]'.
 """
 
 from nlp_ssl import console
 from nlp_ssl.command_line import parse
-from nlp_ssl.config import NERConfig
-from nlp_ssl.finetuning import FinetuningRun
+from nlp_ssl.config_finetuning import NERConfig
+from nlp_ssl.seeds import finetune
 
 
 def main(config: NERConfig) -> None:
     """Labelled sentences, a head on the model, training, entity F1."""
-    run = FinetuningRun(config, "ner")
-    run.train()
-    run.show()
+    finetune(config, "ner")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,14 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 ROOMS = ["config", "data", "models", "objectives", "training", "evaluation", "publishing"]
 ROOMS += ["machine", "run_settings", "resuming", "run", "preparation", "finetuning", "proofs", "doctor", "benchmarks"]
 SAME = {"console": "config", "command_line": "config", "network": "config", "pretraining": "finetuning"}
-SAME |= {"files": "config", "incidents": "resuming", "saving": "resuming", "outcome": "run_settings"}
+SAME |= {
+    "seeds": "finetuning",
+    "files": "config",
+    "config_finetuning": "config",
+    "incidents": "resuming",
+    "saving": "resuming",
+    "outcome": "run_settings",
+}
 EXTRAS = {"tensorboard", "trackio", "wandb", "matplotlib", "sklearn", "peft", "datatrove", "seqeval"}
 
 

@@ -182,7 +182,8 @@ class TakesTurns(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report; transformers calls this."""
-        control.should_training_stop = not self.on_step()
+        if not self.on_step():  # where it goes on, the Trainer may still have reached its own end
+            control.should_training_stop = True
 
 
 def time_parts(trainer: Trainer, parts: Parts) -> None:

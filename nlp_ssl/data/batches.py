@@ -18,6 +18,7 @@ from nlp_ssl.data.order import rows_at
 from nlp_ssl.data.phases import Phases, Rows, Selection
 
 Batch = dict[str, torch.Tensor]
+Part = slice | np.ndarray  # of a step's rows: which of them, counted from the first
 
 
 def _all_is_well() -> None:
@@ -57,24 +58,28 @@ class TrainBatches(Dataset):
         self.rank, self.world_size, self.workers, self.pin_memory = rank, world_size, workers, pin_memory
         self.check = check
 
-    def step_rows(self, step: int, part: slice = slice(None)) -> tuple[Rows, np.ndarray, np.ndarray]:
+    def step_rows(self, step: int, part: Part = slice(None)) -> tuple[Rows, np.ndarray, np.ndarray]:
         """The rows that a step (counted from 0) visits, over all processes, or a part of these.
 
         Returns:
             `(data set, row numbers, epochs)`.
         """
         phase, cursor = self.phases.at(step)
-        begin, end, _ = part.indices(phase.batch_size)
-        numbers, epochs = rows_at(np.arange(cursor + begin, cursor + end), len(phase.rows), self.seed)
+        visits = cursor + np.arange(phase.batch_size)[part]
+        numbers, epochs = rows_at(visits, len(phase.rows), self.seed)
         return phase.rows, numbers, epochs
 
-    def micro_batches(self, step: int) -> list[slice]:
+    def micro_batches(self, step: int) -> Sequence[Part]:
         """This process's share of a step's rows, cut into micro-batches."""
         phase, _ = self.phases.at(step)
+        if phase.cut is not None:
+            _, numbers, _ = self.step_rows(step)
+            own = np.argsort(-phase.cut.lengths[numbers], kind="stable")[self.rank :: self.world_size]
+            return [own[part] for part in phase.cut(numbers[own])]
         begin, end = (r * phase.batch_size // self.world_size for r in (self.rank, self.rank + 1))
         return [slice(at, min(at + phase.micro_batch, end)) for at in range(begin, end, phase.micro_batch)]
 
-    def __getitem__(self, index: tuple[int, slice]) -> Batch:
+    def __getitem__(self, index: tuple[int, Part]) -> Batch:
         step, part = index
         collate = self.phases.at(step)[0].collate or self.collate
         return collate(Selection(*self.step_rows(step, part)))
@@ -109,7 +114,7 @@ class _Addresses:
     def __init__(self, batches: TrainBatches, start: int) -> None:
         self.batches, self.start = batches, start
 
-    def __iter__(self) -> Iterator[tuple[int, slice]]:
+    def __iter__(self) -> Iterator[tuple[int, Part]]:
         for step in count(self.start):
             yield from ((step, part) for part in self.batches.micro_batches(step))
 
@@ -123,14 +128,16 @@ def held_out_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Every held-out row once, in its own order, over the processes; with `max_rows`, the same few spread evenly.
-
-    The rows say `epoch` 0 always, so masks made from it never change.
-    """
+    """Every held-out row once, in its own order, over the processes; with `max_rows`, the same few spread evenly."""
     chosen = held_out_rows(len(rows), max_rows)[rank::world_size]
-    for at in range(0, len(chosen), batch_size):
-        numbers = chosen[at : at + batch_size]
-        yield collate(Selection(rows, numbers, np.zeros_like(numbers)))
+    return map(collate, selections(rows, chosen, batch_size))
+
+
+def selections(rows: Rows, numbers: np.ndarray, batch_size: int) -> Iterator[Selection]:
+    """Rows by number, so many at a time; they say `epoch` 0 always, so masks made from it never change."""
+    for at in range(0, len(numbers), batch_size):
+        part = numbers[at : at + batch_size]
+        yield Selection(rows, part, np.zeros_like(part))
 
 
 def held_out_rows(num_rows: int, max_rows: int | None) -> np.ndarray:

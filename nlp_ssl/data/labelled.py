@@ -1,34 +1,44 @@
 """Labelled data for fine-tuning: built-in tasks, local files, Hub data sets; checked, and brought to one form.
 
-Classification and regression: the text columns as they are called, and `label` (a `ClassLabel`, or a float). Tagging:
-`tokens` and `tags` (`List(ClassLabel)`), always IOB2.
+Classification and regression: the text columns as they are called, and `label` (a `ClassLabel`, a list of them, or a
+float). Tagging: `tokens` and `tags` (`List(ClassLabel)`), always IOB2.
 """
 
 import hashlib
-import math
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from nlp_ssl.config import LabelledConfig
-from nlp_ssl.console import UserError, say, warn
+from nlp_ssl.config_finetuning import LabelledConfig
+from nlp_ssl.console import UserError, say
+from nlp_ssl.data.label_values import (
+    are_scores,
+    check_known,
+    find_column,
+    find_text_columns,
+    has_text,
+    label_order,
+    name_tags,
+    read_class,
+    read_classes,
+    read_score,
+    read_words,
+    scheme_of,
+)
 from nlp_ssl.data.labelled_sources import Rows, Task, read_splits
-from nlp_ssl.data.tags import OUTSIDE, entities, find_scheme, tag_set, to_bio2
+from nlp_ssl.data.tags import OUTSIDE, entities, tag_set, to_bio2
 
 HELD_OUT_FRACTION = 0.1
-TEXT_PAIRS = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("premise", "hypothesis"),
-    ("question", "sentence"),
-)
-TEXT_NAMES = ("text", "sentence", "content", "review", "document")
 LABEL_NAMES = ("label", "labels", "score")
 TOKEN_NAMES = ("tokens", "words")
+Kind = Literal["classification", "multilabel", "regression", "tagging"]
+DEFAULT_METRICS = {
+    "classification": ["accuracy", "f1_macro"],
+    "multilabel": ["f1_micro_multilabel", "f1_macro_multilabel"],
+    "regression": ["pearson_spearman"],
+}
 TAG_NAMES = ("ner_tags", "tags", "ner", "labels", "label")
 
 
@@ -42,8 +52,8 @@ class LabelledData:
     """Validation rows; held out of the training rows by a hash of their text where the source has none."""
     test: Dataset | None
     """Test rows with labels, if there are any."""
-    kind: Literal["classification", "regression", "tagging"]
-    """What the labels are: classes, scores, or one tag a word."""
+    kind: Kind
+    """What the labels are: a class, several classes, a score a row, or one tag a word."""
     text_columns: list[str]
     """Classification and regression: one column, or the two of a pair. Tagging: `["tokens"]`."""
     labels: list[str] | None
@@ -54,13 +64,31 @@ class LabelledData:
     """Names of the task's metrics, keys of `nlp_ssl.evaluation.metrics.METRICS`, the main one first."""
     description: str
     """One line: how many rows and classes, and what guessing the most frequent class scores."""
+    hidden: Dataset | None = None
+    """Test rows whose labels nobody knows, in their order, to be predicted."""
+
+    def named(self, label: Any) -> Any:
+        """A label as people write it: the class's name, the list of names, the score, the tags; `None` stays."""
+        if label is None or self.kind in ("regression", "tagging"):
+            return label
+        if self.kind == "multilabel":
+            return [name for name, holds in zip(self.labels, label, strict=True) if holds]
+        return self.labels[label]
+
+    def numbered(self, label: Any) -> Any:
+        """Undo `named`."""
+        if label is None or self.kind in ("regression", "tagging"):
+            return label
+        if self.kind == "multilabel":
+            return [int(name in label) for name in self.labels]
+        return self.labels.index(label)
 
 
 def open_classification(config: LabelledConfig) -> LabelledData:
-    """Open texts, or pairs of texts, with a class or a score each.
+    """Open texts, or pairs of texts, with a class, several classes or a score each.
 
-    The labels are scores (regression) when they are floats. Classes keep the order of a `ClassLabel` feature; others
-    are sorted, whole numbers by value.
+    The labels are several classes a row where the column holds lists, and scores (regression) where it holds floats.
+    Classes keep the order of a `ClassLabel` feature; others are sorted, whole numbers by value.
 
     Raises:
         UserError: nothing there, a column that is missing, no network for a Hub name, labels that are missing, unknown
@@ -68,43 +96,74 @@ def open_classification(config: LabelledConfig) -> LabelledData:
     """
     splits, task = read_splits(config, "classification")
     train = splits["train"]
-    label = _find_column(train, config.label_column or task.label_column, LABEL_NAMES, "label_column")
-    text_columns = config.text_columns or task.text_columns or _find_text_columns(train, label)
+    label = find_column(train, config.label_column or task.label_column, LABEL_NAMES, "label_column")
+    text_columns = config.text_columns or task.text_columns or find_text_columns(train, label)
     if len(text_columns) > 2:
         raise UserError(
             f"--data.text_columns names {len(text_columns)} columns, but a row is one text or a pair of two"
         )
-    class_names = train.class_names(label)
-    regression = class_names is None and _are_scores(train.column(label))
+    names, kind = train.class_names(label), _kind(train, label)
     tables: dict[str, tuple[Rows, dict[str, list]]] = {}
+    hidden = None
     for split, rows in splits.items():
-        for column in (*text_columns, label):
-            _find_column(rows, column, (), "text_columns")
-        values = rows.column(label)
-        if split == "test" and all(value in (None, "", -1) for value in values):
-            say(f"{rows.where} hides its labels and is left out")
+        if split == "test" and _hides_labels(rows, label):
+            say(f"{rows.where} hides its labels: its rows are predicted, not scored")
+            hidden = Dataset.from_dict({column: list(map(_text, rows.column(column))) for column in text_columns})
             continue
-        values = [
-            _score(rows, i, v) if regression else _class(rows, i, v, class_names, label) for i, v in enumerate(values)
-        ]
-        table = {column: rows.column(column) for column in text_columns} | {"label": values}
-        tables[split] = _drop(rows, table, [_has_text(rows, i, table, text_columns) for i in range(len(values))])
-    labels = None
-    if not regression:
-        labels = class_names or sorted(set(tables["train"][1]["label"]), key=_label_order)
-        if len(set(tables["train"][1]["label"])) < 2:
-            only = tables["train"][1]["label"][0]
-            raise UserError(f"every row of {train.where} has the label {only!r}; a classifier needs two classes")
+        for column in (*text_columns, label):
+            find_column(rows, column, (), "text_columns")
+        labels = [_read_label(kind, rows, i, value, names, label) for i, value in enumerate(rows.column(label))]
+        table = {column: rows.column(column) for column in text_columns} | {"label": labels}
+        tables[split] = _drop(rows, table, [has_text(rows, i, table, text_columns) for i in range(len(labels))])
+    classes, feature = None, Value("float32")
+    if kind != "regression":
+        trained = {name for row in tables["train"][1]["label"] for name in _listed(row)}
+        classes = names or sorted(trained, key=label_order)
+        feature = List(ClassLabel(names=classes)) if kind == "multilabel" else ClassLabel(names=classes)
+        if len(trained) < 2:
+            only = "no label" if not trained else f"the label {next(iter(trained))!r}"
+            raise UserError(f"every row of {train.where} has {only}; a classifier needs two classes")
         for rows, table in tables.values():
-            _check_known(rows, enumerate(table["label"]), set(tables["train"][1]["label"]), train.where)
-    feature = Value("float32") if regression else ClassLabel(names=labels)
+            check_known(
+                rows, ((i, n) for i, row in enumerate(table["label"]) for n in _listed(row)), trained, train.where
+            )
     features = Features({column: Value("string") for column in text_columns} | {"label": feature})
-    metrics = task.metrics or (["pearson_spearman"] if regression else ["accuracy", "f1_macro"])
-    data = _finish(config, task, tables, features, "regression" if regression else "classification", labels, metrics)
-    if not regression:
+    data = _finish(config, task, tables, features, kind, classes, task.metrics or DEFAULT_METRICS[kind])
+    data.hidden = hidden
+    if kind == "classification":
         most = Counter(data.validation["label"]).most_common(1)[0][1] / len(data.validation)
-        data.description += f", {len(labels)} classes; always guessing the commonest is {most:.1%} right"
+        data.description += f", {len(classes)} classes; always guessing the commonest is {most:.1%} right"
+    if kind == "multilabel":
+        mean = sum(map(len, data.train["label"])) / len(data.train)
+        data.description += f", {len(classes)} classes, {mean:.2f} of them a row"
     return data
+
+
+def _kind(train: Rows, label: str) -> Kind:
+    values = train.column(label)
+    if any(isinstance(value, list) for value in values):
+        return "multilabel"
+    return "regression" if train.class_names(label) is None and are_scores(values) else "classification"
+
+
+def _read_label(kind: Kind, rows: Rows, row: int, value: Any, names: list[str] | None, column: str) -> Any:
+    if kind == "regression":
+        return read_score(rows, row, value)
+    return (
+        read_classes(rows, row, value, names) if kind == "multilabel" else read_class(rows, row, value, names, column)
+    )
+
+
+def _hides_labels(rows: Rows, label: str) -> bool:
+    return label not in rows.names or all(value in (None, "", -1) for value in rows.column(label))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _listed(label: str | list[str]) -> list[str]:
+    return label if isinstance(label, list) else [label]
 
 
 def open_tagging(config: LabelledConfig) -> LabelledData:
@@ -117,21 +176,21 @@ def open_tagging(config: LabelledConfig) -> LabelledData:
     """
     splits, task = read_splits(config, "tagging")
     train = splits["train"]
-    tokens_column = _find_column(train, config.tokens_column, TOKEN_NAMES, "tokens_column")
-    tags_column = _find_column(train, config.label_column or task.label_column, TAG_NAMES, "label_column")
+    tokens_column = find_column(train, config.tokens_column, TOKEN_NAMES, "tokens_column")
+    tags_column = find_column(train, config.label_column or task.label_column, TAG_NAMES, "label_column")
     tables: dict[str, tuple[Rows, dict[str, list]]] = {}
     plain = False
     for split, rows in splits.items():
         for column in (tokens_column, tags_column):
-            _find_column(rows, column, (), "tokens_column")
-        tokens = [_words(rows, i, value, tokens_column) for i, value in enumerate(rows.column(tokens_column))]
-        tags = [_words(rows, i, value, tags_column) for i, value in enumerate(rows.column(tags_column))]
+            find_column(rows, column, (), "tokens_column")
+        tokens = [read_words(rows, i, value, tokens_column) for i, value in enumerate(rows.column(tokens_column))]
+        tags = [read_words(rows, i, value, tags_column) for i, value in enumerate(rows.column(tags_column))]
         for i, (words, row) in enumerate(zip(tokens, tags, strict=True)):
             if len(words) != len(row):
                 raise UserError(f"{rows.at(i)}: {len(words)} words but {len(row)} tags; every word needs one tag")
-        tags = _tag_names(rows, tags, tags_column)
+        tags = name_tags(rows, tags, tags_column)
         rows, table = _drop(rows, {"tokens": tokens, "tags": tags}, [len(words) > 0 for words in tokens])
-        scheme = _scheme(rows, table["tags"])
+        scheme = scheme_of(rows, table["tags"])
         plain = scheme == "plain" if split == "train" else plain
         if (scheme == "plain") != plain and any(tag != OUTSIDE for row in table["tags"] for tag in row):
             raise UserError(f"{rows.where} and {train.where} write their tags differently: with and without B-, I-")
@@ -150,126 +209,12 @@ def open_tagging(config: LabelledConfig) -> LabelledData:
         tags = names  # a data set that numbers its tags keeps its numbers
     known = present if plain else set(tags)
     for rows, table in tables.values():
-        _check_known(rows, ((i, tag) for i, row in enumerate(table["tags"]) for tag in row), known, train.where)
+        check_known(rows, ((i, tag) for i, row in enumerate(table["tags"]) for tag in row), known, train.where)
     features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=tags))})
     metrics = task.metrics or (["tag_accuracy"] if plain else ["entity_f1"])
     data = _finish(config, task, tables, features, "tagging", tags, metrics)
     data.description += f", {len(tags)} tags" if plain else f", {(len(tags) - 1) // 2} types of entities"
     return data
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# checks of columns and values
-
-
-def _find_column(rows: Rows, wanted: str | None, usual: Sequence[str], option: str) -> str:
-    """The column that the user named, or the first usual one; says which columns there are when there is none."""
-    for name in [wanted] if wanted else usual:
-        if name in rows.names:
-            return name
-    missing = f"no column {wanted!r}" if wanted else f"none of the columns {', '.join(usual)}"
-    raise UserError(f"{rows.where} has {missing}, only {', '.join(rows.names)}; name the right one by --data.{option}")
-
-
-def _find_text_columns(rows: Rows, label: str) -> list[str]:
-    for pair in TEXT_PAIRS:
-        if set(pair) <= set(rows.names):
-            return list(pair)
-    others = [name for name in rows.names if name != label]
-    usual = [name for name in TEXT_NAMES if name in others] or (others if len(others) == 1 else [])
-    return [usual[0] if usual else _find_column(rows, None, TEXT_NAMES, "text_columns")]
-
-
-def _are_scores(values: list) -> bool:
-    """Whether a label column holds scores: floats, or text that is mostly numbers, of which some have fractions."""
-    if any(isinstance(value, float) and not math.isnan(value) for value in values):
-        return True
-    text = [value for value in values if isinstance(value, str) and value.strip()]
-    num_numbers = sum(_number(value) is not None for value in text)
-    return 2 * num_numbers > len(text) and any(_number(v) is not None and not v.strip("+- ").isdigit() for v in text)
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _score(rows: Rows, row: int, value: Any) -> float:
-    _check_labelled(rows, row, value)
-    number = None if isinstance(value, bool) else _number(value)
-    if number is None:
-        raise UserError(f"{rows.at(row)}: the score {value!r} is no finite number, but other labels of the column are")
-    return number
-
-
-def _class(rows: Rows, row: int, value: Any, names: list[str] | None, column: str) -> str | None:
-    """The name of a row's class; `None` where a `ClassLabel` is -1, which is how `datasets` writes "no label"."""
-    if names is not None and value in (None, -1):
-        return None
-    _check_labelled(rows, row, value)
-    if isinstance(value, list | dict):
-        raise UserError(f"{rows.at(row)}: column {column!r} holds a {type(value).__name__}, not one label")
-    return str(value) if names is None else names[value]
-
-
-def _check_labelled(rows: Rows, row: int, value: Any) -> None:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise UserError(f"{rows.at(row)} has no label; give it one or remove the row")
-
-
-def _label_order(label: str) -> tuple[int, int, str]:
-    return (0, int(label), "") if re.fullmatch(r"[+-]?\d+", label) else (1, 0, label)
-
-
-def _has_text(rows: Rows, row: int, table: dict[str, list], text_columns: list[str]) -> bool:
-    for column in text_columns:
-        value = table[column][row]
-        if value is not None and not isinstance(value, str):
-            raise UserError(f"{rows.at(row)}: column {column!r} holds a {type(value).__name__}, not text")
-        if not (value and value.strip()):
-            return False
-    return True
-
-
-def _words(rows: Rows, row: int, value: Any, column: str) -> list:
-    """A row's words or tags; one string is taken as separated by blanks (a .csv cell cannot hold a list)."""
-    if isinstance(value, str):
-        return value.split()
-    if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
-        raise UserError(f"{rows.at(row)}: column {column!r} must hold a list of words or tags, one tag a word")
-    return value
-
-
-def _tag_names(rows: Rows, tags: list[list], column: str) -> list[list[str]]:
-    names = rows.class_names(column)
-    for i, row in enumerate(tags):
-        if names is None and any(isinstance(tag, int) for tag in row):
-            raise UserError(f"{rows.at(i)}: the tags are numbers without names; give names such as B-PER and O")
-    return tags if names is None else [[names[tag] for tag in row] for row in tags]
-
-
-def _scheme(rows: Rows, tags: list[list[str]]) -> str:
-    try:
-        scheme, misfits = find_scheme(tags)
-    except ValueError as error:
-        message, (row, word) = error.args
-        raise UserError(f"{rows.at(row, word)}: the tag {message}") from None
-    if misfits:
-        row, word, what = misfits[0]
-        warn(
-            f"{rows.at(row, word)}: {what}, which {scheme} does not allow ({len(misfits)} such tags in all); "
-            "read as the CoNLL evaluation script does"
-        )
-    return scheme
-
-
-def _check_known(rows: Rows, labels: Iterable[tuple[int, str]], known: set[str], train: str) -> None:
-    for row, label in labels:
-        if label not in known:
-            raise UserError(f"{rows.at(row)}: the label {label!r} never occurs in {train}; training cannot learn it")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -295,7 +240,7 @@ def _finish(
     task: Task,
     tables: dict[str, tuple[Rows, dict[str, list]]],
     features: Features,
-    kind: Literal["classification", "regression", "tagging"],
+    kind: Kind,
     labels: list[str] | None,
     metrics: list[str],
 ) -> LabelledData:

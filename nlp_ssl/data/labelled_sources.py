@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, Features, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
-from nlp_ssl.config import LabelledConfig
+from nlp_ssl.config_finetuning import LabelledConfig
 from nlp_ssl.console import UserError, say
 from nlp_ssl.data.builtin_tasks import library_texts, signature_tags
 from nlp_ssl.data.tags import read_conll

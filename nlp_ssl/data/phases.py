@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nlp_ssl.data.lengths import LengthCut
+
 
 class Rows(Protocol):
     """Anything with a length and rows that are dictionaries: packed rows, a `datasets.Dataset`."""
@@ -54,6 +56,7 @@ class Phase:
         micro_batch: rows in a micro-batch, at most.
         steps: how many steps it lasts; `None` in the last phase, which has no end of its own.
         collate: makes a batch of its rows, where it learns from them in a way of its own.
+        cut: for rows of different lengths, instead of `micro_batch`.
     """
 
     rows: Rows
@@ -61,6 +64,7 @@ class Phase:
     micro_batch: int
     steps: int | None = None
     collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None = None
+    cut: LengthCut | None = None
 
     @property
     def tokens_per_row(self) -> int | None:

@@ -38,7 +38,7 @@ def split_tag(tag: str) -> tuple[str, str]:
     return _PREFIXES[prefix], kind
 
 
-def entities(tags: Sequence[str]) -> list[Entity]:
+def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
     """The entities of one sentence, left to right, whichever scheme its tags follow.
 
     The reading is that of the CoNLL-2000 and 2003 evaluation script (`conlleval`): broken sequences are mended, not
@@ -46,6 +46,7 @@ def entities(tags: Sequence[str]) -> list[Entity]:
 
     Args:
         tags: one tag a word.
+        strict: read IOB2 to the letter instead: an entity begins with `B-`, and an `I-` that continues none is outside.
 
     Raises:
         ValueError: a tag of no scheme.
@@ -58,8 +59,8 @@ def entities(tags: Sequence[str]) -> list[Entity]:
             open_ = prefix == "I"
             found[-1] = Entity(kind, start, i + 1)
             continue
-        open_ = prefix in "BI"
-        if prefix != OUTSIDE:
+        open_ = prefix in "BI" and not (strict and prefix == "I")
+        if prefix != OUTSIDE and not (strict and prefix != "B"):
             start, kind = i, this_kind
             found.append(Entity(kind, start, i + 1))
     return found

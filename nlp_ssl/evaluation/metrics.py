@@ -47,7 +47,7 @@ class _OfflineMetric(evaluate.Metric):
         return super()._build_data_dir()
 
     def _feature(self) -> Any:
-        return List(Value(self.element)) if self.config_name == "multilabel" else Value(self.element)
+        return List(Value(self.element)) if self.config_name.endswith("multilabel") else Value(self.element)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -76,18 +76,20 @@ class F1(_OfflineMetric):
 
     `F1()` or `F1("binary")` measures the class `pos_label` and returns `{"f1": float}`; `F1("macro")` is the plain mean
     over the classes that occur in predictions or references (`{"f1_macro": float}`), `F1("micro")` pools their counts
-    (`{"f1_micro": float}`), `F1("multilabel")` reads 0/1 rows and is macro over their columns. `compute` takes class
-    ids (N,), or (N, labels), and raises `ValueError` for `F1("binary")` when there are more than two classes.
+    (`{"f1_micro": float}`), `F1("macro_multilabel")` and `F1("micro_multilabel")` do so for the columns of 0/1 rows.
+    `compute` takes class ids (N,), or (N, labels), and raises `ValueError` for `F1("binary")` when there are more than
+    two classes.
     """
 
     summary = "Harmonic mean of precision and recall."
 
     def _compute(self, predictions: list, references: list, pos_label: int = 1) -> dict[str, float]:
         average = "binary" if self.config_name == "default" else self.config_name
-        if average not in ("binary", "macro", "micro", "multilabel"):
-            raise ValueError(f"F1 is binary, macro, micro or multilabel, not {average!r}")
+        average, several = average.removesuffix("_multilabel"), average.endswith("_multilabel")
+        if average not in ("binary", "macro", "micro"):
+            raise ValueError(f"F1 is binary, macro or micro, or the last two of '_multilabel', not {average!r}")
         p, r = np.asarray(predictions), np.asarray(references)
-        if average == "multilabel":
+        if several:
             classes = [(p[:, i] == 1, r[:, i] == 1) for i in range(r.shape[1])]
         else:
             ids = np.union1d(p, r)
@@ -100,7 +102,7 @@ class F1(_OfflineMetric):
             counts = counts.sum(axis=0, keepdims=True)
         both = counts[:, 1] + counts[:, 2]
         scores = np.divide(2 * counts[:, 0], both, out=np.zeros_like(both), where=both > 0)
-        name = {"binary": "f1", "multilabel": "f1_macro"}.get(average, f"f1_{average}")
+        name = "f1" if average == "binary" else f"f1_{average}"
         return {name: float(scores.mean()) if len(scores) else float("nan")}
 
 
@@ -121,10 +123,10 @@ class MatthewsCorrelation(_OfflineMetric):
 
 
 class PearsonSpearman(_OfflineMetric):
-    """Pearson's and Spearman's correlation, the pair that STS-B reports; nan when either side is constant.
+    """Pearson's and Spearman's correlation, and the mean of both, which STS-B reports; nan when a side is constant.
 
     Spearman's is Pearson's of the ranks, equal values sharing their mean rank. `compute` takes scores (N,) and returns
-    `{"pearsonr": float, "spearmanr": float}`.
+    `{"pearson_spearman": float, "pearsonr": float, "spearmanr": float}`.
     """
 
     summary = "Linear and rank correlation of scores."
@@ -132,7 +134,8 @@ class PearsonSpearman(_OfflineMetric):
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
         p, r = np.asarray(predictions), np.asarray(references)
-        return {"pearsonr": _pearson(p, r), "spearmanr": _pearson(_ranks(p), _ranks(r))}
+        linear, ranks = pearson(p, r), spearman(p, r)
+        return {"pearson_spearman": (linear + ranks) / 2, "pearsonr": linear, "spearmanr": ranks}
 
 
 class EntityF1(_OfflineMetric):
@@ -143,6 +146,9 @@ class EntityF1(_OfflineMetric):
     "overall_precision", "overall_recall", "overall_f1", "overall_accuracy"}`, the overall ones pooled over all entities
     and accuracy over words. What has no entity scores 0. Raises `ValueError` when a prediction and its reference differ
     in length, or a tag belongs to no scheme.
+
+    Tag sequences that break their scheme, as a model may predict, are read as that evaluation does: an `I-` that
+    continues nothing begins an entity. `EntityF1("strict")` reads IOB2 to the letter: there it is no entity.
     """
 
     summary = "Precision, recall and F1 of whole entities."
@@ -153,10 +159,13 @@ class EntityF1(_OfflineMetric):
 
     def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, Any]:
         there, predicted, hits = Counter(), Counter(), Counter()
+        if self.config_name not in ("default", "strict"):
+            raise ValueError(f"EntityF1 reads tags as 'default' or 'strict', not {self.config_name!r}")
+        strict = self.config_name == "strict"
         for sentence, (p, r) in enumerate(zip(predictions, references, strict=True)):
             if len(p) != len(r):
                 raise ValueError(f"sentence {sentence}: {len(p)} predicted tags for {len(r)} words")
-            p, r = set(entities(p)), set(entities(r))
+            p, r = set(entities(p, strict)), set(entities(r, strict))
             there.update(entity.type for entity in r)
             predicted.update(entity.type for entity in p)
             hits.update(entity.type for entity in p & r)
@@ -185,11 +194,15 @@ class TagAccuracy(_OfflineMetric):
         return {"tag_accuracy": _tag_accuracy(predictions, references)}
 
 
+# the number that stands for a metric, where it is called otherwise
+MAIN = {"f1_macro_multilabel": "f1_macro", "f1_micro_multilabel": "f1_micro", "entity_f1": "f1"}
 METRICS = {
     "accuracy": Accuracy,
     "f1": F1,
     "f1_macro": lambda: F1("macro"),
     "f1_micro": lambda: F1("micro"),
+    "f1_macro_multilabel": lambda: F1("macro_multilabel"),
+    "f1_micro_multilabel": lambda: F1("micro_multilabel"),
     "matthews_correlation": MatthewsCorrelation,
     "pearson_spearman": PearsonSpearman,
     "entity_f1": EntityF1,
@@ -215,11 +228,17 @@ def _tag_accuracy(predictions: list[list[str]], references: list[list[str]]) -> 
     return sum(p == r for p, r in pairs) / len(pairs) if pairs else float("nan")
 
 
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Linear correlation of two arrays, (N,); nan when either is constant."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     x, y = x - x.mean(), y - y.mean()
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Rank correlation of two arrays, (N,), equal values sharing their mean rank; nan when either is constant."""
+    return pearson(_ranks(x), _ranks(y))
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:

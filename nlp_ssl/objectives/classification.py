@@ -1,34 +1,39 @@
 """Classification and regression of texts and pairs of texts, with any `AutoModelForSequenceClassification`."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from datasets.fingerprint import Hasher
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from nlp_ssl.console import UserError, say, warn
-from nlp_ssl.files import cache_dir
+from nlp_ssl.console import say, warn
+from nlp_ssl.objectives.labelled import (
+    IGNORED,
+    Prediction,
+    addresses,
+    cached_map,
+    check_max_length,
+    pad_rows,
+    padding_id,
+)
 from nlp_ssl.objectives.objective import digest_of, loss_precision
-
-PAD_TO_MULTIPLE_OF = 8  # tensor cores like it, and there are fewer shapes to compile
-IGNORED = -100
-RULES = 1  # raise it when the same rows would be tokenised otherwise
 
 
 class Classification:
     """Cross-entropy over classes, or squared error of one score; one target a row.
+
+    Where a row may have several classes, or none, its loss is the mean over classes of the binary cross-entropy.
 
     Args:
         tokenizer: the model's.
         labels: names of the classes in the order of their ids; `None` for regression.
         text_columns: one column of the data set, or the two of a pair.
         max_length: longest input in tokens, special ones included; of a pair the longer text is cut first.
+        several: whether a row may have several classes, or none.
+        class_weights: factor of each class's rows in the loss, of mean 1 over the training rows.
 
     Raises:
         UserError: `max_length` is beyond what the tokenizer announces, or leaves no room for text.
@@ -43,9 +48,12 @@ class Classification:
         labels: list[str] | None,
         text_columns: list[str],
         max_length: int = 128,
+        several: bool = False,
+        class_weights: Sequence[float] | None = None,
     ):
         check_max_length(tokenizer, max_length, tokenizer.num_special_tokens_to_add(pair=len(text_columns) == 2))
         self.tokenizer, self.labels, self.text_columns, self.max_length = tokenizer, labels, text_columns, max_length
+        self.several, self.class_weights = several, class_weights
         self.pad_id = padding_id(tokenizer)
         if len(text_columns) == 2:
             _warn_of_unseparated_pairs(tokenizer)
@@ -60,18 +68,18 @@ class Classification:
             "num_labels": len(self.labels),
             "id2label": dict(enumerate(self.labels)),
             "label2id": {label: i for i, label in enumerate(self.labels)},
-            "problem_type": "single_label_classification",
+            "problem_type": "multi_label_classification" if self.several else "single_label_classification",
         }
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Tokenise once; the result is kept in the cache and found again.
 
         Args:
-            dataset: the text columns, and `label` (class ids or scores) if it is known.
+            dataset: the text columns, and `label` (class ids, lists of them, or scores) if it is known.
 
         Returns:
-            `input_ids` (lists of int), `token_type_ids` if the tokenizer yields them, and `labels` (int, or float for
-            regression; absent when `label` is).
+            `input_ids` (lists of int), `token_type_ids` if the tokenizer yields them, `length` (tokens) and `labels`
+            (int, lists of int, or float for regression; absent when `label` is).
         """
         with_labels = "label" in dataset.column_names
 
@@ -94,6 +102,7 @@ class Classification:
             # a text of characters that the tokenizer drops is still a row
             for key, empty in (("input_ids", self.pad_id), ("token_type_ids", 0)):
                 columns |= {key: [ids or [empty] for ids in columns[key]]} if key in columns else {}
+            columns["length"] = [len(ids) for ids in columns["input_ids"]]
             columns["truncated"] = [i in set(too_long) for i in range(len(encoded["input_ids"]))]
             return columns | ({"labels": batch["label"]} if with_labels else {})
 
@@ -107,8 +116,9 @@ class Classification:
         """Pad to the longest row, rounded up to a multiple of 8.
 
         Returns:
-            `input_ids`, `attention_mask` and perhaps `token_type_ids`, int64 (B, S); `labels`, int64 or float32 (B,),
-            where -100 (classes) and nan (scores) mean "no label": such a row is no target; and its `digest`.
+            `input_ids`, `attention_mask` and perhaps `token_type_ids`, int64 (B, S); `labels`, int64 (B,), or float32
+            (B,) for scores and (B, classes) of 0 and 1 where a row may have several, where -100 (classes) and nan (the
+            others) mean "no label": such a row is no target; and its `digest`.
         """
         rows = list(rows)  # read once
         batch = pad_rows([row["input_ids"] for row in rows], self.pad_id)
@@ -117,40 +127,63 @@ class Classification:
             batch["token_type_ids"] = torch.tensor(
                 [[*row["token_type_ids"], *[0] * (length - len(row["token_type_ids"]))] for row in rows]
             )
-        unknown, dtype = (float("nan"), torch.float32) if self.labels is None else (IGNORED, torch.int64)
-        labels = [row.get("labels") for row in rows]
-        batch["labels"] = torch.tensor([unknown if label is None else label for label in labels], dtype=dtype)
+        batch["labels"] = self._labels([row.get("labels") for row in rows])
         shown = (batch["input_ids"] + 1) * batch["attention_mask"]
-        asked = batch["labels"].double().view(torch.int64)[:, None]
+        asked = batch["labels"].double().view(torch.int64).reshape(len(rows), -1)
         batch["digest"] = digest_of(*addresses(rows), torch.cat([asked, shown], 1).numpy())
         return batch
 
+    def _labels(self, labels: list[Any]) -> Tensor:
+        if self.several:
+            ids = range(len(self.labels))
+            rows = [[float("nan") if row is None else float(i in row) for i in ids] for row in labels]
+            return torch.tensor(rows, dtype=torch.float32)
+        unknown, dtype = (float("nan"), torch.float32) if self.labels is None else (IGNORED, torch.int64)
+        return torch.tensor([unknown if label is None else label for label in labels], dtype=dtype)
+
     def num_targets(self, batch: dict[str, Tensor]) -> int:
         """Number of rows with a label."""
-        return int(self._real(batch["labels"]).sum())
+        return int(self._known(batch["labels"]).sum())
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum over rows of the cross-entropy in nats, or of the squared error.
 
         Returns:
-            The sum, 0-d, and metrics summed over rows: `correct` (classes) or `squared_error` (scores).
+            The sum, 0-d, and metrics summed over rows: `correct` (classes; of several, all of them) or `squared_error`.
         """
         logits, labels = self._logits(model, batch), batch["labels"]
+        known = self._known(labels)
         if self.labels is None:
-            error = torch.where(self._real(labels), logits[:, 0] - labels, 0.0)
+            error = torch.where(known, logits[:, 0] - labels, 0.0)
             loss_sum = error.square().sum()
             return loss_sum, {"squared_error": loss_sum.detach()}
-        loss_sum = F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
+        if self.several:
+            labels = torch.where(known[:, None], labels, 0.0)
+            rows = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=-1)
+            right = ((logits > 0) == labels.bool()).all(dim=-1)
+            return torch.where(known, rows, 0.0).sum(), {"correct": (right & known).sum()}
+        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
+        loss_sum = F.cross_entropy(logits, labels, weights, reduction="sum", ignore_index=IGNORED)
         return loss_sum, {"correct": (logits.argmax(dim=-1) == labels).sum()}
 
     @torch.no_grad()
-    def predictions(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[list, list]:
-        """Predicted and true class ids (or scores) of the rows that have a label."""
-        logits, real = self._logits(model, batch), self._real(batch["labels"])
-        predicted = logits[:, 0] if self.labels is None else logits.argmax(dim=-1)
-        return predicted[real].tolist(), batch["labels"][real].tolist()
+    def predictions(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Prediction]:
+        """One a row, in their order; probabilities are the softmax's, the sigmoid's where several classes may hold."""
+        logits, labels = self._logits(model, batch).float(), batch["labels"]
+        references = [r if k else None for r, k in zip(labels.tolist(), self._known(labels).tolist(), strict=True)]
+        if self.labels is None:
+            return [Prediction(*pair) for pair in zip(logits[:, 0].tolist(), references, strict=True)]
+        if self.several:
+            predicted, probabilities = (logits > 0).int(), logits.sigmoid()
+            references = [None if row is None else [int(value) for value in row] for row in references]
+        else:
+            predicted, probabilities = logits.argmax(dim=-1), logits.softmax(dim=-1)
+        return list(map(Prediction, predicted.tolist(), references, probabilities.tolist()))
 
-    def _real(self, labels: Tensor) -> Tensor:
+    def _known(self, labels: Tensor) -> Tensor:
+        """Which rows have a label, bool (B,)."""
+        if self.several:
+            return ~labels.isnan().any(dim=-1)
         return ~labels.isnan() if self.labels is None else labels != IGNORED
 
     def _logits(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -159,68 +192,6 @@ class Classification:
         if "token_type_ids" in batch and (getattr(model.config, "type_vocab_size", None) or 0) > 1:
             inputs["token_type_ids"] = batch["token_type_ids"]
         return loss_precision(model(**inputs).logits)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# shared with tagging
-
-
-def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, num_special: int) -> None:
-    """Refuse a length that the model's positions do not reach, or that special tokens fill."""
-    if max_length > tokenizer.model_max_length:
-        raise UserError(f"--max_length {max_length} is beyond the model's {tokenizer.model_max_length} positions")
-    if max_length <= num_special:
-        raise UserError(f"--max_length {max_length} leaves no room for text beside {num_special} special tokens")
-
-
-def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that fills rows up; the end-of-text token where a tokenizer, as GPT-2's, has none for it."""
-    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(i for i in ids if i is not None)
-
-
-def addresses(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """`row` and `epoch` of rows, int64; 0 where they have none."""
-    return tuple(np.array([row.get(key, 0) for row in rows], dtype=np.int64) for key in ("row", "epoch"))
-
-
-def pad_rows(rows: list[list[int]], pad_id: int) -> dict[str, Tensor]:
-    """`input_ids` and `attention_mask`, int64 (B, S), S the longest row rounded up to a multiple of 8."""
-    longest = max(len(row) for row in rows)
-    length = -(-longest // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
-    return {
-        "input_ids": torch.tensor([[*row, *[pad_id] * (length - len(row))] for row in rows]),
-        "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
-    }
-
-
-def cached_map(dataset: Dataset, function: Any, decided_by: list[Any]) -> Dataset:
-    """`dataset.map(function)` without the old columns, kept in a file of our cache that is named after its input.
-
-    Args:
-        dataset: rows; data made in memory are found again too, by their content.
-        function: from a batch of old columns to one of new columns.
-        decided_by: all that the result depends on besides the rows; a tokenizer counts by its vocabulary and rules.
-    """
-    key = [_rules(x) if isinstance(x, PreTrainedTokenizerBase) and x.is_fast else x for x in decided_by]
-    fingerprint = Hasher.hash([RULES, dataset._fingerprint, function.__qualname__, key])
-    folder = cache_dir() / "prepared"
-    folder.mkdir(parents=True, exist_ok=True)
-    return dataset.map(
-        function,
-        batched=True,
-        remove_columns=dataset.column_names,
-        cache_file_name=str(folder / f"{fingerprint}.arrow"),
-        new_fingerprint=fingerprint,
-        load_from_cache_file=True,
-        desc="tokenise",
-    )
-
-
-def _rules(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """A fast tokenizer's vocabulary and rules, without the truncation and padding that the last call left in it."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    return [{key: rules[key] for key in rules if key not in ("truncation", "padding")}, tokenizer.model_input_names]
 
 
 def _warn_of_unseparated_pairs(tokenizer: PreTrainedTokenizerBase) -> None:

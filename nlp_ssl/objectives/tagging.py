@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
 from nlp_ssl.console import UserError, say
-from nlp_ssl.objectives.classification import (
+from nlp_ssl.objectives.labelled import (
     IGNORED,
+    Prediction,
     addresses,
     cached_map,
     check_max_length,
@@ -76,7 +77,8 @@ class Tagging:
 
         Returns:
             A row a sentence: `input_ids` and `labels`, lists of equally long windows' lists of int; a label is the
-            tag's id on the first sub-word of a word that the window is the first to show, -100 elsewhere.
+            tag's id on the first sub-word of a word that the window is the first to show, -100 elsewhere; and `length`,
+            the tokens of all its windows.
         """
 
         def tokenise(batch: dict[str, list]) -> dict[str, list]:
@@ -125,15 +127,15 @@ class Tagging:
         return loss_sum, {"correct": (logits.argmax(dim=-1) == labels).sum()}
 
     @torch.no_grad()
-    def predictions(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[list, list]:
-        """Predicted and true tag names, a list a whole sentence."""
+    def predictions(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Prediction]:
+        """Predicted and true tag names, one `Prediction` a whole sentence, in their order."""
         predicted, labels = self._logits(model, batch).argmax(dim=-1).cpu(), batch["labels"].cpu()
         sentences = batch["sentence"].tolist()
-        results: tuple[list, list] = ([[] for _ in set(sentences)], [[] for _ in set(sentences)])
+        results = [Prediction([], []) for _ in set(sentences)]
         for i, sentence in enumerate(sentences):
             real = labels[i] != IGNORED
-            for result, ids in zip(results, (predicted[i], labels[i]), strict=True):
-                result[sentence] += [self.tags[tag] for tag in ids[real].tolist()]
+            for tags, ids in ((results[sentence].predicted, predicted[i]), (results[sentence].reference, labels[i])):
+                tags += [self.tags[tag] for tag in ids[real].tolist()]
         return results
 
     def _logits(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -185,5 +187,6 @@ class Tagging:
         return {
             "input_ids": input_ids,
             "labels": labels,
+            "length": sum(map(len, input_ids)),
             **dict(zip(COUNTS, (len(labels) > 1, unseen, cut), strict=True)),
         }

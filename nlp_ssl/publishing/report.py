@@ -58,12 +58,8 @@ def plot_curves(log_path: Path, out_png: Path, reference: Mapping[str, float] | 
     steps = [row for row in rows if row.get("event") == "step" and _finite(row.get("loss"))]
     if not steps:
         return None
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        _say_once("no curves are drawn without matplotlib; install it with `pip install matplotlib`")
+    if (figure := _figure((8, 5.4))) is None:
         return None
-
     tokens = {row["step"]: row["tokens"] for row in steps}
     evaluations = [
         (row.get("tokens", _interpolate(tokens, row["step"])), row["held_out_loss"])
@@ -73,8 +69,6 @@ def plot_curves(log_path: Path, out_png: Path, reference: Mapping[str, float] | 
     x, losses = list(tokens.values()), [row["loss"] for row in steps]
     rates = [(row["tokens"], row["lr"]) for row in steps if _finite(row.get("lr"))]
 
-    # A Figure without pyplot: no global state and no window, also from a thread.
-    figure = Figure(figsize=(8, 5.4), dpi=150, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     half = len(losses) // 60
     smoothed = _smooth(losses, half)
@@ -104,11 +98,39 @@ def plot_curves(log_path: Path, out_png: Path, reference: Mapping[str, float] | 
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
 
-    out_png = Path(out_png)
-    unfinished = out_png.with_name(out_png.name + ".tmp")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(out_png)
-    return out_png
+    return _save(figure, out_png)
+
+
+def plot_confusion(pairs: list[tuple[int, int]], labels: list[str], out_png: Path) -> Path | None:
+    """Draw which classes are taken for which: a square a pair, dark by the share of the true class's rows.
+
+    Args:
+        pairs: true and predicted class ids.
+        labels: names of the classes, in the order of their ids.
+        out_png: where the picture goes; written apart and renamed.
+
+    Returns:
+        `out_png`, or `None` when matplotlib is not installed (said once).
+    """
+    if (figure := _figure((2.4 + 0.5 * min(len(labels), 40), 2 + 0.5 * min(len(labels), 40)))) is None:
+        return None
+    counts = np.zeros((len(labels), len(labels)))
+    for true, predicted in pairs:
+        counts[true, predicted] += 1
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(labels))
+    axes.set_xticks(ticks, [label[:20] for label in labels], rotation=90 if len(labels) > 3 else 0)
+    axes.set_yticks(ticks, [label[:20] for label in labels])
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if len(labels) <= 20:
+        for true, predicted in zip(*np.nonzero(counts), strict=True):
+            color = "white" if shares[true, predicted] > 0.5 else INK
+            text = f"{counts[true, predicted]:.0f}"
+            axes.text(predicted, true, text, ha="center", va="center", color=color, fontsize=8)
+    return _save(figure, out_png)
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
@@ -129,6 +151,25 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         aligned = [pad + cell if numeric else cell + pad for cell, pad in zip(cells, pads, strict=True)]
         columns.append([aligned[0], "-" * width, *aligned[1:]])
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    """An empty picture; `None` without matplotlib (said once)."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        _say_once("no pictures are drawn without matplotlib; install it with `pip install matplotlib`")
+        return None
+    # without pyplot: no global state and no window, also from a thread
+    return Figure(figsize=size, dpi=150, layout="constrained")
+
+
+def _save(figure: Any, out_png: Path) -> Path:
+    out_png = Path(out_png)
+    unfinished = out_png.with_name(out_png.name + ".tmp")
+    figure.savefig(unfinished, format="png")
+    unfinished.replace(out_png)
+    return out_png
 
 
 def _without_rewound(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -101,7 +101,7 @@ class Checkpoints:
             step: optimizer steps taken.
             model: the inner model, its names without any prefix.
             optimizer: prepared by accelerate or not.
-            state: JSON-serialisable state of the run; `results` and `evaluated_at` say which checkpoint is the best.
+            state: JSON-serialisable state of the run; its `value`, the lower the better, says which one is the best.
             facts: handed on to `write_model`.
         """
         if self.pending is not None:
@@ -210,8 +210,8 @@ class Checkpoints:
         kept = set(found[-max(1, self.keep.keep_last) :])
         if self.keep.keep_every:
             kept |= {path for path in found if int(path.name.split("-")[1].split(".")[0]) % self.keep.keep_every == 0}
-        if self.keep.keep_best and (scored := [(score, path) for path in found if (score := _score(path)) is not None]):
-            kept.add(min(scored)[1])
+        if self.keep.keep_best and (best := self.best()):
+            kept.add(best)
         for path in found:
             if path not in kept and not self.in_use(path):
                 shutil.rmtree(path, ignore_errors=True)
@@ -219,6 +219,15 @@ class Checkpoints:
     def list(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         return sorted(p for p in self.folder.glob("step-*") if (p / MANIFEST).exists())
+
+    def best(self) -> Path | None:
+        """The complete checkpoint of the lowest `value`, the earliest of equals; `None` when none was evaluated."""
+        scored = [(value, path) for path in self.list() if (value := _value(path)) is not None]
+        return min(scored)[1] if scored else None
+
+    def chosen(self) -> Path:
+        """The checkpoint that becomes the model of the run: the last one, or the best where that is kept."""
+        return (self.best() if self.keep.keep_best else None) or self.list()[-1]
 
     def newest(self) -> Path | None:
         """The newest checkpoint that verifies; those passed over are named."""
@@ -266,8 +275,7 @@ def load(folder: Path, model: PreTrainedModel, optimizer: Any) -> dict[str, Any]
     Returns:
         The state that `save` was given.
     """
-    stored = type(model).from_pretrained(folder, dtype=torch.float32)
-    model.load_state_dict(stored.state_dict())
+    state = load_weights(folder, model)
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(torch.load(folder / STATE / "optimizer.pt", map_location="cpu", weights_only=False))
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
@@ -275,6 +283,13 @@ def load(folder: Path, model: PreTrainedModel, optimizer: Any) -> dict[str, Any]
     own = folder / STATE / f"rank-{rank()}.pt"
     if own.exists():
         set_rng_state(torch.load(own, weights_only=False))
+    return state
+
+
+def load_weights(folder: Path, model: PreTrainedModel) -> dict[str, Any]:
+    """Load the weights of a checkpoint in place; returns the state that `save` was given."""
+    stored = type(model).from_pretrained(folder, dtype=torch.float32)
+    model.load_state_dict(stored.state_dict())
     return json.loads((folder / STATE / "run.json").read_text())
 
 
@@ -287,14 +302,14 @@ def publish(checkpoint: Path, folder: Path) -> None:
             os.replace(temporary, folder / path.name)
 
 
-def _score(checkpoint: Path) -> float | None:
-    """Held-out loss of a checkpoint, if it was evaluated."""
+def _value(checkpoint: Path) -> float | None:
+    """What a checkpoint is judged by, if it was evaluated."""
     try:
         state = json.loads((checkpoint / STATE / "run.json").read_text())
     except (OSError, ValueError):  # damaged: no reason to keep it
         return None
-    loss = state["results"].get("held_out_loss") if state["evaluated_at"] == state["step"] else None
-    return loss if loss is not None and math.isfinite(loss) else None
+    value = state.get("value")
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -83,7 +83,8 @@ def train(
 
     Args:
         module: prepared by `accelerator`; its forward gives the summed loss.
-        optimizer: prepared by `accelerator`; groups carry `peak_lr`.
+        optimizer: prepared by `accelerator`; groups carry `peak_lr`, and perhaps `begins`, the share of
+            the run for which they stand still.
         steps: for every step, this process's micro-batches, on the host.
         num_targets: counts a micro-batch's targets on the host.
         accelerator: precision and processes; its `gradient_accumulation_steps` must be 1.
@@ -108,7 +109,8 @@ def train(
     while horizon.steps is None or number < horizon.steps:
         factor = horizon.factor(schedule, number)
         for group in optimizer.param_groups:
-            group["lr"] = lr = group["peak_lr"] * factor
+            begun = number >= group.get("begins", 0.0) * (horizon.steps or 0)
+            group["lr"] = lr = group["peak_lr"] * factor * begun
         micro_batches, current = feed.batches, agreed
         loss_sum = 0.0  # from the first micro-batch on a tensor, of its precision
         for i, batch in enumerate(micro_batches):

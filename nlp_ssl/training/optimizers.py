@@ -6,13 +6,17 @@ import torch
 from torch import nn
 
 from nlp_ssl.config import OptimizerConfig
+from nlp_ssl.config_finetuning import TransferConfig
 from nlp_ssl.training.muon import Muon
+from nlp_ssl.training.transfer import depth_groups
 
 # Muon's steps all have the same length, so without decay the weights go on growing, and fine-tuning cannot move them
 WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.1}
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, transfer: TransferConfig | None = None
+) -> torch.optim.Optimizer:
     """The optimizer of a run, its groups with their peak rates in `group["peak_lr"]`.
 
     Weight decay touches matrices only: not biases, norms and embeddings.
@@ -20,6 +24,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     Args:
         model: what to train; parameters without `requires_grad` are left out.
         config: with `name` and `lr` resolved.
+        transfer: rates by depth, for AdamW alone.
     """
     weight_decay = WEIGHT_DECAY[config.name] if config.weight_decay is None else config.weight_decay
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
@@ -35,6 +40,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         {"params": others, "lr": config.lr, "weight_decay": 0.0},
     ]
     groups = [g for g in groups if g["params"]]
+    if transfer is not None and config.name == "adamw":
+        groups = depth_groups(model, config, transfer, weight_decay)
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps, fused=True)
     optimizer: torch.optim.Optimizer = adamw
     if config.name == "muon" and inner:

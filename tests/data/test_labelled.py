@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from nlp_ssl.config import LabelledConfig
+from nlp_ssl.config_finetuning import LabelledConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data import labelled_sources
 from nlp_ssl.data.labelled import open_classification, open_tagging
@@ -72,6 +72,29 @@ def test_numbers_are_ordered_by_value_and_floats_are_scores(tmp_path, extension)
     assert data.train["label"][:] == [0.5, 3.0, 4.25]
 
 
+@pytest.mark.parametrize("extension", ["json", "jsonl", "parquet"])
+def test_lists_are_several_classes_a_row(tmp_path, extension):
+    labels = [["b", "a"], [], ["c"], ["a"]]
+    rows = [{"text": text, "label": label} for text, label in zip("wxyz", labels, strict=True)]
+    file = write(tmp_path / f"train.{extension}", rows)
+    data = open_classification(LabelledConfig(train_file=file, validation_file=file))
+    assert (data.kind, data.labels) == ("multilabel", ["a", "b", "c"])
+    assert data.metrics == ["f1_micro_multilabel", "f1_macro_multilabel"]
+    assert data.train["label"][:] == [[0, 1], [], [2], [0]]
+    assert "3 classes, 1.00 of them a row" in data.description
+    assert [data.named(data.numbered(sorted(label))) for label in labels] == [["a", "b"], [], ["c"], ["a"]]
+
+
+def test_test_rows_without_labels_are_kept_for_predictions_in_their_order(tmp_path, capsys):
+    file = write(tmp_path / "a.csv", [{"text": t, "label": n} for t, n in zip("abcd", "xyxy", strict=True)])
+    for name, rows in {"without": [{"text": t} for t in ("u", "", "v")], "empty": [{"text": "u", "label": -1}]}.items():
+        test = write(tmp_path / f"{name}.jsonl", rows)
+        data = open_classification(LabelledConfig(train_file=file, validation_file=file, test_file=test))
+        assert data.test is None
+        assert data.hidden["text"][:] == [row["text"] for row in rows]
+        assert "hides its labels: its rows are predicted, not scored" in capsys.readouterr().out
+
+
 def test_column_is_found_when_only_one_is_left(tmp_path):
     rows = [{"utterance": f"u{i}", "category": "xy"[i % 2]} for i in range(4)]
     file = write(tmp_path / "a.csv", rows)
@@ -128,7 +151,14 @@ GOOD = "text,label\na,x\nb,y\n"
         ("a.jsonl", '{"text": "a", "label": "x"}\n\n{"text": \n', {}, "a.jsonl, line 3: this is not JSON"),
         ("a.jsonl", '["a"]\n', {}, "a.jsonl, line 1: a row must be an object"),
         ("a.jsonl", '{"text": ["a"], "label": "x"}\n', {}, "line 1: column 'text' holds a list, not text"),
-        ("a.jsonl", '{"text": "a", "label": ["x"]}\n', {}, "line 1: column 'label' holds a list, not one label"),
+        ("a.jsonl", '{"text": "a", "label": ["x"]}\n', {}, "every row of .*a.jsonl has the label 'x'"),
+        ("a.jsonl", '{"text": "a", "label": []}\n', {}, "every row of .*a.jsonl has no label"),
+        (
+            "a.jsonl",
+            '{"text": "a", "label": ["x", "y"]}\n{"text": "b", "label": "x"}\n',
+            {},
+            "line 2: the label 'x' is no list of classes",
+        ),
         ("a.json", '[{"text": "a"},\n]', {}, "a.json, line 2: this is not JSON"),
         ("a.csv", b"text,label\ncaf\xe9,x\n", {}, "a.csv: byte 14 is not UTF-8"),
         ("a.parquet", b"no", {}, "a.parquet is not a parquet file"),

@@ -8,7 +8,9 @@ import threading
 import evaluate
 import numpy as np
 import pytest
+import seqeval.metrics as seqeval
 import torch
+from seqeval.scheme import IOB2
 
 from nlp_ssl.evaluation import metrics
 from nlp_ssl.evaluation.metrics import F1, Accuracy, EntityF1, MatthewsCorrelation, PearsonSpearman, TagAccuracy
@@ -33,7 +35,9 @@ def test_classification_metrics_equal_scikit_learn():
     assert score == pytest.approx(sklearn.f1_score(r, p, pos_label=0))
     r, p = RNG.integers(0, 2, (50, 4)), RNG.integers(0, 2, (50, 4))
     both = {"predictions": p.tolist(), "references": r.tolist()}
-    assert F1("multilabel").compute(**both)["f1_macro"] == pytest.approx(sklearn.f1_score(r, p, average="macro"))
+    for average in ("macro", "micro"):
+        found = F1(f"{average}_multilabel").compute(**both)[f"f1_{average}"]
+        assert found == pytest.approx(sklearn.f1_score(r, p, average=average))
     assert Accuracy("multilabel").compute(**both)["accuracy"] == pytest.approx(sklearn.accuracy_score(r, p))
 
 
@@ -60,7 +64,7 @@ def test_correlations_equal_scipy_with_ties():
 def test_correlations_in_closed_form():
     # deviations of (1, 2, 3, 4) and (1, 3, 2, 4) from 2.5: products sum to 4, squares to 5
     result = PearsonSpearman().compute(predictions=[1, 2, 3, 4], references=[1, 3, 2, 4])
-    assert result == {"pearsonr": pytest.approx(0.8), "spearmanr": pytest.approx(0.8)}
+    assert result == dict.fromkeys(("pearson_spearman", "pearsonr", "spearmanr"), pytest.approx(0.8))
     # a monotone curve: ranks correlate fully, values do not
     curved = PearsonSpearman().compute(predictions=[1, 2, 3], references=[1, 10, 100])
     assert curved["spearmanr"] == pytest.approx(1)
@@ -81,12 +85,11 @@ def test_entities_by_hand():
 
 @pytest.mark.parametrize("prefixes", ["BI", "I", "BIES"])
 def test_entity_f1_equals_seqeval_on_random_tags_well_formed_or_not(prefixes):
-    seqeval = pytest.importorskip("seqeval.metrics")
     tags = ["O", "O", *[f"{prefix}-{kind}" for prefix in prefixes for kind in ("PER", "LOC", "A-B")]]
 
     def draw():
         rng = np.random.default_rng(1)
-        return [rng.choice(tags, n).tolist() for n in rng.integers(1, 12, 300)]
+        return [rng.choice(tags, n).tolist() for n in rng.integers(1, 12, 1000)]
 
     r = draw()
     p = [[t if RNG.random() < 0.7 else str(RNG.choice(tags)) for t in row] for row in r]
@@ -100,6 +103,17 @@ def test_entity_f1_equals_seqeval_on_random_tags_well_formed_or_not(prefixes):
             assert ours[kind][name] == pytest.approx(theirs[kind][key])
     assert ours["overall_accuracy"] == pytest.approx(seqeval.accuracy_score(r, p))
     assert TagAccuracy().compute(predictions=p, references=r)["tag_accuracy"] == pytest.approx(ours["overall_accuracy"])
+
+
+def test_strict_entity_f1_equals_seqevals_strict_iob2():
+    tags = ["O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    rng = np.random.default_rng(3)
+    r, p = ([rng.choice(tags, n).tolist() for n in np.random.default_rng(4).integers(1, 12, 1000)] for _ in range(2))
+    theirs = seqeval.classification_report(r, p, output_dict=True, mode="strict", scheme=IOB2)
+    ours, lenient = (EntityF1(name).compute(predictions=p, references=r) for name in ("strict", "default"))
+    for name, key in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+        assert ours[f"overall_{name}"] == pytest.approx(theirs["micro avg"][key])
+    assert ours["overall_f1"] != lenient["overall_f1"]
 
 
 def test_mistakes_are_refused():

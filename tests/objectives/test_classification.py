@@ -106,11 +106,11 @@ def test_loss_of_scores_is_the_closed_form_and_pairs_have_segments():
     model = tiny(BertConfig, objective)
     batch = objective.collate(rows)
     assert set(batch["token_type_ids"].unique().tolist()) == {0, 1}
-    predicted, references = objective.predictions(model, batch)
+    found = objective.predictions(model, batch)
     loss_sum, _ = objective.loss(model, batch)
-    expected = sum((p - r) ** 2 for p, r in zip(predicted, references, strict=True))
+    expected = sum((each.predicted - each.reference) ** 2 for each in found)
     assert loss_sum.item() == pytest.approx(expected, rel=1e-5)
-    assert references == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [each.reference for each in found] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert model.config.problem_type == "regression"
 
 
@@ -123,9 +123,48 @@ def test_rows_without_a_label_are_no_targets(make):
     loss_sum, _ = objective.loss(model, batch)
     assert loss_sum.item() == pytest.approx(known.item(), rel=1e-5)
     assert objective.num_targets(batch) == 4
-    assert [len(values) for values in objective.predictions(model, batch)] == [4, 4]
+    found = objective.predictions(model, batch)
+    assert [each.reference is None for each in found] == [False] * 4 + [True] * 2
+    assert all(each.predicted is not None for each in found)
     loss_sum.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def several(count=12, **kwargs):
+    objective = Classification(word_tokenizer(), ["x", "y", "z"], ["text"], several=True, **kwargs)
+    labels = [[j for j in range(3) if (i >> j) & 1] for i in range(count)]
+    return objective, list(objective.prepare(Dataset.from_dict({"text": texts(count), "label": labels})))
+
+
+def test_several_classes_a_row_have_the_loss_of_transformers():
+    objective, rows = several()
+    model = tiny(BertConfig, objective)
+    batch = objective.collate(rows)
+    theirs = model(**{k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids", "labels")})
+    loss_sum, metrics = objective.loss(model, batch)
+    assert model.config.problem_type == "multi_label_classification"
+    assert loss_sum.item() / 12 == pytest.approx(theirs.loss.item(), rel=1e-5)
+    found = objective.predictions(model, batch)
+    assert [each.predicted for each in found] == (theirs.logits > 0).int().tolist()
+    assert [each.reference for each in found] == [[(i >> j) & 1 for j in range(3)] for i in range(12)]
+    assert torch.tensor([each.probabilities for each in found]).allclose(theirs.logits.sigmoid(), atol=1e-6)
+    assert metrics["correct"].item() == sum(each.predicted == each.reference for each in found)
+    unknown = objective.collate(rows[:4] + [{k: row[k] for k in row if k != "labels"} for row in rows[4:]])
+    known = objective.loss(model, objective.collate(rows[:4]))[0]
+    assert objective.loss(model, unknown)[0].item() == pytest.approx(known.item(), rel=1e-5)
+    assert objective.num_targets(unknown) == 4
+    assert [each.reference is None for each in objective.predictions(model, unknown)] == [False] * 4 + [True] * 8
+
+
+def test_weights_of_classes_multiply_their_rows():
+    plain, rows = classes()
+    weighted, _ = classes(class_weights=[0.5, 2.0, 3.0])
+    model = tiny(BertConfig, plain)
+    expected = sum(
+        weight * plain.loss(model, plain.collate([row for row in rows if row["labels"] == label]))[0].item()
+        for label, weight in enumerate([0.5, 2.0, 3.0])
+    )
+    assert weighted.loss(model, weighted.collate(rows))[0].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_segments_stay_away_from_models_that_have_none():

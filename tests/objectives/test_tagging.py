@@ -82,6 +82,10 @@ def tiny(objective):
     return objective.auto_class.from_config(config).eval()
 
 
+def both(found):
+    return [each.predicted for each in found], [each.reference for each in found]
+
+
 @pytest.mark.parametrize("make", TOKENIZERS)
 @pytest.mark.parametrize("max_length", [8, 16, 512])
 def test_every_word_comes_back_once_at_any_length(make, max_length):
@@ -90,7 +94,7 @@ def test_every_word_comes_back_once_at_any_length(make, max_length):
     batch = objective.collate(rows)
     assert batch["input_ids"].shape[1] <= max_length
     assert objective.num_targets(batch) == sum(map(len, data["tags"]))
-    predicted, references = objective.predictions(Oracle(batch), batch)
+    predicted, references = both(objective.predictions(Oracle(batch), batch))
     assert references == [[TAGS[tag] for tag in row] for row in data["tags"]]
     assert predicted == references
 
@@ -139,7 +143,7 @@ def test_words_that_the_tokenizer_drops_or_that_are_too_long(capsys):
     byte = Tagging(byte_level(), TAGS, 16)
     for each in (objective, byte):
         batch = each.collate(list(each.prepare(Dataset.from_dict({"tokens": [words], "tags": [tags]}))))
-        assert each.predictions(Oracle(batch), batch)[1] == [[TAGS[tag] for tag in tags]]
+        assert both(each.predictions(Oracle(batch), batch))[1] == [[TAGS[tag] for tag in tags]]
     said = capsys.readouterr().out
     assert "2 words of characters that the tokenizer drops" in said
     assert "1 words longer than 16 tokens" in said
@@ -184,7 +188,7 @@ def test_predictions_feed_the_entity_metric():
 
     objective, data = Tagging(wordpiece(), TAGS, 16), sentences(20)
     batch = objective.collate(list(objective.prepare(data)))
-    predicted, references = objective.predictions(Oracle(batch), batch)
+    predicted, references = both(objective.predictions(Oracle(batch), batch))
     assert EntityF1().compute(predictions=predicted, references=references)["overall_f1"] == 1
 
 

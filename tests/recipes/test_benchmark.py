@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from launch import TINY, run, write_corpus
+from transformers import TrainerControl
+
+from nlp_ssl.benchmarks.contenders import TakesTurns
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,12 @@ def test_a_million_documents_are_packed(corpus, tmp_path):
     _, measured = benchmark(corpus, tmp_path, "--stage", "pack")
     assert [row["row length"] for row in measured["rows"]] == [128, 512, 1024]
     assert all(float(row["full"].rstrip("%")) > 99 for row in measured["rows"])
+
+
+def test_a_trainer_that_is_at_its_end_ends_though_its_turn_goes_on():
+    control = TrainerControl(should_training_stop=True)  # as its own callback says at max_steps
+    TakesTurns(lambda: True).on_step_end(None, None, control)
+    assert control.should_training_stop
 
 
 def test_an_unknown_trainer_is_a_users_mistake(corpus, tmp_path):

@@ -235,8 +235,7 @@ def test_what_is_kept(tmp_path):
     losses = {1: 5.0, 2: 3.0, 3: 4.0, 5: 3.5, 7: None, 9: 3.1}
     for _ in range(10):
         step = trained.step().taken
-        state = {"step": step, "evaluated_at": step if step in losses else step - 1}
-        store.save(step, trained.model, trained.optimizer, state | {"results": {"held_out_loss": losses.get(step)}}, {})
+        store.save(step, trained.model, trained.optimizer, {"step": step, "value": losses.get(step)}, {})
         store.finish()
     assert [int(path.name.split("-")[1]) for path in store.list()] == [2, 4, 8, 9, 10]
 

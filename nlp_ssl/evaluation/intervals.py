@@ -1,0 +1,102 @@
+"""How far a score can be trusted: bootstrap intervals over rows and, where there are several runs, over seeds."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nlp_ssl.data.tags import entities
+from nlp_ssl.evaluation.metrics import pearson, spearman
+
+Scorer = Callable[[np.ndarray], float]  # from row numbers, (N,), repeated ones counted again, to a score
+SAMPLES, LEVEL = 1000, 0.95
+
+
+def bootstrap(scorers: Sequence[Scorer], num_rows: int) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean score of some runs (Efron and Tibshirani 1993, chapter 13).
+
+    Each of 1,000 samples draws runs with replacement, and rows with replacement, the same ones for all its runs. So it
+    holds what other seeds and another test set of this size might have changed; of one run, only the latter.
+
+    Args:
+        scorers: one a run, over the same rows.
+        num_rows: how many these are.
+    """
+    rng = np.random.default_rng(0)
+    scores = []
+    for _ in range(SAMPLES):
+        rows = rng.integers(num_rows, size=num_rows)
+        runs = rng.integers(len(scorers), size=len(scorers))
+        scores.append(np.mean([scorers[run](rows) for run in runs]))
+    low, high = np.nanquantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def scorer(metric: str, predictions: Sequence[Any], references: Sequence[Any]) -> Scorer:
+    """The main number of a metric, as a fast function of the rows it is taken over.
+
+    Args:
+        metric: a key of `METRICS`.
+        predictions: class ids, rows of 0 and 1, scores, or lists of tags, one a row.
+        references: likewise.
+    """
+    if metric == "entity_f1":
+        return _entity_scorer(predictions, references)
+    if metric == "tag_accuracy":
+        counts = [
+            (sum(p == r for p, r in zip(*row, strict=True)), len(row[0]))
+            for row in zip(predictions, references, strict=True)
+        ]
+        right, words = np.array(counts, dtype=float).reshape(-1, 2).T
+        return lambda rows: _ratio(right[rows].sum(), words[rows].sum())
+    p, r = np.asarray(predictions), np.asarray(references)
+    if metric == "pearson_spearman":
+        return lambda rows: (pearson(p[rows], r[rows]) + spearman(p[rows], r[rows])) / 2
+    if metric.endswith("_multilabel"):
+        counts = np.stack([p & r, p, r])  # (3, rows, classes)
+        if "micro" in metric:
+            return lambda rows: _f1(counts[:, rows].sum(axis=(1, 2))[:, None])
+        return lambda rows: _f1(counts[:, rows].sum(axis=1))
+    classes, ids = np.unique(np.stack([p, r]), return_inverse=True)
+    (p, r), size = ids.reshape(2, -1), len(classes)
+    positive = int(np.searchsorted(classes, 1))
+
+    def score(rows: np.ndarray) -> float:
+        confusion = np.bincount(r[rows] * size + p[rows], minlength=size * size).reshape(size, size).astype(float)
+        if metric == "accuracy":
+            return _ratio(np.trace(confusion), confusion.sum())
+        if metric == "matthews_correlation":
+            return _matthews(confusion)
+        counts = np.stack([np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)])
+        if metric == "f1":
+            return _f1(counts[:, [positive]] if positive < size else np.zeros((3, 1)))
+        if metric == "f1_micro":
+            return _f1(counts.sum(axis=1, keepdims=True))
+        return _f1(counts[:, counts[1] + counts[2] > 0])  # macro leaves out what is neither predicted nor there
+
+    return score
+
+
+def _entity_scorer(predictions: Sequence[list[str]], references: Sequence[list[str]]) -> Scorer:
+    found = [(set(entities(p)), set(entities(r))) for p, r in zip(predictions, references, strict=True)]
+    counts = np.array([(len(p & r), len(p), len(r)) for p, r in found], dtype=float).reshape(-1, 3).T
+    return lambda rows: _f1(counts[:, rows].sum(axis=1, keepdims=True))
+
+
+def _f1(counts: np.ndarray) -> float:
+    """Mean over classes of F1, from hits, predicted and there, (3, classes)."""
+    hits, both = counts[0], counts[1] + counts[2]
+    scores = np.divide(2.0 * hits, both, out=np.zeros(len(both)), where=both > 0)
+    return float(scores.mean()) if len(scores) else float("nan")
+
+
+def _matthews(confusion: np.ndarray) -> float:
+    """R_K of Gorodkin (2004) from a confusion matrix; 0 when either side is constant."""
+    total, there, predicted = confusion.sum(), confusion.sum(axis=1), confusion.sum(axis=0)
+    covariance = np.trace(confusion) * total - there @ predicted
+    spread = np.sqrt((total**2 - there @ there) * (total**2 - predicted @ predicted))
+    return float(covariance / spread) if spread > 0 else 0.0
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")

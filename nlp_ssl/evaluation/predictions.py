@@ -1,0 +1,82 @@
+"""What a fine-tuned model says about every row, as a file that anyone can read, and what is most wrong in it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from nlp_ssl.data.labelled import LabelledData
+from nlp_ssl.objectives.labelled import Prediction
+
+PREDICTIONS_FILE = "predictions.jsonl"
+
+
+def write_predictions(path: Path, data: LabelledData, found: Mapping[str, list[Prediction]]) -> None:
+    """One JSON object a row: `set`, `row`, the texts, `label`, `predicted`, and `probabilities` of the classes.
+
+    Args:
+        path: the file; written apart and renamed.
+        data: the task.
+        found: the predictions for `"validation"`, `"test"` and `"hidden"` rows, as far as there are any.
+    """
+    unfinished = path.with_name(f".{path.name}.tmp")
+    with open(unfinished, "w", encoding="utf-8") as file:
+        for part, predictions in found.items():
+            for line in _lines(part, getattr(data, part), data, predictions):
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    unfinished.replace(path)
+
+
+def _lines(part: str, rows: Dataset, data: LabelledData, predictions: list[Prediction]) -> Iterator[dict[str, Any]]:
+    for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
+        line = {"set": part, "row": number} | {column: row[column] for column in data.text_columns}
+        line |= {"label": data.named(prediction.reference), "predicted": data.named(prediction.predicted)}
+        if prediction.probabilities is not None:
+            line["probabilities"] = {
+                name: round(p, 6) for name, p in zip(data.labels, prediction.probabilities, strict=True)
+            }
+        yield line
+
+
+def read_predictions(path: Path, part: str) -> tuple[list[Any], list[Any]]:
+    """Predicted and true labels of a set, by name, in the order of its rows."""
+    with open(path, encoding="utf-8") as file:
+        lines = [line for line in map(json.loads, file) if line["set"] == part]
+    return [line["predicted"] for line in lines], [line["label"] for line in lines]
+
+
+def worst_errors(data: LabelledData, predictions: list[Prediction], count: int = 10) -> list[dict[str, Any]]:
+    """The validation rows that the model is most wrong about: table rows with `text`, `label`, `predicted`.
+
+    The most wrong is the row whose truth has the lowest probability, of scores the one that is furthest off, and of
+    tags the sentence with the most wrong words.
+    """
+    errors = [(i, p) for i, p in enumerate(predictions) if p.reference is not None and p.predicted != p.reference]
+    errors.sort(key=lambda error: -_wrongness(data.kind, error[1]))
+    rows = []
+    for i, prediction in errors[:count]:
+        row = data.validation[i]
+        text = " | ".join(" ".join(value) if isinstance(value := row[c], list) else value for c in data.text_columns)
+        found = {"label": data.named(prediction.reference), "predicted": data.named(prediction.predicted)}
+        if data.kind == "tagging":
+            found = {key: _entities_of(row["tokens"], tags) for key, tags in found.items()}
+        if data.kind == "classification":
+            found["probability of the label"] = prediction.probabilities[prediction.reference]
+        rows.append({"text": text[:120], **{key: v if isinstance(v, float) else str(v) for key, v in found.items()}})
+    return rows
+
+
+def _wrongness(kind: str, prediction: Prediction) -> float:
+    if kind == "classification":
+        return 1 - prediction.probabilities[prediction.reference]
+    if kind == "regression":
+        return abs(prediction.predicted - prediction.reference)
+    return sum(p != r for p, r in zip(prediction.predicted, prediction.reference, strict=True))
+
+
+def _entities_of(words: list[str], tags: list[str]) -> str:
+    """Such as `"Paris LOC, Smith PER"`."""
+    marked = (f"{word} {tag}" for word, tag in zip(words, tags, strict=True) if tag != "O")
+    return ", ".join(marked)[:80] or "none"

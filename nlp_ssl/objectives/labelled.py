@@ -1,0 +1,92 @@
+"""What the objectives of labelled texts share: rows that are tokenised once, padded batches, predictions."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from nlp_ssl.console import UserError
+from nlp_ssl.data.lengths import padded
+from nlp_ssl.files import cache_dir
+
+IGNORED = -100
+RULES = 2  # raise it when the same rows would be tokenised otherwise
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model makes of one row.
+
+    Attributes:
+        predicted: class id; one 0 or 1 a class where a row may have several; score; or tag names, one a word.
+        reference: the truth, likewise; `None` where it is not known.
+        probabilities: of the classes; none for scores and tags.
+    """
+
+    predicted: Any
+    reference: Any
+    probabilities: list[float] | None = None
+
+
+def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, num_special: int) -> None:
+    """Refuse a length that the model's positions do not reach, or that special tokens fill."""
+    if max_length > tokenizer.model_max_length:
+        raise UserError(f"--max_length {max_length} is beyond the model's {tokenizer.model_max_length} positions")
+    if max_length <= num_special:
+        raise UserError(f"--max_length {max_length} leaves no room for text beside {num_special} special tokens")
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills rows up; the end-of-text token where a tokenizer, as GPT-2's, has none for it."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(i for i in ids if i is not None)
+
+
+def addresses(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """`row` and `epoch` of rows, int64; 0 where they have none."""
+    return tuple(np.array([row.get(key, 0) for row in rows], dtype=np.int64) for key in ("row", "epoch"))
+
+
+def pad_rows(rows: list[list[int]], pad_id: int) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask`, int64 (B, S), S the longest row rounded up to a multiple of 8."""
+    length = int(padded(np.array([len(row) for row in rows])).max())
+    return {
+        "input_ids": torch.tensor([[*row, *[pad_id] * (length - len(row))] for row in rows]),
+        "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
+    }
+
+
+def cached_map(dataset: Dataset, function: Any, decided_by: list[Any]) -> Dataset:
+    """`dataset.map(function)` without the old columns, kept in a file of our cache that is named after its input.
+
+    Args:
+        dataset: rows; data made in memory are found again too, by their content.
+        function: from a batch of old columns to one of new columns.
+        decided_by: all that the result depends on besides the rows; a tokenizer counts by its vocabulary and rules.
+    """
+    key = [_rules(x) if isinstance(x, PreTrainedTokenizerBase) and x.is_fast else x for x in decided_by]
+    fingerprint = Hasher.hash([RULES, dataset._fingerprint, function.__qualname__, key])
+    folder = cache_dir() / "prepared"
+    folder.mkdir(parents=True, exist_ok=True)
+    return dataset.map(
+        function,
+        batched=True,
+        remove_columns=dataset.column_names,
+        cache_file_name=str(folder / f"{fingerprint}.arrow"),
+        new_fingerprint=fingerprint,
+        load_from_cache_file=True,
+        desc="tokenise",
+    )
+
+
+def _rules(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """A fast tokenizer's vocabulary and rules, without the truncation and padding that the last call left in it."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    return [{key: rules[key] for key in rules if key not in ("truncation", "padding")}, tokenizer.model_input_names]

@@ -1,0 +1,114 @@
+"""Fine-tuning as a recipe runs it: once, or once a seed, with what the seeds say together."""
+
+import copy
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nlp_ssl import console
+from nlp_ssl.config_finetuning import FinetuneConfig
+from nlp_ssl.console import UserError
+from nlp_ssl.evaluation.intervals import bootstrap, scorer
+from nlp_ssl.evaluation.metrics import MAIN
+from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
+from nlp_ssl.finetuning import FinetuningRun, Prepared, Task, prepare
+from nlp_ssl.machine import in_turn
+from nlp_ssl.outcome import read_status
+from nlp_ssl.publishing.report import format_table
+from nlp_ssl.run_settings import check_run
+
+RESULTS_FILE = "results.json"
+
+
+def finetune(config: FinetuneConfig, task: Task) -> list[dict[str, Any]]:
+    """Fine-tune a model on a labelled task, once a seed, and print the final numbers.
+
+    A seed whose run is finished already is not run again, with `--resume`.
+
+    Returns:
+        A row a set and metric: its mean over the seeds, their standard deviation, and a 95 % interval over seeds and
+        rows.
+
+    Raises:
+        UserError: see `prepare` and `FinetuningRun`.
+    """
+    if config.seeds is not None and len(set(config.seeds)) < max(1, len(config.seeds)):
+        raise UserError(f"--seeds {config.seeds} names a seed twice, or none")
+    configs = _configs(config)
+    for each in configs:
+        check_run(each)
+    prepared = prepare(config, task)
+    for number, each in enumerate(configs, start=1):
+        if config.seeds is not None:
+            console.say(f"seed {each.seed} ({number} of {len(configs)})")
+        if _is_finished(each):
+            console.say(f"  {each.output_dir} is finished")
+            continue
+        check_run(each)  # signals are from here on told in this run's folder
+        run = FinetuningRun(each, prepared)
+        run.train()
+        run.show(last=number == len(configs))
+    folders = [Path(each.output_dir) for each in configs]
+    return in_turn(lambda: summarize(prepared, folders, Path(config.output_dir) if config.seeds else None))
+
+
+def _configs(config: FinetuneConfig) -> list[FinetuneConfig]:
+    """A run's configuration for each seed; what a run derives for itself is not shared."""
+    if config.seeds is None:
+        return [config]
+    folder = Path(config.output_dir)
+    parts = [
+        replace(copy.deepcopy(config), seed=seed, output_dir=str(folder / f"seed-{seed}")) for seed in config.seeds
+    ]
+    for part in parts:
+        part.seeds = None
+        part.hub.repo_id = part.hub.repo_id and f"{part.hub.repo_id}-seed-{part.seed}"
+    return parts
+
+
+def _is_finished(config: FinetuneConfig) -> bool:
+    folder = Path(config.output_dir)
+    return (
+        config.resume.enabled
+        and read_status(folder).get("status") == "finished"
+        and (folder / PREDICTIONS_FILE).exists()
+    )
+
+
+def summarize(task: Prepared, folders: list[Path], out: Path | None) -> list[dict[str, Any]]:
+    """What some runs on the same task say together, from their predictions; printed and written if there is an `out`.
+
+    Args:
+        task: what they learnt.
+        folders: the runs' folders.
+        out: where `results.json` goes.
+    """
+    rows = []
+    for part in [part for part in ("validation", "test") if part in task.rows]:
+        found = [read_predictions(folder / PREDICTIONS_FILE, part) for folder in folders]
+        for metric in task.data.metrics:
+            scorers = []
+            for predicted, references in found:
+                numbered = [list(map(task.data.numbered, labels)) for labels in (predicted, references)]
+                scorers.append(scorer(metric, *numbered))
+            count = len(found[0][1])
+            scores = [score(range(count)) for score in scorers]
+            low, high = bootstrap(scorers, count)
+            rows.append(
+                {
+                    "set": part,
+                    "metric": MAIN.get(metric, metric),
+                    "mean": statistics.mean(scores),
+                    "deviation": statistics.stdev(scores) if len(scores) > 1 else None,
+                    "95 % from": low,
+                    "to": high,
+                    "runs": ", ".join(f"{score:.4f}" for score in scores),
+                }
+            )
+    if out is not None and console.rank() == 0:
+        console.say(format_table(rows))
+        (out / RESULTS_FILE).write_text(json.dumps(rows, indent=1))
+        console.say(f"over {len(folders)} seeds: {out / RESULTS_FILE}")
+    return rows

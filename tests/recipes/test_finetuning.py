@@ -1,0 +1,199 @@
+"""Fine-tuning as its recipes do it: seeds, what is written, the best kept; and a plain loop that learns the same."""
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from launch import events, run, write_labelled
+from PIL import Image
+from safetensors.torch import load_file
+from toys import tiny_model
+from toys import tokenizer as toy_tokenizer
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline
+
+from nlp_ssl.data.order import rows_at
+
+FIXED = ["--max_length", 64, "--train.mixed_precision", "no", "--train.cpu_threads", 1, "--train.log_every", 1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = toy_tokenizer("wordpiece")
+    tiny_model("bert", vocab_size=len(tokenizer), dropout=0.0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_labelled(tmp_path_factory.mktemp("labelled"))
+
+
+def predictions(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_seeds_their_spread_and_what_is_written(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    options = ["--data.train_file", labelled[0], "--data.validation_file", labelled[0], "--model.name", model, *FIXED]
+    options += ["--optimizer.lr", "2e-3", "--seeds", "[3,4]", "--output_dir", out]
+    printed = run("finetune_classification.py", *options, "--train.epochs", 2)
+    assert "seed 4 (2 of 2)" in printed
+    found = {row["metric"]: row for row in json.loads((out / "results.json").read_text())}
+    scores = [events(out / f"seed-{seed}", "evaluation")[-1]["accuracy"] for seed in (3, 4)]
+    assert found["accuracy"]["mean"] == pytest.approx(statistics.mean(scores))
+    assert found["accuracy"]["deviation"] == pytest.approx(statistics.stdev(scores))
+    assert found["accuracy"]["95 % from"] <= found["accuracy"]["mean"] <= found["accuracy"]["to"]
+
+    # plain transformers says the same of every row
+    rows = predictions(out / "seed-3")
+    theirs = pipeline("text-classification", str(out / "seed-3"))([row["text"] for row in rows])
+    assert [row["row"] for row in rows] == list(range(160))
+    for row, label in zip(rows, theirs, strict=True):
+        assert row["predicted"] == label["label"]
+        assert row["probabilities"][label["label"]] == pytest.approx(label["score"], abs=1e-4)
+    right = [row["predicted"] == row["label"] for row in rows]
+    assert statistics.mean(right) == pytest.approx(scores[0])
+    wrong = sorted(row["probabilities"][row["label"]] for row in rows if row["predicted"] != row["label"])
+    errors = [json.loads(line) for line in (out / "seed-3" / "errors.jsonl").read_text().splitlines()]
+    assert [error["probability of the label"] for error in errors] == pytest.approx(wrong[:10], abs=1e-5)
+    assert Image.open(out / "seed-3" / "confusion.png").width > 100
+
+    # what is finished is not run again
+    before = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/model.safetensors")}
+    again = run("finetune_classification.py", *options, "--train.epochs", 2, "--resume")
+    assert again.count("is finished") == 2
+    assert {path: path.stat().st_mtime_ns for path in out.glob("seed-*/model.safetensors")} == before
+    assert {row["metric"]: row for row in json.loads((out / "results.json").read_text())} == found
+
+
+def test_the_best_is_kept_and_patience_ends(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--data.train_file", labelled[0], "--model.name", model, *FIXED, "--output_dir", out]
+    options += ["--optimizer.lr", "5e-3", "--schedule.name", "constant", "--train.epochs", 40]
+    run("finetune_classification.py", *options, "--evaluation.patience", 3, "--evaluation.metric", "held_out_loss")
+    found = events(out, "evaluation")
+    losses = [event["held_out_loss"] for event in found]
+    best = min(found, key=lambda event: event["held_out_loss"])
+    assert losses.index(best["held_out_loss"]) == len(losses) - 4  # three more, none better
+    assert found[-1]["step"] < 40 * 5
+    kept = out / "checkpoints" / f"step-{best['step']:08d}"
+    assert (out / "model.safetensors").read_bytes() == (kept / "model.safetensors").read_bytes()
+    assert events(out, "validation")[-1]["held_out_loss"] == pytest.approx(best["held_out_loss"], rel=1e-5)
+    assert json.loads((out / "run_status.json").read_text())["status"] == "finished"
+
+
+def test_several_classes_a_row(model: Path, tmp_path: Path) -> None:
+    words = ["cats", "rain", "stone"]
+    rng = np.random.default_rng(0)
+    rows = [[word for word in words if rng.random() < 0.4] for _ in range(120)]
+    lines = [json.dumps({"text": " ".join(["the", *row, "sleep", str(i)]), "label": row}) for i, row in enumerate(rows)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    run(
+        "finetune_classification.py", "--data.train_file", tmp_path / "train.jsonl", "--model.name", model, *FIXED,
+        "--data.validation_file", tmp_path / "train.jsonl", "--output_dir", tmp_path / "run",
+        "--train.epochs", 40, "--optimizer.lr", "3e-3",
+    )  # fmt: skip
+    assert events(tmp_path / "run", "evaluation")[-1]["f1_micro"] > 0.9
+    classify = pipeline("text-classification", str(tmp_path / "run"), top_k=None)
+    for row in predictions(tmp_path / "run"):
+        (theirs,) = classify([row["text"]])
+        assert row["probabilities"] == pytest.approx({each["label"]: each["score"] for each in theirs}, abs=1e-4)
+        assert row["predicted"] == sorted(each["label"] for each in theirs if each["score"] > 0.5)
+
+
+def test_hidden_test_rows_are_predicted(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text('{"text": "while cats sleep"}\n{"text": ""}\n{"text": "old stone"}\n')
+    run(
+        "finetune_classification.py", "--data.train_file", labelled[0], "--data.test_file", tmp_path / "test.jsonl",
+        "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.epochs", 1,
+    )  # fmt: skip
+    hidden = [row for row in predictions(tmp_path / "run") if row["set"] == "hidden"]
+    assert [row["text"] for row in hidden] == ["while cats sleep", "", "old stone"]
+    assert {row["label"] for row in hidden} == {None}
+    assert {row["predicted"] for row in hidden} <= {"cat", "other"}
+
+
+def plain_loop(network, batches, lr: float) -> dict[str, torch.Tensor]:
+    """AdamW by hand: the loss that transformers returns, decay of matrices, clipping to 1."""
+    embeddings = {id(m.weight) for m in network.modules() if isinstance(m, torch.nn.Embedding)}
+    decayed = [p for p in network.parameters() if p.ndim >= 2 and id(p) not in embeddings]
+    others = [p for p in network.parameters() if p.ndim < 2 or id(p) in embeddings]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999))
+    network.train()
+    for batch in batches:
+        network(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return network.state_dict()
+
+
+def order(num_rows: int, steps: int, batch_size: int, seed: int) -> np.ndarray:
+    return rows_at(np.arange(steps * batch_size), num_rows, seed)[0].reshape(steps, batch_size)
+
+
+def test_a_plain_loop_learns_the_same_classifier(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    run(
+        "finetune_classification.py", "--data.train_file", labelled[0], "--data.validation_file", labelled[0],
+        "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.steps", 12, "--train.batch_size", 16,
+        "--schedule.name", "constant", "--schedule.warmup", 0, "--optimizer.lr", "1e-3", "--seed", 5,
+    )  # fmt: skip
+    lines = labelled[0].read_text().splitlines()[1:]
+    texts, labels = zip(*(line.rsplit(",", 1) for line in lines), strict=True)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    torch.manual_seed(5)
+    settings = {"num_labels": 2, "pad_token_id": tokenizer.pad_token_id, "dtype": torch.float32}
+    network = AutoModelForSequenceClassification.from_pretrained(model, **settings)
+
+    def batches():
+        for rows in order(160, 12, 16, seed=5):
+            batch = tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt")
+            yield {**batch, "labels": torch.tensor([("cat", "other").index(labels[row]) for row in rows])}
+
+    compare(load_file(tmp_path / "run" / "model.safetensors"), plain_loop(network, batches(), 1e-3), model)
+
+
+def test_a_plain_loop_learns_the_same_tagger(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    run(
+        "finetune_ner.py", "--data.train_file", labelled[1], "--data.validation_file", labelled[1],
+        "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.steps", 12, "--train.batch_size", 16,
+        "--schedule.name", "constant", "--schedule.warmup", 0, "--optimizer.lr", "1e-3", "--seed", 5,
+    )  # fmt: skip
+    blocks = labelled[1].read_text().strip().split("\n\n")
+    sentences = [[line.split() for line in block.splitlines()] for block in blocks]
+    tags = ["O", "B-ANIMAL", "I-ANIMAL"]
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    torch.manual_seed(5)
+    network = AutoModelForTokenClassification.from_pretrained(model, num_labels=len(tags), dtype=torch.float32)
+
+    def batches():
+        for rows in order(len(sentences), 12, 16, seed=5):
+            words = [[columns[0] for columns in sentences[row]] for row in rows]
+            batch = tokenizer(words, is_split_into_words=True, padding=True, return_tensors="pt")
+            targets = torch.full_like(batch["input_ids"], -100)
+            for i, row in enumerate(rows):
+                seen = set()
+                for at, word in enumerate(batch.word_ids(i)):
+                    if word is not None and word not in seen:
+                        targets[i, at] = tags.index(sentences[row][word][-1])
+                        seen.add(word)
+            yield {**batch, "labels": targets}
+
+    compare(load_file(tmp_path / "run" / "model.safetensors"), plain_loop(network, batches(), 1e-3), model)
+
+
+def compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], model: Path) -> None:
+    """The weights have moved far, and to the same place."""
+    begin = load_file(model / "model.safetensors")
+    names = {name for name in begin.keys() & expected.keys() if "key.bias" not in name}  # its gradient is all rounding
+    moved = {name: expected[name] - begin[name] for name in names}
+    apart = sum(float((found[name] - expected[name]).square().sum()) for name in moved) ** 0.5
+    path = sum(float(step.square().sum()) for step in moved.values()) ** 0.5
+    assert len(moved) > 20
+    assert apart < 1e-4 * path
