@@ -1,11 +1,11 @@
 """Fine-tuning as a recipe runs it: once, or once a seed, with what the seeds say together."""
 
 import copy
-import json
-import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nlp_ssl import console
 from nlp_ssl.config_finetuning import FinetuneConfig
@@ -13,23 +13,29 @@ from nlp_ssl.console import UserError
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
+from nlp_ssl.files import replace as replace_file
 from nlp_ssl.finetuning import FinetuningRun, Prepared, Task, prepare
 from nlp_ssl.machine import in_turn
 from nlp_ssl.outcome import read_status
-from nlp_ssl.publishing.report import format_table
+from nlp_ssl.publishing.report import format_table, to_json
 from nlp_ssl.run_settings import check_run
 
 RESULTS_FILE = "results.json"
 
 
-def finetune(config: FinetuneConfig, task: Task) -> list[dict[str, Any]]:
+def finetune(config: FinetuneConfig, task: Task, *, last: bool = True) -> list[dict[str, Any]]:
     """Fine-tune a model on a labelled task, once a seed, and print the final numbers.
 
     A seed whose run is finished already is not run again, with `--resume`.
 
+    Args:
+        config: of all runs.
+        task: what kind of labels.
+        last: whether nothing else is trained in this process.
+
     Returns:
-        A row a set and metric: its mean over the seeds, their standard deviation, and a 95 % interval over seeds and
-        rows.
+        A row a set and metric: its mean over the seeds, their standard deviation, a 95 % interval over seeds and rows,
+        and `runs`, the number of each.
 
     Raises:
         UserError: see `prepare` and `FinetuningRun`.
@@ -49,7 +55,7 @@ def finetune(config: FinetuneConfig, task: Task) -> list[dict[str, Any]]:
         check_run(each)  # signals are from here on told in this run's folder
         run = FinetuningRun(each, prepared)
         run.train()
-        run.show(last=number == len(configs))
+        run.show(last=last and number == len(configs))
     folders = [Path(each.output_dir) for each in configs]
     return in_turn(lambda: summarize(prepared, folders, Path(config.output_dir) if config.seeds else None))
 
@@ -100,15 +106,15 @@ def summarize(task: Prepared, folders: list[Path], out: Path | None) -> list[dic
                 {
                     "set": part,
                     "metric": MAIN.get(metric, metric),
-                    "mean": statistics.mean(scores),
-                    "deviation": statistics.stdev(scores) if len(scores) > 1 else None,
+                    "mean": float(np.mean(scores)),
+                    "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
                     "95 % from": low,
                     "to": high,
-                    "runs": ", ".join(f"{score:.4f}" for score in scores),
+                    "runs": scores,
                 }
             )
     if out is not None and console.rank() == 0:
-        console.say(format_table(rows))
-        (out / RESULTS_FILE).write_text(json.dumps(rows, indent=1))
+        console.say(format_table([row | {"runs": ", ".join(f"{s:.4f}" for s in row["runs"])} for row in rows]))
+        replace_file(out / RESULTS_FILE, to_json(rows))
         console.say(f"over {len(folders)} seeds: {out / RESULTS_FILE}")
     return rows

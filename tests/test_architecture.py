@@ -15,6 +15,7 @@ ROOMS += ["machine", "run_settings", "resuming", "run", "preparation", "finetuni
 SAME = {"console": "config", "command_line": "config", "network": "config", "pretraining": "finetuning"}
 SAME |= {
     "seeds": "finetuning",
+    "glue": "finetuning",
     "files": "config",
     "config_finetuning": "config",
     "incidents": "resuming",

@@ -106,7 +106,7 @@ def open_classification(config: LabelledConfig) -> LabelledData:
     tables: dict[str, tuple[Rows, dict[str, list]]] = {}
     hidden = None
     for split, rows in splits.items():
-        if split == "test" and _hides_labels(rows, label):
+        if split == "hidden" or (split == "test" and _hides_labels(rows, label)):
             say(f"{rows.where} hides its labels: its rows are predicted, not scored")
             hidden = Dataset.from_dict({column: list(map(_text, rows.column(column))) for column in text_columns})
             continue

@@ -9,11 +9,11 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, DatasetDict, Features, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from nlp_ssl.config_finetuning import LabelledConfig
@@ -35,10 +35,12 @@ class Task:
     label_column: str | None = None
     metrics: list[str] | None = None
     validation: str = "validation"
+    test: str = "test"
+    hidden: tuple[str, ...] = ()
 
 
-def _glue(subset: str, columns: str, metrics: str = "accuracy", validation: str = "validation") -> Task:
-    return Task("nyu-mll/glue", subset, None, columns.split(), "label", metrics.split(), validation)
+def _glue(subset: str, columns: str, metrics: str = "accuracy", **splits: Any) -> Task:
+    return Task("nyu-mll/glue", subset, None, columns.split(), "label", metrics.split(), **splits)
 
 
 # Hub ids that hold parquet: `datasets` 5 runs no loading scripts
@@ -47,9 +49,14 @@ TASKS = {
     "glue/sst2": _glue("sst2", "sentence"),
     "glue/mrpc": _glue("mrpc", "sentence1 sentence2", "accuracy f1"),
     "glue/qqp": _glue("qqp", "question1 question2", "accuracy f1"),
-    "glue/stsb": _glue("stsb", "sentence1 sentence2", "pearson_spearman"),
-    "glue/mnli": _glue("mnli", "premise hypothesis", validation="validation_matched"),
-    "glue/mnli-mm": _glue("mnli", "premise hypothesis", validation="validation_mismatched"),
+    "glue/stsb": _glue("stsb", "sentence1 sentence2", "pearson_spearman pearsonr spearmanr"),
+    "glue/mnli": _glue(  # what it calls its test set is here the mismatched one, whose labels are known
+        "mnli",
+        "premise hypothesis",
+        validation="validation_matched",
+        test="validation_mismatched",
+        hidden=("test_matched", "test_mismatched"),
+    ),
     "glue/qnli": _glue("qnli", "question sentence"),
     "glue/rte": _glue("rte", "sentence1 sentence2"),
     "glue/wnli": _glue("wnli", "sentence1 sentence2"),
@@ -102,6 +109,12 @@ def read_splits(config: LabelledConfig, kind: Literal["classification", "tagging
         return splits, Task(Path(config.train_file).name.split(".")[0])
     if config.validation_file or config.test_file:
         raise UserError("--data.validation_file and --data.test_file need --data.train_file beside them")
+    if config.glue_dir:
+        if config.task not in TASKS or not config.task.startswith("glue/"):
+            raise UserError(
+                f"--data.glue_dir needs --data.task with a task of GLUE, such as glue/sst2, not {config.task}"
+            )
+        return read_glue(Path(config.glue_dir), config.task), replace(TASKS[config.task], path=config.task)
     if config.task == "builtin":
         texts, labels = library_texts() if kind == "classification" else signature_tags()
         names = ("text", "label") if kind == "classification" else ("tokens", "tags")
@@ -139,9 +152,76 @@ def _read_hub(config: LabelledConfig) -> tuple[dict[str, Rows], Task]:
     validation = next((s for s in (task.validation, "valid", "dev", "val") if s in loaded), None)
     if validation:
         splits["validation"] = _from_dataset(f"{task.path} ({validation})", loaded[validation])
-    if "test" in loaded:
-        splits["test"] = _from_dataset(f"{task.path} (test)", loaded["test"])
+    if task.test in loaded:
+        splits["test"] = _from_dataset(f"{task.path} ({task.test})", loaded[task.test])
+    hidden = [loaded[name] for name in task.hidden if name in loaded]
+    if hidden:
+        splits["hidden"] = _from_dataset(f"{task.path} (hidden)", concatenate_datasets(hidden))
     return splits, replace(task, path=config.task)
+
+
+# folder, and the files whose rows are `train`, `validation`, `test` and `hidden` (and those after it, below each other)
+GLUE_FILES = {
+    "glue/cola": ("CoLA", "train", "dev", None, "test"),
+    "glue/sst2": ("SST-2", "train", "dev", None, "test"),
+    "glue/mrpc": ("MRPC", "train", "dev", None, "test"),
+    "glue/qqp": ("QQP", "train", "dev", None, "test"),
+    "glue/stsb": ("STS-B", "train", "dev", None, "test"),
+    "glue/mnli": ("MNLI", "train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched"),
+    "glue/qnli": ("QNLI", "train", "dev", None, "test"),
+    "glue/rte": ("RTE", "train", "dev", None, "test"),
+    "glue/wnli": ("WNLI", "train", "dev", None, "test"),
+}
+GLUE_COLUMNS = {"Quality": "label", "is_duplicate": "label", "score": "label", "gold_label": "label"}
+GLUE_COLUMNS |= {"#1 String": "sentence1", "#2 String": "sentence2"}
+COLA_COLUMNS = "source\tlabel\tstar\tsentence\n"  # its first line is a row
+
+
+def read_glue(folder: Path, task: str) -> dict[str, Rows]:
+    """A task of GLUE from the files that the benchmark published, each plain or .gz.
+
+    Raises:
+        UserError: the training or the development file is not there, or holds no rows.
+    """
+    name, *files = GLUE_FILES[task]
+    found: dict[str, Rows] = {}
+    for split, file in zip(("train", "validation", "test", *["hidden"] * 2), files, strict=False):
+        if file is None:
+            continue
+        path = next((p for p in (folder / name / f"{file}.tsv", folder / name / f"{file}.tsv.gz") if p.exists()), None)
+        if path is None:
+            if split in ("train", "validation"):
+                raise UserError(f"{task}: there is no {folder / name / file}.tsv")
+            continue
+        rows = _read_glue_file(path, COLA_COLUMNS if task == "glue/cola" and split != "hidden" else "")
+        if task == "glue/mnli":
+            rows = _renamed(rows, {"sentence1": "premise", "sentence2": "hypothesis"})
+        found[split] = _joined(found[split], rows) if split in found else rows
+    return found
+
+
+def _read_glue_file(path: Path, header: str) -> Rows:
+    (_, names), *records = _tsv_records(header + _read_text(path))
+    whole = [(line, values) for line, values in records if len(values) == len(names)]
+    if len(whole) < len(records):
+        say(f"{path}: {len(records) - len(whole):,} lines with another number of fields are left out")
+    if not whole:
+        raise UserError(f"{path} holds no rows")
+    columns = {name: [values[i] for _, values in whole] for i, name in enumerate(names)}
+    places = [line - bool(header) for line, _ in whole]
+    return _renamed(_from_lists(str(path), columns, places, "line"), GLUE_COLUMNS)
+
+
+def _renamed(rows: Rows, names: dict[str, str]) -> Rows:
+    columns = {names.get(name, name): rows.column(name) for name in rows.names}
+    return replace(rows, names=list(columns), column=columns.__getitem__)
+
+
+def _joined(first: Rows, second: Rows) -> Rows:
+    columns = {name: first.column(name) + second.column(name) for name in first.names if name in second.names}
+    return Rows(
+        f"{first.where} and {second.where}", list(columns), columns.__getitem__, [*first.places, *second.places]
+    )
 
 
 def _from_dataset(where: str, dataset: Dataset) -> Rows:
@@ -166,27 +246,33 @@ def _read_file(path: Path, kind: str) -> Rows:
         raise UserError(
             f"{path} holds one tag a word, not one label a text; fine-tune a tagger on it (finetune_ner.py)"
         )
+    if extension == ".parquet":
+        try:
+            rows = _from_dataset(str(path), Dataset(pq.read_table(io.BytesIO(_read_bytes(path)))))
+        except pa.ArrowInvalid:
+            raise UserError(f"{path} is not a parquet file") from None
+    else:
+        rows = _parse(str(path), extension, _read_text(path))
+    if not rows.num_rows:
+        raise UserError(f"{path} holds no rows")
+    return rows
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
-        content = gzip.decompress(content) if path.name.endswith(".gz") else content
+        return gzip.decompress(content) if path.name.endswith(".gz") else content
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"there is no file {path}") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(f"{path} is not a whole gzip file; pack or download it again") from None
-    if extension == ".parquet":
-        try:
-            rows = _from_dataset(str(path), Dataset(pq.read_table(io.BytesIO(content))))
-        except pa.ArrowInvalid:
-            raise UserError(f"{path} is not a parquet file") from None
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-        rows = _parse(str(path), extension, text)
-    if not rows.num_rows:
-        raise UserError(f"{path} holds no rows")
-    return rows
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return _read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
 
 
 def _parse(where: str, extension: str, text: str) -> Rows:

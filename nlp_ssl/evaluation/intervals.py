@@ -10,6 +10,7 @@ from nlp_ssl.evaluation.metrics import pearson, spearman
 
 Scorer = Callable[[np.ndarray], float]  # from row numbers, (N,), repeated ones counted again, to a score
 SAMPLES, LEVEL = 1000, 0.95
+CORRELATIONS = {"pearsonr": [pearson], "spearmanr": [spearman], "pearson_spearman": [pearson, spearman]}
 
 
 def bootstrap(scorers: Sequence[Scorer], num_rows: int) -> tuple[float, float]:
@@ -50,8 +51,8 @@ def scorer(metric: str, predictions: Sequence[Any], references: Sequence[Any]) -
         right, words = np.array(counts, dtype=float).reshape(-1, 2).T
         return lambda rows: _ratio(right[rows].sum(), words[rows].sum())
     p, r = np.asarray(predictions), np.asarray(references)
-    if metric == "pearson_spearman":
-        return lambda rows: (pearson(p[rows], r[rows]) + spearman(p[rows], r[rows])) / 2
+    if metric in CORRELATIONS:
+        return lambda rows: float(np.mean([of(p[rows], r[rows]) for of in CORRELATIONS[metric]]))
     if metric.endswith("_multilabel"):
         counts = np.stack([p & r, p, r])  # (3, rows, classes)
         if "micro" in metric:

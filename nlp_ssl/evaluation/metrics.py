@@ -205,6 +205,8 @@ METRICS = {
     "f1_micro_multilabel": lambda: F1("micro_multilabel"),
     "matthews_correlation": MatthewsCorrelation,
     "pearson_spearman": PearsonSpearman,
+    "pearsonr": PearsonSpearman,
+    "spearmanr": PearsonSpearman,
     "entity_f1": EntityF1,
     "tag_accuracy": TagAccuracy,
 }

@@ -6,7 +6,14 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from nlp_ssl.config import ModelConfig
 from nlp_ssl.console import UserError, say
@@ -163,7 +170,16 @@ def build_model(
     else:
         source = _source(config.name, config.revision)
         stored = AutoConfig.from_pretrained(config.name, **source).dtype
-        model = auto_class.from_pretrained(config.name, config=model_config, dtype=torch.float32, **source, **extra)
+        # the head of another task, such as MNLI's, is made anew
+        other_head = auto_class not in (AutoModelForMaskedLM, AutoModelForCausalLM)
+        model = auto_class.from_pretrained(
+            config.name,
+            config=model_config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=other_head,
+            **source,
+            **extra,
+        )
         dtype = str(stored or "float32").removeprefix("torch.")
         dropout = dropouts(model_config) or [0.0]
         say(

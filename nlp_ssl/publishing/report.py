@@ -172,6 +172,19 @@ def _save(figure: Any, out_png: Path) -> Path:
     return out_png
 
 
+def to_json(value: Any) -> str:
+    """JSON of nested lists and dictionaries; what is no number is null, which every reader knows."""
+    return json.dumps(_strict(value), indent=1, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _without_rewound(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Leave out the steps that a resumed run took again: the log keeps both, the model only the later ones."""
     kept: dict[tuple[int, str], dict[str, Any]] = {}

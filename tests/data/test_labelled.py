@@ -283,14 +283,16 @@ def test_short_names_ask_the_hub_for_the_right_ids(monkeypatch):
     def load(path, subset, revision):
         asked.append((path, subset, revision))
         rows = {"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [0, 1]}
-        names = ("train", "validation_matched", "validation_mismatched", "test_matched")
+        names = ("train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched")
         return DatasetDict({name: Dataset.from_dict(rows | {"premise": [name] * 2}) for name in names})
 
     monkeypatch.setattr(labelled_sources, "load_dataset", load)
-    data = open_classification(LabelledConfig(task="glue/mnli-mm"))
+    data = open_classification(LabelledConfig(task="glue/mnli"))
     assert asked == [("nyu-mll/glue", "mnli", None)]
-    assert (data.text_columns, data.name, data.metrics) == (["premise", "hypothesis"], "glue/mnli-mm", ["accuracy"])
-    assert set(data.validation["premise"]) == {"validation_mismatched"}
+    assert (data.text_columns, data.name, data.metrics) == (["premise", "hypothesis"], "glue/mnli", ["accuracy"])
+    assert set(data.validation["premise"]) == {"validation_matched"}
+    assert set(data.test["premise"]) == {"validation_mismatched"}
+    assert data.hidden["premise"][:] == ["test_matched"] * 2 + ["test_mismatched"] * 2
     with pytest.raises(UserError, match="did you mean glue/mnli"):
         open_classification(LabelledConfig(task="glue/mnli2"))
     with pytest.raises(UserError, match=r"give it as --data\.train_file"):

@@ -15,7 +15,7 @@ def draw(metric, rng, count):
     if metric in ("entity_f1", "tag_accuracy"):
         sizes = rng.integers(1, 9, size=count)
         return [[[TAGS[i] for i in rng.integers(len(TAGS), size=n)] for n in sizes] for _ in range(2)]
-    if metric == "pearson_spearman":
+    if metric in ("pearson_spearman", "pearsonr", "spearmanr"):
         return rng.normal(size=(2, count)).round(1).tolist()
     if "multilabel" in metric:
         return rng.integers(2, size=(2, count, 4)).tolist()
