@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast, pipeline
 
 from nlp_ssl import console
-from nlp_ssl.config_finetuning import ClassificationConfig, FinetuneConfig, TransferConfig
+from nlp_ssl.config_finetuning import FinetuneConfig, TransferConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.labelled import LabelledData, open_classification, open_tagging
 from nlp_ssl.data.lengths import LengthCut
@@ -77,8 +77,8 @@ def prepare(config: FinetuneConfig, task: Task) -> Prepared:
     data: LabelledData = in_turn(lambda: read(config.data))
     console.say(f"data: {data.description}")
     objective: Classification | Tagging
-    if isinstance(config, ClassificationConfig):
-        weights = _balanced_weights(data) if config.class_weights else None
+    if task == "classification":
+        weights = _balanced_weights(data) if getattr(config, "class_weights", None) else None
         several = data.kind == "multilabel"
         objective = Classification(tokenizer, data.labels, data.text_columns, config.max_length, several, weights)
     else:

@@ -133,6 +133,49 @@ def plot_confusion(pairs: list[tuple[int, int]], labels: list[str], out_png: Pat
     return _save(figure, out_png)
 
 
+def plot_transfer(rows: list[dict[str, Any]], levels: Mapping[str, float], metric: str, out_png: Path) -> Path | None:
+    """Draw a score against the number of labels that were learnt from, a line a way, its 95 % interval as a band.
+
+    Args:
+        rows: with `labels`, `way`, `set`, `mean`, `95 % from` and `to`.
+        levels: by set, what needs no labels at all.
+        metric: the score's name.
+        out_png: where the picture goes; written apart and renamed.
+
+    Returns:
+        `out_png`, or `None` when matplotlib is not installed (said once).
+    """
+    sets, ways = (list(dict.fromkeys(row[key] for row in rows)) for key in ("set", "way"))
+    if (figure := _figure((5.5 * len(sets), 4.4))) is None:
+        return None
+    for axes, part in zip(figure.subplots(1, len(sets), squeeze=False, sharey=True)[0], sets, strict=True):
+        for way, color in zip(ways, (INK, ACCENT, "#6a994e"), strict=False):
+            points = sorted(
+                (row["labels"], row["mean"], row["95 % from"], row["to"])
+                for row in rows
+                if (row["set"], row["way"]) == (part, way)
+            )
+            x, mean, low, high = zip(*points, strict=True)
+            axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+            axes.plot(x, mean, color=color, marker="o", markersize=5, linewidth=1.8, label=way)
+            axes.annotate(f"{mean[-1]:.3f}", (x[-1], mean[-1]), xytext=(6, -3), textcoords="offset points", color=color)
+        if part in levels:
+            axes.axhline(levels[part], color="#666666", linestyle=":", linewidth=1.2, label="commonest class")
+        axes.set_xscale("log")
+        ticks = sorted({row["labels"] for row in rows})
+        axes.set_xticks(ticks, [_count(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.margins(x=0.12)
+        axes.set_xlabel("labels to learn from")
+        axes.set_title(part)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+    figure.axes[0].set_ylabel(metric.replace("_", " "))
+    figure.axes[0].legend(frameon=False)
+    return _save(figure, out_png)
+
+
 def format_table(rows: list[dict[str, Any]]) -> str:
     """A plain-text table with aligned columns: one per key, in the order in which keys first appear.
 

@@ -197,3 +197,48 @@ def compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], m
     path = sum(float(step.square().sum()) for step in moved.values()) ** 0.5
     assert len(moved) > 20
     assert apart < 1e-4 * path
+
+
+def test_pretrained_and_from_scratch_with_few_labels_and_many(
+    model: Path, labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for kind, file, metric in (("classification", labelled[0], "accuracy"), ("ner", labelled[1], "f1")):
+        out = tmp_path / kind
+        printed = run(
+            "compare_transfer.py", "--kind", kind, "--data.train_file", file, "--data.validation_file", file,
+            "--model.name", model, *FIXED, "--output_dir", out, "--train.steps", 3, "--fractions", "[0.1,1]",
+            "--seeds", "[0,1]", "--ways", "[pretrained,from scratch,frozen]" if kind == "ner" else "[pretrained]",
+        )  # fmt: skip
+        found = json.loads((out / "results.json").read_text())
+        assert found["metric"] == metric
+        rows = {(row["way"], row["labels"]): row for row in found["rows"]}
+        assert len(rows) == (6 if kind == "ner" else 2)
+        (row,) = (row for (way, labels), row in rows.items() if way == "pretrained" and labels > 20)
+        runs = [
+            events(out / f"pretrained-{row['labels']}" / f"seed-{seed}", "evaluation")[-1][metric] for seed in (0, 1)
+        ]
+        assert row["runs"] == pytest.approx(runs)
+        assert Image.open(out / "transfer.png").width > 500
+        if kind == "classification":
+            lines = file.read_text().splitlines()[1:]
+            share = sum(line.endswith(",other") for line in lines) / len(lines)
+            assert found["commonest"] == {"validation": pytest.approx(share)}
+            assert "commonest class" in printed
+        else:  # a frozen body is the pretrained one
+            weights = load_file(out / f"frozen-{row['labels']}" / "seed-0" / "model.safetensors")
+            begin = load_file(model / "model.safetensors")
+            kept = [name for name in begin if name in weights]
+            assert len(kept) > 20
+            assert all(torch.equal(weights[name], begin[name]) for name in kept)
+
+
+def test_a_map_of_the_vectors(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    printed = run(
+        "explore_embeddings.py", "--data.train_file", labelled[0], "--model.name", model, "--max_length", 64,
+        "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert 0 <= found["probe"] <= 1
+    assert 0.5 <= found["commonest class"] <= 1
+    assert Image.open(tmp_path / "out" / "map.png").width > 500
+    assert "map.png" in printed

@@ -1,0 +1,101 @@
+"""What is pretraining worth? The same task from a pretrained model and from scratch, with few labels and with many.
+
+    python recipes/compare_transfer.py --model.name runs/mlm
+
+fine-tunes on 1 %, 10 % and all of the built-in task's labels (which library a text documents), three seeds each, and
+leaves a table and transfer.png. Rows of your own, and a test set out of the domain:
+
+    python recipes/compare_transfer.py --data.train_file reviews.csv --data.validation_file dev.csv \\
+        --data.test_file tweets.csv
+
+Words to tag instead: --kind ner. All options of the fine-tuning recipes apply to every run; --resume goes on.
+"""
+
+import copy
+import math
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from nlp_ssl import console
+from nlp_ssl.command_line import parse
+from nlp_ssl.config_finetuning import ClassificationConfig, FinetuneConfig, NERConfig
+from nlp_ssl.console import UserError
+from nlp_ssl.data.labelled import LabelledData, open_classification, open_tagging
+from nlp_ssl.files import replace
+from nlp_ssl.machine import in_turn
+from nlp_ssl.publishing.report import format_table, plot_transfer, to_json
+from nlp_ssl.seeds import finetune
+
+Way = Literal["pretrained", "from scratch", "frozen"]
+
+
+@dataclass
+class TransferComparisonConfig(ClassificationConfig):
+    """One comparison: the options of a fine-tuning run, and what is compared."""
+
+    output_dir: str = "runs/transfer"
+    """Folder of the comparison: a folder a run, `results.json` and `transfer.png`."""
+    kind: Literal["classification", "ner"] = "classification"
+    """What the labels are of: texts, or words."""
+    fractions: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0])
+    """Shares of the training labels to learn from."""
+    ways: list[Way] = field(default_factory=lambda: ["pretrained", "from scratch"])
+    """What is compared; `frozen` is the pretrained body with nothing but a new head learning."""
+    seeds: list[int] | None = field(default_factory=lambda: [0, 1, 2])
+    """Run each with these seeds."""
+
+
+def main(config: TransferComparisonConfig) -> None:
+    """Every way at every number of labels; a table, a picture."""
+    if not config.fractions or min(config.fractions) <= 0 or max(config.fractions) > 1:
+        raise UserError(f"--fractions {config.fractions}: give shares above 0 and up to 1, such as [0.01, 0.1, 1]")
+    read = open_classification if config.kind == "classification" else open_tagging
+    data: LabelledData = in_turn(lambda: read(config.data))
+    rows: list[dict[str, Any]] = []
+    for fraction in sorted(config.fractions):
+        count = max(2, math.ceil(fraction * len(data.train)))
+        for way in config.ways:
+            console.say(f"{way}, {count:,} labels")
+            run = run_config(config)
+            run.data.max_train = count
+            run.model.from_scratch = way == "from scratch"
+            run.transfer.unfreeze = "never" if way == "frozen" else config.transfer.unfreeze
+            run.output_dir = str(Path(config.output_dir, f"{way.replace(' ', '-')}-{count}"))
+            found = finetune(run, config.kind, last=False)
+            rows += [{"labels": count, "way": way, **row} for row in found]
+    main_metric = rows[0]["metric"]
+    rows = [row for row in rows if row["metric"] == main_metric]
+    levels = commonest(data)
+
+    if console.rank() == 0:
+        shown = [{k: v for k, v in row.items() if k not in ("runs", "metric")} for row in rows]
+        console.say(
+            format_table(
+                [{"labels": 0, "way": "commonest class", "set": s, "mean": v} for s, v in levels.items()] + shown
+            )
+        )
+        folder = Path(config.output_dir)
+        replace(folder / "results.json", to_json({"metric": main_metric, "commonest": levels, "rows": rows}))
+        picture = plot_transfer(rows, levels, main_metric, folder / "transfer.png")
+        console.say(f"all numbers: {folder / 'results.json'}" + (f"; picture: {picture}" if picture else ""))
+
+
+def run_config(config: TransferComparisonConfig) -> FinetuneConfig:
+    """The options of one fine-tuning run, as its own recipe takes them."""
+    kind = ClassificationConfig if config.kind == "classification" else NERConfig
+    return kind(**{f.name: copy.deepcopy(getattr(config, f.name)) for f in fields(kind)})
+
+
+def commonest(data: LabelledData) -> dict[str, float]:
+    """What always guessing the commonest class of the training rows scores on each set; none but for classes."""
+    if data.kind != "classification" or data.metrics[0] != "accuracy":
+        return {}
+    guess = Counter(data.train["label"]).most_common(1)[0][0]
+    sets = {"validation": data.validation, "test": data.test}
+    return {name: part["label"][:].count(guess) / len(part) for name, part in sets.items() if part is not None}
+
+
+if __name__ == "__main__":
+    console.run(main, lambda: parse(TransferComparisonConfig, __doc__))

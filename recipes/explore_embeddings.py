@@ -1,0 +1,85 @@
+"""Look at a model's vectors of labelled texts: a map, and what a linear probe and the nearest neighbours make of them.
+
+    python recipes/explore_embeddings.py --model.name runs/mlm
+
+takes the built-in task (which library a text documents); rows of your own: --data.train_file train.csv. Nothing is
+fine-tuned: the vectors are computed once and kept. Without pretraining, for comparison: add --model.from_scratch.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from transformers import AutoModel
+
+from nlp_ssl import console
+from nlp_ssl.command_line import parse
+from nlp_ssl.config import ModelConfig
+from nlp_ssl.config_finetuning import LabelledConfig
+from nlp_ssl.console import UserError
+from nlp_ssl.data.labelled import open_classification
+from nlp_ssl.data.tokenizer import load_tokenizer
+from nlp_ssl.evaluation.embeddings import SAMPLE, embed, maps, measure_embeddings, plot_maps
+from nlp_ssl.files import replace
+from nlp_ssl.machine import training_device
+from nlp_ssl.models.loading import architecture, build_model
+from nlp_ssl.objectives.classification import Classification
+from nlp_ssl.publishing.report import format_table, to_json
+
+
+@dataclass
+class EmbeddingsConfig:
+    """One look at the vectors of a model."""
+
+    output_dir: str = "runs/embeddings"
+    """Where `map.png` and `results.json` go; older ones are replaced."""
+    data: LabelledConfig = field(default_factory=LabelledConfig)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name="runs/mlm"))
+    max_length: int = 128
+    """Longest input in tokens; longer ones are cut and counted."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """The mean over a text's tokens, or the first token's vector."""
+    batch_size: int = 64
+    """Texts in one forward pass."""
+    seed: int = 0
+    """Of new weights, with --model.from_scratch."""
+
+
+def main(config: EmbeddingsConfig) -> None:
+    """Vectors of training and validation texts, numbers, a picture."""
+    tokenizer = load_tokenizer(config.model.name, config.model.revision)
+    data = open_classification(config.data)
+    if data.kind != "classification":
+        raise UserError(f"a map needs one class a text; this is {data.kind}")
+    console.say(f"data: {data.description}")
+    reader = Classification(tokenizer, data.labels, data.text_columns, config.max_length)
+    shape = architecture(config.model, AutoModel, tokenizer, config.max_length, config.model.dropout)
+    model = build_model(config.model, shape, AutoModel, isolated=False, seed=config.seed).to(training_device())
+
+    sets = {"train": data.train, "validation": data.validation}
+    rows = {name: reader.prepare(part) for name, part in sets.items()}
+    with torch.autocast(model.device.type, enabled=False):
+        found = {
+            name: embed(model, part, reader.pad_id, pooling=config.pooling, batch_size=config.batch_size)
+            for name, part in rows.items()
+        }
+    labels = {name: np.asarray(part["label"][:]) for name, part in sets.items()}
+    measured = measure_embeddings(found["train"], labels["train"], found["validation"], labels["validation"])
+    commonest = float((labels["validation"] == np.bincount(labels["train"]).argmax()).mean())
+
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = dataclasses.asdict(measured) | {"commonest class": commonest}
+    console.say(format_table([numbers]))
+    replace(folder / "results.json", to_json(numbers | {"model": config.model.name, "data": data.description}))
+    some = np.arange(min(SAMPLE, len(rows["validation"])))
+    console.say("drawing the map")
+    picture = plot_maps(maps(found["validation"][some]), labels["validation"][some], data.labels, folder / "map.png")
+    console.say(f"map: {picture}; all numbers: {folder / 'results.json'}")
+
+
+if __name__ == "__main__":
+    console.run(main, lambda: parse(EmbeddingsConfig, __doc__))
