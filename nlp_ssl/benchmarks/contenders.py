@@ -26,6 +26,7 @@ from transformers import (
 
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
 from nlp_ssl.config import ModelConfig
+from nlp_ssl.config_finetuning import FinetuneConfig
 from nlp_ssl.machine import training_device
 from nlp_ssl.models.loading import build_model
 from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
@@ -109,7 +110,7 @@ def ours(config: BenchmarkConfig, kind: Kind, data: PretrainingData, parts: Part
         yield {"tokens": step.num_tokens, "operations": asked.pop(0), "loss": step.loss}
 
 
-def trainer_arguments(which: str, config: BenchmarkConfig, **more: Any) -> TrainingArguments:
+def trainer_arguments(which: str, config: BenchmarkConfig | FinetuneConfig, **more: Any) -> TrainingArguments:
     """The Trainer's settings.
 
     Args:
@@ -128,9 +129,7 @@ def trainer_arguments(which: str, config: BenchmarkConfig, **more: Any) -> Train
         save_strategy="no",
         disable_tqdm=True,
         seed=config.seed,
-        **bf16,
-        **best,
-        **{"max_steps": 10**6, **more},
+        **{"max_steps": 10**6, **bf16, **best, **more},
     )
 
 

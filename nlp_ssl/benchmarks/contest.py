@@ -6,6 +6,7 @@ import resource
 import statistics
 import time
 import traceback
+from collections.abc import Callable, Iterable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -29,13 +30,14 @@ class Contender:
     Args:
         name: `nlp_ssl`, or a Trainer's settings: see `BenchmarkConfig.against`.
         config: what is trained.
+        contend: what the process does: `(name, config, connection)`.
     """
 
-    def __init__(self, name: str, config: BenchmarkConfig) -> None:
+    def __init__(self, name: str, config: Any, contend: Callable[[str, Any, Connection], None]) -> None:
         self.name, self.turns, self.parts, self.peak_memory = name, [], [], 0.0
         context = get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=_contend, args=(name, config, other))
+        self.process = context.Process(target=contend, args=(name, config, other))
         self.process.start()
 
     def take_turn(self, steps: int, apart: bool = False) -> Steps:
@@ -65,7 +67,7 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
     data = preparation.prepare(config, kind)  # once, and seen; the contenders find it
     config.train.steps, config.train.minutes = 10**9, None
     pretraining.derive(config, kind, data.model_config, world_size=1)
-    everyone = [Contender(name, config) for name in (OURS, *config.against)]
+    everyone = [Contender(name, config, _contend) for name in (OURS, *config.against)]
     try:
         for contender in console.progress(everyone, desc="warm up and compile", unit="contender"):
             contender.take_turn(config.steps)
@@ -86,7 +88,7 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
     for contender in everyone:
         seconds = _median(contender, "seconds")
         operations = needed * _median(contender, "tokens")
-        ratios = [_seconds(turn) / _seconds(own) for turn, own in zip(contender.turns, first.turns, strict=True)]
+        found = ratios(contender, first)
         results.append(
             {
                 "name": contender.name,
@@ -95,8 +97,8 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
                 "parts": _parts(contender),
                 "mfu": operations / seconds / peak,
                 "peak_memory": contender.peak_memory,
-                "slower": statistics.median(ratios),
-                "slower_between": [min(ratios), max(ratios)],
+                "slower": statistics.median(found),
+                "slower_between": [min(found), max(found)],
                 "floor": {"products": operations / peak},
             }
         )
@@ -150,8 +152,15 @@ def _median(contender: Contender, key: str) -> float:
     return statistics.median(step[key] for turn in contender.turns for step in turn)
 
 
-def _seconds(turn: Steps) -> float:
-    return statistics.median(step["seconds"] for step in turn)
+def ratios(
+    contender: Contender, first: Contender, middle: Callable[[Iterable[float]], float] = statistics.median
+) -> list[float]:
+    """How many times as long as the first one's a contender's step takes, turn by turn."""
+
+    def seconds(turn: Steps) -> float:
+        return middle([step["seconds"] for step in turn])
+
+    return [seconds(turn) / seconds(own) for turn, own in zip(contender.turns, first.turns, strict=True)]
 
 
 def _parts(contender: Contender) -> dict[str, float]:

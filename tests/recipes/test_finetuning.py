@@ -242,3 +242,35 @@ def test_a_map_of_the_vectors(model: Path, labelled: tuple[Path, Path], tmp_path
     assert 0.5 <= found["commonest class"] <= 1
     assert Image.open(tmp_path / "out" / "map.png").width > 500
     assert "map.png" in printed
+
+
+def test_fine_tuning_beside_a_trainer(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    options = ["--data.train_file", labelled[0], "--model.name", model, "--max_length", 64, "--results", results]
+    printed = run("benchmark_finetuning.py", *options, "--rounds", 2, "--steps", 2, "--train.mixed_precision", "no")
+    found = json.loads(results.read_text())
+    assert [row[""] for row in found["rows"]] == ["nlp_ssl", "Trainer, script", "Trainer, best"]
+    turns = {name: [len(turn) for turn in turns] for name, turns in found["turns"].items()}
+    assert turns == {"nlp_ssl": [2, 2], "script": [2, 2], "best": [2, 2]}
+    assert "times slower" in printed
+    refused = run("benchmark_finetuning.py", *options, "--against", "[fast]", expect=2)
+    assert "--against fast: there are script, best" in refused
+
+
+def test_two_processes_and_small_micro_batches_learn_the_same(
+    model: Path, labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    found = {}
+    for processes, micro_batch in ((1, 32), (2, 3)):
+        out = tmp_path / f"{processes}"
+        run(
+            "finetune_classification.py", "--data.train_file", labelled[0], "--model.name", model, *FIXED,
+            "--output_dir", out, "--train.steps", 8, "--train.micro_batch", micro_batch, "--seeds", "[1,2]",
+            "--optimizer.lr", "1e-3", processes=processes,
+        )  # fmt: skip
+        steps = [event for seed in (1, 2) for event in events(out / f"seed-{seed}", "step")]
+        rows = [row["probabilities"]["cat"] for row in predictions(out / "seed-2")]
+        found[processes] = [e["digest"] for e in steps], [e["loss"] for e in steps], rows
+    assert found[1][0] == found[2][0]  # the same rows in every step
+    assert found[1][1] == pytest.approx(found[2][1], rel=1e-3)
+    assert found[1][2] == pytest.approx(found[2][2], abs=1e-3)

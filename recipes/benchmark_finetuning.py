@@ -1,0 +1,33 @@
+"""Measure fine-tuning beside a Trainer of transformers, in one run, in turns of a few steps.
+
+    python recipes/benchmark_finetuning.py --model.name runs/mlm --data.train_file train.csv
+
+prints rows a second and how many times slower the others are: a Trainer as `run_glue.py` sets it, and one with its best
+flags. Everything measured is also in runs/benchmark_finetuning.json.
+"""
+
+import tempfile
+from pathlib import Path
+
+from nlp_ssl import console
+from nlp_ssl.benchmarks.finetuning import FinetuneBenchmarkConfig, compare_finetuning
+from nlp_ssl.command_line import parse
+from nlp_ssl.publishing.report import format_table, to_json
+
+
+def main(config: FinetuneBenchmarkConfig) -> None:
+    """Measure, print a table, leave the numbers."""
+    with tempfile.TemporaryDirectory(prefix="nlp_ssl-benchmark-") as folder:
+        config.output_dir = f"{folder}/run"
+        measured = compare_finetuning(config)
+    console.say(format_table(measured["rows"]))
+    for note in measured["notes"]:
+        console.say(note)
+    path = Path(config.results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_json(measured))
+    console.say(f"all of it: {path}")
+
+
+if __name__ == "__main__":
+    console.run(main, lambda: parse(FinetuneBenchmarkConfig, __doc__))
