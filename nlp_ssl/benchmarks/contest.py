@@ -6,7 +6,7 @@ import resource
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -57,6 +57,27 @@ class Contender:
         self.process.kill()
 
 
+@contextlib.contextmanager
+def contest(config: Any, contend: Callable[[str, Any, Connection], None]) -> Iterator[list[Contender]]:
+    """This project and the Trainers after `rounds` turns of `steps` each, still ready for more within the block.
+
+    Args:
+        config: names them in `against`.
+        contend: what the process of each does.
+    """
+    everyone = [Contender(name, config, contend) for name in (OURS, *config.against)]
+    try:
+        for contender in console.progress(everyone, desc="warm up", unit="contender"):
+            contender.take_turn(config.steps)
+        for _ in console.progress(range(config.rounds), desc="measure", unit="round"):
+            for contender in everyone:
+                contender.turns.append(contender.take_turn(config.steps))
+        yield everyone
+    finally:
+        for contender in everyone:
+            contender.end()
+
+
 def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
     """Seconds of a training step, of this project and of the Trainers that it is measured against, in alternation.
 
@@ -67,18 +88,9 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
     data = preparation.prepare(config, kind)  # once, and seen; the contenders find it
     config.train.steps, config.train.minutes = 10**9, None
     pretraining.derive(config, kind, data.model_config, world_size=1)
-    everyone = [Contender(name, config, _contend) for name in (OURS, *config.against)]
-    try:
-        for contender in console.progress(everyone, desc="warm up and compile", unit="contender"):
-            contender.take_turn(config.steps)
-        for _ in console.progress(range(config.rounds), desc="measure", unit="round"):
-            for contender in everyone:
-                contender.turns.append(contender.take_turn(config.steps))
+    with contest(config, _contend) as everyone:
         for contender in everyone:
             contender.parts = contender.take_turn(config.steps, apart=True)
-    finally:
-        for contender in everyone:
-            contender.end()
     device = training_device()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[best_precision(device)]
     peak, bandwidth = measured_peak(device, dtype), measured_bandwidth(device)

@@ -12,10 +12,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, Trainer, default_data_collator
 
-from nlp_ssl import console
 from nlp_ssl.benchmarks import contenders
 from nlp_ssl.benchmarks.contenders import Parts, TakesTurns
-from nlp_ssl.benchmarks.contest import OURS, Answers, Contender, ratios
+from nlp_ssl.benchmarks.contest import OURS, Answers, contest, ratios
 from nlp_ssl.config_finetuning import ClassificationConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.lengths import PAD_TO_MULTIPLE_OF
@@ -56,16 +55,8 @@ def compare_finetuning(config: FinetuneBenchmarkConfig) -> dict[str, Any]:
         raise UserError("--rounds and --steps must be at least 1")
     task = prepare(config, "classification")  # once, and seen; the contenders find it
     lengths = task.rows["train"]["length"][:]
-    everyone = [Contender(name, config, contend) for name in (OURS, *config.against)]
-    try:
-        for contender in console.progress(everyone, desc="warm up", unit="contender"):
-            contender.take_turn(config.steps)
-        for _ in console.progress(range(config.rounds), desc="measure", unit="round"):
-            for contender in everyone:
-                contender.turns.append(contender.take_turn(config.steps))
-    finally:
-        for contender in everyone:
-            contender.end()
+    with contest(config, contend) as everyone:
+        pass
     rows = []
     for contender in everyone:
         # a step's rows are as long as they happen to be, so the mean of a turn, and the median of these
