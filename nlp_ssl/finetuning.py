@@ -42,7 +42,7 @@ from nlp_ssl.training.schedules import Horizon
 from nlp_ssl.training.transfer import freeze
 
 Task = Literal["classification", "ner"]
-OVERHEAD = {"cpu": 128, "cuda": 4096}  # tokens that cost about as much as one more micro-batch
+OVERHEAD = {"cpu": 256, "cuda": 4096}  # tokens that cost about as much as one more micro-batch
 FEWEST_STEPS, MOST_EPOCHS = 1000, 20  # small sets need more steps than the usual three epochs (Zhang et al. 2020)
 
 
