@@ -274,3 +274,21 @@ def test_two_processes_and_small_micro_batches_learn_the_same(
     assert found[1][0] == found[2][0]  # the same rows in every step
     assert found[1][1] == pytest.approx(found[2][1], rel=1e-3)
     assert found[1][2] == pytest.approx(found[2][2], abs=1e-3)
+
+
+def test_layers_that_wait_begin_from_the_top(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(
+        "finetune_classification.py", "--data.train_file", labelled[0], "--model.name", model, *FIXED,
+        "--output_dir", out, "--train.steps", 8, "--transfer.unfreeze", "by_layers", "--checkpoint.every", 1,
+        "--checkpoint.keep_every", 1, "--schedule.name", "constant", "--schedule.warmup", 0,
+    )  # fmt: skip
+    begin = load_file(model / "model.safetensors")
+    moved = []
+    for step in range(1, 9):
+        weights = load_file(out / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
+        names = {name for name in begin.keys() & weights.keys() if not torch.equal(begin[name], weights[name])}
+        layers = {name.split("layer.")[1][0] for name in names if "layer." in name}
+        moved.append(layers | {"words" for name in names if "word_embeddings" in name})
+    # of 8 steps the head has the first to itself; over the first half the layers follow, the embeddings last
+    assert moved == [set(), {"2"}, {"1", "2"}, {"0", "1", "2"}, *[{"0", "1", "2", "words"}] * 4]
