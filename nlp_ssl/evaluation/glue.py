@@ -163,8 +163,8 @@ SUBMISSION = {
     "glue/wnli": ("WNLI",),
 }
 NAMED = ("glue/mnli", "glue/qnli", "glue/rte")
-MNLI_MATCHED = 9796
-"""Test rows of MNLI that are matched; the mismatched ones come after them."""
+MNLI_TEST = (9796, 9847)
+"""Test rows of MNLI that are matched, and the mismatched ones that come after them."""
 
 
 def submission(task: str, predicted: list, labels: list[str] | None) -> dict[str, str]:
@@ -172,16 +172,20 @@ def submission(task: str, predicted: list, labels: list[str] | None) -> dict[str
 
     Args:
         task: one of `TASKS`.
-        predicted: names of classes, or scores, in the order of the test rows; MNLI's matched ones first.
+        predicted: names of classes, or scores, in the order of the test rows; MNLI's matched ones first. Of MNLI there
+            must be all, or there is no telling them apart, and no file is made.
         labels: names of the classes in the order of their ids; `None` for scores.
     """
     if labels is None:
         shown = [f"{min(5.0, max(0.0, score)):.3f}" for score in predicted]
     else:
         shown = [name if task in NAMED else str(labels.index(name)) for name in predicted]
-    parts = [shown] if len(SUBMISSION[task]) == 1 else [shown[:MNLI_MATCHED], shown[MNLI_MATCHED:]]
+    parts = [shown]
+    if task == "glue/mnli":
+        if len(shown) != sum(MNLI_TEST):
+            return {}
+        parts = [shown[: MNLI_TEST[0]], shown[MNLI_TEST[0] :]]
     return {
         f"{name}.tsv": "index\tprediction\n" + "".join(f"{i}\t{value}\n" for i, value in enumerate(part))
         for name, part in zip(SUBMISSION[task], parts, strict=True)
-        if part
     }

@@ -61,6 +61,7 @@ def test_submission_files_are_what_the_server_takes():
         "1\t0.000",
         "2\t2.500",
     ]
+    assert submission("glue/mnli", ["neutral"] * 9796, ["contradiction", "entailment", "neutral"]) == {}
     mnli = submission(
         "glue/mnli", ["neutral"] * 9796 + ["entailment"] * 9847, ["contradiction", "entailment", "neutral"]
     )

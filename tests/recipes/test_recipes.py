@@ -9,6 +9,10 @@ import yaml
 from launch import BIN, ROOT, TINY, WORDS, events, execute, run, write_corpus, write_labelled
 from transformers import pipeline
 
+from nlp_ssl.command_line import parse
+from nlp_ssl.config import CLMConfig, MLMConfig
+from nlp_ssl.config_finetuning import FinetuneConfig
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -139,10 +143,7 @@ def test_prepared_tokens_are_found_by_training(work: Path) -> None:
 
 @pytest.mark.parametrize("config", sorted((ROOT / "recipes" / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_yaml_files_are_read(config: Path) -> None:
-    from nlp_ssl import config as configs
-    from nlp_ssl.command_line import parse
-
-    kinds = {"mlm": configs.MLMConfig, "clm": configs.CLMConfig, "finetune": configs.FinetuneConfig}
+    kinds = {"mlm": MLMConfig, "clm": CLMConfig, "finetune": FinetuneConfig}
     kind = next((cls for name, cls in kinds.items() if config.stem.startswith(name)), None)
     if kind is None:
         pytest.skip("read by the test of its own recipe")
