@@ -35,7 +35,7 @@ def finetune(config: FinetuneConfig, task: Task, *, last: bool = True) -> list[d
 
     Returns:
         A row a set and metric: its mean over the seeds, their standard deviation, a 95 % interval over seeds and rows,
-        and `runs`, the number of each.
+        and `runs`, the number of each; none without `seeds`.
 
     Raises:
         UserError: see `prepare` and `FinetuningRun`.
@@ -56,8 +56,10 @@ def finetune(config: FinetuneConfig, task: Task, *, last: bool = True) -> list[d
         run = FinetuningRun(each, prepared)
         run.train()
         run.show(last=last and number == len(configs))
+    if config.seeds is None:  # the run itself has said all
+        return []
     folders = [Path(each.output_dir) for each in configs]
-    return in_turn(lambda: summarize(prepared, folders, Path(config.output_dir) if config.seeds else None))
+    return in_turn(lambda: summarize(prepared, folders, Path(config.output_dir)))
 
 
 def _configs(config: FinetuneConfig) -> list[FinetuneConfig]:
@@ -83,8 +85,8 @@ def _is_finished(config: FinetuneConfig) -> bool:
     )
 
 
-def summarize(task: Prepared, folders: list[Path], out: Path | None) -> list[dict[str, Any]]:
-    """What some runs on the same task say together, from their predictions; printed and written if there is an `out`.
+def summarize(task: Prepared, folders: list[Path], out: Path) -> list[dict[str, Any]]:
+    """What some runs on the same task say together, from their predictions; printed and written.
 
     Args:
         task: what they learnt.
@@ -113,7 +115,7 @@ def summarize(task: Prepared, folders: list[Path], out: Path | None) -> list[dic
                     "runs": scores,
                 }
             )
-    if out is not None and console.rank() == 0:
+    if console.rank() == 0:
         console.say(format_table([row | {"runs": ", ".join(f"{s:.4f}" for s in row["runs"])} for row in rows]))
         replace_file(out / RESULTS_FILE, to_json(rows))
         console.say(f"over {len(folders)} seeds: {out / RESULTS_FILE}")

@@ -22,12 +22,12 @@ from nlp_ssl.config_finetuning import LabelledConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.labelled import open_classification
 from nlp_ssl.data.tokenizer import load_tokenizer
-from nlp_ssl.evaluation.embeddings import SAMPLE, embed, maps, measure_embeddings, plot_maps
+from nlp_ssl.evaluation.embeddings import SAMPLE, embed, maps, measure_embeddings
 from nlp_ssl.files import replace
 from nlp_ssl.machine import training_device
 from nlp_ssl.models.loading import architecture, build_model
 from nlp_ssl.objectives.classification import Classification
-from nlp_ssl.publishing.report import format_table, to_json
+from nlp_ssl.publishing.report import format_table, plot_maps, to_json
 
 
 @dataclass

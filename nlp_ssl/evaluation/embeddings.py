@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -128,31 +127,6 @@ def maps(vectors: np.ndarray) -> dict[str, np.ndarray]:
     perplexity = min(30.0, max(1.0, (len(vectors) - 1) / 3))
     tsne = sklearn.manifold.TSNE(2, perplexity=perplexity, init="pca", random_state=0)
     return {"PCA": reduced[:, :2], "t-SNE": tsne.fit_transform(reduced)}
-
-
-def plot_maps(pictures: dict[str, np.ndarray], labels: np.ndarray, names: list[str], out_png: Path) -> Path:
-    """Draw the maps side by side, a colour a class (of more than ten, the ten commonest)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6 * len(pictures), 5.4), dpi=150, layout="constrained")
-    common = np.argsort(-np.bincount(labels, minlength=len(names)), kind="stable")[:10]
-    for axes, (title, points) in zip(
-        figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True
-    ):
-        rest = ~np.isin(labels, common)
-        axes.scatter(*points[rest].T, s=4, color="#cccccc")
-        for number, label in enumerate(common):
-            mine = labels == label
-            axes.scatter(*points[mine].T, s=5, color=f"C{number}", alpha=0.7, label=names[label][:24])
-        axes.set_title(title)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2.5)
-    unfinished = out_png.with_name(out_png.name + ".tmp")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(out_png)
-    return out_png
 
 
 def _sklearn() -> Any:

@@ -176,6 +176,27 @@ def plot_transfer(rows: list[dict[str, Any]], levels: Mapping[str, float], metri
     return _save(figure, out_png)
 
 
+def plot_maps(pictures: dict[str, np.ndarray], labels: np.ndarray, names: list[str], out_png: Path) -> Path | None:
+    """Draw the maps side by side, a colour a class (of more than ten, the ten commonest); `None` without matplotlib."""
+    if (figure := _figure((6 * len(pictures), 5.4))) is None:
+        return None
+    common = np.argsort(-np.bincount(labels, minlength=len(names)), kind="stable")[:10]
+    for axes, (title, points) in zip(
+        figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True
+    ):
+        rest = ~np.isin(labels, common)
+        axes.scatter(*points[rest].T, s=4, color="#cccccc")
+        for number, label in enumerate(common):
+            mine = labels == label
+            axes.scatter(*points[mine].T, s=5, color=f"C{number}", alpha=0.7, label=names[label][:24])
+        axes.set_title(title)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2.5)
+    return _save(figure, out_png)
+
+
 def format_table(rows: list[dict[str, Any]]) -> str:
     """A plain-text table with aligned columns: one per key, in the order in which keys first appear.
 
