@@ -59,6 +59,9 @@ class TransferConfig:
     unfreeze: Literal["at_once", "by_layers", "never"] = "at_once"
     """`by_layers`: the head alone learns at first, then one more layer from the top at a time, over the first half of
     the run (Howard and Ruder 2018); `never`: the head alone learns."""
+    lora_rank: int | None = None
+    """Fix the layers, and train a product of this rank beside each of their matrices (LoRA: Hu et al. 2021), such as 8;
+    merged into the model that is saved. Needs `pip install 'nlp_ssl[lora]'`."""
 
 
 @dataclass

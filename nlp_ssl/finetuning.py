@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedTokenizerFast, pipeline
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, pipeline
 
 from nlp_ssl import console
 from nlp_ssl.config_finetuning import FinetuneConfig, TransferConfig
@@ -29,6 +30,7 @@ from nlp_ssl.evaluation.scoring import measure, predict
 from nlp_ssl.machine import in_turn, make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, build_model, describe, is_from_scratch
+from nlp_ssl.models.unpadded import unpad
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.objectives.objective import ObjectiveModule
@@ -37,6 +39,7 @@ from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.report import format_table, plot_confusion
 from nlp_ssl.run import Run
 from nlp_ssl.run_settings import run_identity
+from nlp_ssl.training.adapters import LR_FACTOR, add_adapters
 from nlp_ssl.training.optimizers import WEIGHT_DECAY
 from nlp_ssl.training.schedules import Horizon
 from nlp_ssl.training.transfer import freeze
@@ -107,13 +110,18 @@ class FinetuningRun:
         self.accelerator = accelerator = make_accelerator(config)
         rows, objective = task.rows["train"], task.objective
         derive(config, task, accelerator.num_processes)
-        model = build_model(config.model, task.model_config, objective.auto_class, isolated=False, seed=config.seed)
+        model, padding = self._build_model(accelerator.device)
         freeze(model, config.transfer)
         console.say(f"model: {describe(model)}")
+        if config.transfer.lora_rank is not None:
+            add_adapters(model, config.transfer.lora_rank)
+            learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            console.say(f"adapters: {learnt / 1e6:.2f} M parameters are trained, head included (--transfer.lora_rank)")
         cut = LengthCut(
             np.asarray(rows["length"][:]),
             capacity=config.train.micro_batch * config.max_length,
             overhead=OVERHEAD.get(accelerator.device.type, OVERHEAD["cuda"]),
+            padding=padding,
         )
         phases = Phases([Phase(rows, config.train.batch_size, config.train.micro_batch, cut=cut)])
         self.run = Run(
@@ -135,6 +143,18 @@ class FinetuningRun:
                 tokenizer=tokenizer_fingerprint(task.tokenizer),
             ),
         )
+
+    def _build_model(self, device: torch.device) -> tuple[PreTrainedModel, bool]:
+        """The model, and whether its rows are padded."""
+        config, task = self.config, self.task
+        auto_class = task.objective.auto_class
+        model = build_model(config.model, task.model_config, auto_class, isolated=False, seed=config.seed)
+        # on a GPU it would be a read a batch, and what it saves is not measured
+        as_usual = device.type != "cpu" or config.train.compile or config.model.attention is not None
+        difference = None if as_usual else unpad(model)
+        if difference is not None:
+            console.say(f"rows: laid end to end, without padding; logits differ by {difference:.0e} from padded rows")
+        return model, difference is None
 
     def train(self) -> dict[str, float]:
         """To the end of the budget; see `Run.train`."""
@@ -249,10 +269,12 @@ def derive(config: FinetuneConfig, task: Prepared, world_size: int) -> None:
     if config.optimizer.weight_decay is None:
         config.optimizer.weight_decay = WEIGHT_DECAY[config.optimizer.name]
     if config.optimizer.lr is None:
-        config.optimizer.lr = min(2e-3, 31 / hidden**2)
-        console.say(
-            f"  lr = {config.optimizer.lr:.3g} (31 / width squared: the usual 5e-5 at 768, more for smaller models)"
-        )
+        factor = 1 if config.transfer.lora_rank is None else LR_FACTOR
+        config.optimizer.lr = factor * min(2e-3, 31 / hidden**2)
+        why = "31 / width squared: the usual 5e-5 at 768, more for smaller models"
+        if factor > 1:
+            why += f"; {factor} times that for adapters"
+        console.say(f"  lr = {config.optimizer.lr:.3g} ({why})")
     if train.batch_size < world_size:
         raise UserError(f"--train.batch_size {train.batch_size} is smaller than the {world_size} processes")
     if train.micro_batch is None:
@@ -276,6 +298,8 @@ def _check(config: FinetuneConfig) -> None:
         raise UserError(f"{name} holds no model yet; pretrain one (accelerate launch recipes/pretrain_mlm.py)")
     if not 0 < transfer.layer_decay <= 1:
         raise UserError(f"--transfer.layer_decay is {transfer.layer_decay}; it must be above 0 and at most 1")
+    if transfer.lora_rank is not None and (transfer.lora_rank < 1 or transfer.unfreeze != "at_once"):
+        raise UserError(f"--transfer.lora_rank is {transfer.lora_rank}; it must be at least 1, with unfreeze at_once")
     if config.optimizer.name == "muon" and transfer != TransferConfig():
         raise UserError("the options of --transfer need --optimizer.name adamw")
 

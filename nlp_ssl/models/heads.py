@@ -29,8 +29,12 @@ class LabelledPositions:
         if self.positions is None:
             return output
         hidden = output[0]
-        gathered = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.positions)[None]
-        if isinstance(output, tuple):
-            return (gathered, *output[1:])
-        output["last_hidden_state"] = gathered
-        return output
+        return with_hidden_states(output, hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.positions)[None])
+
+
+def with_hidden_states(output: Any, hidden: Tensor) -> Any:
+    """A base model's output, a tuple or a `ModelOutput`, with other last hidden states."""
+    if isinstance(output, tuple):
+        return (hidden, *output[1:])
+    output["last_hidden_state"] = hidden
+    return output

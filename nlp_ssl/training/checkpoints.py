@@ -24,10 +24,12 @@ from transformers import PreTrainedModel
 from nlp_ssl.config import CheckpointConfig
 from nlp_ssl.console import rank, warn
 from nlp_ssl.files import disk_error, sha256, sync
+from nlp_ssl.training.adapters import merge, trained_weights
 from nlp_ssl.training.interrupts import any_process
 
 MANIFEST = "MANIFEST.json"
 STATE = "training_state"
+TRAINED = "trained.pt"  # weights with adapters, which the model folder holds merged
 
 
 def to_host(value: Any, seen: dict[tuple, torch.Tensor] | None = None) -> Any:
@@ -110,15 +112,19 @@ class Checkpoints:
         temporary = self.folder / f".{name}.tmp"
         weights = to_host(model.state_dict()) if rank() == 0 else {}
         states = {f"rank-{rank()}.pt": rng_state()}
+        if rank() == 0 and (trained := trained_weights(model)) is not None:
+            states[TRAINED] = to_host(trained)
         if rank() == 0:
             states["optimizer.pt"] = to_host(optimizer.state_dict())
         self.pending = temporary
         self.thread = threading.Thread(
-            target=self._write, args=(temporary, weights, states, state, facts), name=f"save {name}"
+            target=self._write, args=(temporary, model, weights, states, state, facts), name=f"save {name}"
         )
         self.thread.start()
 
-    def _write(self, folder: Path, weights: dict, states: dict[str, Any], state: dict[str, Any], facts: dict) -> None:
+    def _write(
+        self, folder: Path, model: PreTrainedModel, weights: dict, states: dict, state: dict, facts: dict
+    ) -> None:
         try:
             (folder / STATE).mkdir(parents=True, exist_ok=True)
             for name, value in states.items():
@@ -126,7 +132,7 @@ class Checkpoints:
                     torch.save(value, f)
             if rank() == 0:
                 (folder / STATE / "run.json").write_text(json.dumps(state, indent=1))
-                self.write_model(folder, weights, facts)
+                self.write_model(folder, merge(model, weights), facts)
                 others = [p for p in _files(folder) if not p.name.startswith("rank-")]
                 self.digests = {str(p.relative_to(folder)): _sync_and_hash(p) for p in others}
         except BaseException as error:  # handed to the main thread, which raises it
@@ -288,8 +294,11 @@ def load(folder: Path, model: PreTrainedModel, optimizer: Any) -> dict[str, Any]
 
 def load_weights(folder: Path, model: PreTrainedModel) -> dict[str, Any]:
     """Load the weights of a checkpoint in place; returns the state that `save` was given."""
-    stored = type(model).from_pretrained(folder, dtype=torch.float32)
-    model.load_state_dict(stored.state_dict())
+    if (folder / STATE / TRAINED).exists():
+        model.load_state_dict(torch.load(folder / STATE / TRAINED), strict=False)
+    else:
+        stored = type(model).from_pretrained(folder, dtype=torch.float32)
+        model.load_state_dict(stored.state_dict())
     return json.loads((folder / STATE / "run.json").read_text())
 
 

@@ -1,6 +1,7 @@
 """Fine-tuning as its recipes do it: seeds, what is written, the best kept; and a plain loop that learns the same."""
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 
@@ -292,3 +293,31 @@ def test_layers_that_wait_begin_from_the_top(model: Path, labelled: tuple[Path, 
         moved.append(layers | {"words" for name in names if "word_embeddings" in name})
     # of 8 steps the head has the first to itself; over the first half the layers follow, the embeddings last
     assert moved == [set(), {"2"}, {"1", "2"}, {"0", "1", "2"}, *[{"0", "1", "2", "words"}] * 4]
+
+
+def test_adapters_are_resumed_exactly_and_saved_merged(
+    model: Path, labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    options = ["--data.train_file", labelled[0], "--data.validation_file", labelled[0], "--model.name", model, *FIXED]
+    options += ["--transfer.lora_rank", 2, "--optimizer.lr", "1e-2", "--train.steps", 6, "--checkpoint.every", 3]
+    run("finetune_classification.py", *options, "--output_dir", tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    shutil.rmtree(tmp_path / "killed/checkpoints/step-00000006")
+    run("finetune_classification.py", *options, "--output_dir", tmp_path / "killed", "--resume")
+    whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    for name, weight in whole.items():
+        assert torch.equal(weight, killed[name]), name
+
+    # no trace of adapters in what is published; the matrices changed by products of the rank, and nothing else
+    config = json.loads((tmp_path / "whole/config.json").read_text())
+    before = AutoModelForSequenceClassification.from_pretrained(model, num_labels=len(config["id2label"]))
+    assert whole.keys() == before.state_dict().keys()
+    for name, weight in before.base_model.named_parameters():
+        change = whole[f"bert.{name}"] - weight.detach()
+        if name.startswith("encoder.") and name.endswith("weight") and weight.ndim == 2:
+            assert torch.linalg.matrix_rank(change, rtol=1e-4) == 2, name
+        elif not name.startswith("pooler."):
+            assert not change.any(), name
+    rows = predictions(tmp_path / "whole")
+    theirs = pipeline("text-classification", str(tmp_path / "whole"))([row["text"] for row in rows])
+    assert [row["predicted"] for row in rows] == [each["label"] for each in theirs]
