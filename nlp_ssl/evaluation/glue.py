@@ -115,7 +115,7 @@ PROTOCOLS = {
     ),
     "cramming": Protocol(
         name="cramming",
-        source="Geiping and Goldstein 2022, section 5: one setting for all tasks, five epochs of 16, five trials",
+        source="Geiping and Goldstein 2022, section 5, and its code: five epochs of 16, five trials",
         entries=_entries("pearsonr", nine=True, paraphrases=("f1",)),
         tasks=dict.fromkeys(TASKS, TaskSettings((4e-5,), 16, 5, 0.0, (0, 1, 2, 3, 4))),
         schedule="cosine",

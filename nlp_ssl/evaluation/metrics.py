@@ -5,6 +5,7 @@ They work wherever a loaded metric does: `add_batch` and `compute`, `evaluate.co
 share one measurement (`num_process > 1`).
 """
 
+import math
 import os
 import uuid
 from collections import Counter
@@ -16,6 +17,7 @@ import numpy as np
 from datasets import Features, List, Value
 
 from nlp_ssl.data.tags import entities
+from nlp_ssl.evaluation.perplexity import bits_per_byte
 
 
 class _OfflineMetric(evaluate.Metric):
@@ -192,6 +194,40 @@ class TagAccuracy(_OfflineMetric):
 
     def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, float]:
         return {"tag_accuracy": _tag_accuracy(predictions, references)}
+
+
+class Perplexity(_OfflineMetric):
+    """`exp` of the mean negative log-likelihood of a token: of how many equally likely ones it is as hard to guess.
+
+    `compute` takes as predictions the summed negative log-likelihood of each text in nats, as references the number of
+    tokens that were predicted in it, both (N,), and returns `{"perplexity": float}`; nan when there are no tokens. It
+    depends on the tokenizer; `BitsPerByte` does not.
+    """
+
+    summary = "Exponential of the mean loss of a token."
+    element = "float64"
+
+    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+        count = math.fsum(references)
+        if not count:
+            return {"perplexity": float("nan")}
+        mean = math.fsum(predictions) / count
+        return {"perplexity": math.exp(mean) if mean < 700 else float("inf")}
+
+
+class BitsPerByte(_OfflineMetric):
+    """Bits to encode a byte of text; comparable between models of different vocabularies.
+
+    `compute` takes as predictions the summed negative log-likelihood of each text in nats, as references the bytes in
+    UTF-8 of what was predicted of it, both (N,), and returns `{"bits_per_byte": float}`; nan when there are no bytes.
+    """
+
+    summary = "Bits to encode a byte of text."
+    element = "float64"
+
+    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+        count = math.fsum(references)
+        return {"bits_per_byte": bits_per_byte(math.fsum(predictions), count) if count else float("nan")}
 
 
 # the number that stands for a metric, where it is called otherwise

@@ -11,9 +11,19 @@ import pytest
 import seqeval.metrics as seqeval
 import torch
 from seqeval.scheme import IOB2
+from toys import texts, tiny_model, tokenizer
 
 from nlp_ssl.evaluation import metrics
-from nlp_ssl.evaluation.metrics import F1, Accuracy, EntityF1, MatthewsCorrelation, PearsonSpearman, TagAccuracy
+from nlp_ssl.evaluation.metrics import (
+    F1,
+    Accuracy,
+    BitsPerByte,
+    EntityF1,
+    MatthewsCorrelation,
+    PearsonSpearman,
+    Perplexity,
+    TagAccuracy,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -185,3 +195,36 @@ def test_inside_a_transformers_trainer(tmp_path):
     )
     output = trainer.predict(rows)
     assert output.metrics["test_accuracy"] == (output.predictions.argmax(-1) == output.label_ids).mean()
+
+
+def test_perplexity_and_bits_per_byte_of_texts_are_those_of_transformers_own_loss():
+    reader = tokenizer("bpe")
+    model = tiny_model("gpt2", vocab_size=len(reader))
+    nats, tokens, num_bytes = [], [], []
+    for text in [text for text in texts() if text][:8]:
+        ids = reader(text, return_tensors="pt", truncation=True, max_length=64).input_ids
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        nats.append(-float(logits.gather(-1, ids[0, 1:, None]).sum()))
+        tokens.append(ids.shape[1] - 1)
+        num_bytes.append(len(reader.decode(ids[0, 1:], skip_special_tokens=True).encode()))
+    with torch.no_grad():
+        losses = [  # transformers' mean a token
+            (float(model(input_ids=ids, labels=ids).loss), ids.shape[1] - 1)
+            for text in [text for text in texts() if text][:8]
+            for ids in [reader(text, return_tensors="pt", truncation=True, max_length=64).input_ids]
+        ]
+    mean = sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
+    found = Perplexity().compute(predictions=nats, references=tokens)["perplexity"]
+    assert found == pytest.approx(np.exp(mean), rel=1e-5)
+    bits = BitsPerByte().compute(predictions=nats, references=num_bytes)["bits_per_byte"]
+    assert bits == pytest.approx(mean * sum(tokens) / np.log(2) / sum(num_bytes), rel=1e-5)
+
+
+def test_perplexity_and_bits_per_byte_at_their_edges():
+    guess = 8 * np.log(256)  # eight tokens, each one of 256
+    assert Perplexity().compute(predictions=[guess], references=[8])["perplexity"] == pytest.approx(256)
+    assert BitsPerByte().compute(predictions=[guess, 0.0], references=[8, 8])["bits_per_byte"] == pytest.approx(4)
+    assert np.isnan(Perplexity().compute(predictions=[0.0], references=[0])["perplexity"])
+    assert np.isnan(BitsPerByte().compute(predictions=[0.0], references=[0])["bits_per_byte"])
+    assert np.isinf(Perplexity().compute(predictions=[1e6], references=[1])["perplexity"])

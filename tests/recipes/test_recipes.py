@@ -12,6 +12,7 @@ from transformers import pipeline
 from nlp_ssl.command_line import parse
 from nlp_ssl.config import CLMConfig, MLMConfig
 from nlp_ssl.config_finetuning import FinetuneConfig
+from nlp_ssl.glue import GlueConfig
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_prepared_tokens_are_found_by_training(work: Path) -> None:
 
 @pytest.mark.parametrize("config", sorted((ROOT / "recipes" / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_yaml_files_are_read(config: Path) -> None:
-    kinds = {"mlm": MLMConfig, "clm": CLMConfig, "finetune": FinetuneConfig}
+    kinds = {"mlm": MLMConfig, "clm": CLMConfig, "finetune": FinetuneConfig, "glue": GlueConfig}
     kind = next((cls for name, cls in kinds.items() if config.stem.startswith(name)), None)
     if kind is None:
         pytest.skip("read by the test of its own recipe")
