@@ -39,7 +39,7 @@ from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.report import format_table, plot_confusion
 from nlp_ssl.run import Run
 from nlp_ssl.run_settings import run_identity
-from nlp_ssl.training.adapters import LR_FACTOR, add_adapters
+from nlp_ssl.training.adapters import LR_FACTOR, add_adapters, check_peft
 from nlp_ssl.training.optimizers import WEIGHT_DECAY
 from nlp_ssl.training.schedules import Horizon
 from nlp_ssl.training.transfer import freeze
@@ -121,7 +121,7 @@ class FinetuningRun:
             np.asarray(rows["length"][:]),
             capacity=config.train.micro_batch * config.max_length,
             overhead=OVERHEAD.get(accelerator.device.type, OVERHEAD["cuda"]),
-            padding=padding,
+            width=None if padding else task.model_config.hidden_size,
         )
         phases = Phases([Phase(rows, config.train.batch_size, config.train.micro_batch, cut=cut)])
         self.run = Run(
@@ -151,7 +151,7 @@ class FinetuningRun:
         model = build_model(config.model, task.model_config, auto_class, isolated=False, seed=config.seed)
         # on a GPU it would be a read a batch, and what it saves is not measured
         as_usual = device.type != "cpu" or config.train.compile or config.model.attention is not None
-        difference = None if as_usual else unpad(model)
+        difference = None if as_usual else unpad(model, config.max_length)
         if difference is not None:
             console.say(f"rows: laid end to end, without padding; logits differ by {difference:.0e} from padded rows")
         return model, difference is None
@@ -161,7 +161,8 @@ class FinetuningRun:
         return self.run.train()
 
     def _evaluate(self, module: nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
-        return _numbers(*self.predict(module, "validation", stop), self.task.data.metrics)
+        predictions, loss = self.predict(module, "validation", stop)
+        return _numbers(measure(self.task.data.metrics, predictions), loss)
 
     def predict(
         self, module: nn.Module, part: str, stop: Callable[[], bool] = lambda: False
@@ -190,12 +191,15 @@ class FinetuningRun:
             found[part], loss = self.predict(run.module, part)
             if part == "hidden":
                 continue
-            numbers = _numbers(found[part], loss, data.metrics)
+            measured = measure(data.metrics, found[part])
+            numbers = _numbers(measured, loss)
             tables.append({"set": part, **numbers, **_interval(data, found[part])})
             run.log.write(part, run.step, **numbers)
+            if part == "validation":
+                by_type = [{"type": name, **scores} for name, scores in measured.items() if isinstance(scores, dict)]
         console.say(format_table(tables))
-        if details := {k: v for k, v in measure(data.metrics, found["validation"]).items() if isinstance(v, dict)}:
-            console.say(format_table([{"type": name, **scores} for name, scores in details.items()]))
+        if by_type:
+            console.say(format_table(by_type))
         if self.accelerator.is_main_process:
             write_predictions(run.folder / PREDICTIONS_FILE, data, found)
             self._show_errors(found["validation"])
@@ -245,6 +249,7 @@ class FinetuningRun:
                 "max_grad_norm": config.optimizer.max_grad_norm,
                 "precision": config.train.mixed_precision,
                 "seed": config.seed,
+                "lora_rank": config.transfer.lora_rank,
                 **facts,
             },
         )
@@ -269,12 +274,14 @@ def derive(config: FinetuneConfig, task: Prepared, world_size: int) -> None:
     if config.optimizer.weight_decay is None:
         config.optimizer.weight_decay = WEIGHT_DECAY[config.optimizer.name]
     if config.optimizer.lr is None:
-        factor = 1 if config.transfer.lora_rank is None else LR_FACTOR
-        config.optimizer.lr = factor * min(2e-3, 31 / hidden**2)
-        why = "31 / width squared: the usual 5e-5 at 768, more for smaller models"
-        if factor > 1:
-            why += f"; {factor} times that for adapters"
-        console.say(f"  lr = {config.optimizer.lr:.3g} ({why})")
+        config.optimizer.lr = min(2e-3, 31 / hidden**2)
+        console.say(
+            f"  lr = {config.optimizer.lr:.3g} (31 / width squared: the usual 5e-5 at 768, more for smaller models)"
+        )
+        if config.transfer.lora_rank is not None:
+            config.transfer.head_lr = config.transfer.head_lr or config.optimizer.lr
+            config.optimizer.lr *= LR_FACTOR
+            console.say(f"  lr of the adapters = {config.optimizer.lr:.3g} ({LR_FACTOR} times as much)")
     if train.batch_size < world_size:
         raise UserError(f"--train.batch_size {train.batch_size} is smaller than the {world_size} processes")
     if train.micro_batch is None:
@@ -298,8 +305,12 @@ def _check(config: FinetuneConfig) -> None:
         raise UserError(f"{name} holds no model yet; pretrain one (accelerate launch recipes/pretrain_mlm.py)")
     if not 0 < transfer.layer_decay <= 1:
         raise UserError(f"--transfer.layer_decay is {transfer.layer_decay}; it must be above 0 and at most 1")
-    if transfer.lora_rank is not None and (transfer.lora_rank < 1 or transfer.unfreeze != "at_once"):
-        raise UserError(f"--transfer.lora_rank is {transfer.lora_rank}; it must be at least 1, with unfreeze at_once")
+    if transfer.lora_rank is not None:
+        if transfer.lora_rank < 1 or transfer.unfreeze != "at_once":
+            raise UserError(
+                f"--transfer.lora_rank is {transfer.lora_rank}; it must be at least 1, with unfreeze at_once"
+            )
+        check_peft()
     if config.optimizer.name == "muon" and transfer != TransferConfig():
         raise UserError("the options of --transfer need --optimizer.name adamw")
 
@@ -312,9 +323,8 @@ def _balanced_weights(data: LabelledData) -> list[float]:
     return [len(data.train) / (len(counts) * max(1, counts[i])) for i in range(len(data.labels))]
 
 
-def _numbers(predictions: list[Prediction], loss: float, metrics: list[str]) -> dict[str, float]:
+def _numbers(measured: dict[str, Any], loss: float) -> dict[str, float]:
     """The metrics of a set, without those by entity type, and the mean loss."""
-    measured = measure(metrics, predictions)
     return {k: float(v) for k, v in measured.items() if not isinstance(v, dict)} | {"held_out_loss": loss}
 
 

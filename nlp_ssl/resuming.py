@@ -25,6 +25,7 @@ NAMES = {
     "model": "the model's architecture",
     "tokenizer": "the tokenizer (trained on the corpus, unless one is named)",
     "optimizer": "the kind of optimizer",
+    "lora_rank": "the adapters (--transfer.lora_rank)",
 }
 NAMES |= {"data": "the corpus, or how it is packed"}
 

@@ -340,7 +340,7 @@ class Run:
     def _facts(self) -> dict[str, Any]:
         """What the card tells of this moment."""
         return {
-            "parameters": f"{sum(p.numel() for p in self.inner.parameters()) / 1e6:.1f} M",
+            "parameters": f"{sum(p.numel() for n, p in self.inner.named_parameters() if 'lora_' not in n) / 1e6:.1f} M",
             "steps": self.step,
             "tokens_seen": self.tokens_seen,
             "minutes": round(self.elapsed / 60, 1),

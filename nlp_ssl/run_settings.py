@@ -106,12 +106,14 @@ def run_identity(
 
     The sha256 of the data's `files`, by name, is there to say which of them changed.
     """
+    elsewhere = ("transformers_version", "_name_or_path")  # a model may be moved
     return {
         "files": files or {},
         "data": data,
         "tokenizer": tokenizer,
-        "model": fingerprint({k: v for k, v in model.config.to_dict().items() if k != "transformers_version"}),
+        "model": fingerprint({k: v for k, v in model.config.to_dict().items() if k not in elsewhere}),
         "optimizer": config.optimizer.name,
+        "lora_rank": getattr(getattr(config, "transfer", None), "lora_rank", None),
     }
 
 

@@ -49,13 +49,15 @@ def finetune(config: FinetuneConfig, task: Task, *, last: bool = True) -> list[d
     for number, each in enumerate(configs, start=1):
         if config.seeds is not None:
             console.say(f"seed {each.seed} ({number} of {len(configs)})")
-        if _is_finished(each):
-            console.say(f"  {each.output_dir} is finished")
-            continue
         check_run(each)  # signals are from here on told in this run's folder
+        finished_at, end = _finished_at(each), last and number == len(configs)
         run = FinetuningRun(each, prepared)
-        run.train()
-        run.show(last=last and number == len(configs))
+        run.train()  # of a run that is finished: checks that the options are what they were
+        if finished_at is not None and finished_at == _newest(each):
+            console.say(f"  {each.output_dir} is finished")
+            run.run.close(last=end)
+        else:
+            run.show(last=end)
     if config.seeds is None:  # the run itself has said all
         return []
     folders = [Path(each.output_dir) for each in configs]
@@ -76,13 +78,15 @@ def _configs(config: FinetuneConfig) -> list[FinetuneConfig]:
     return parts
 
 
-def _is_finished(config: FinetuneConfig) -> bool:
+def _finished_at(config: FinetuneConfig) -> str | None:
+    """The last checkpoint of a run that needs nothing more; `None` where something is to be done."""
     folder = Path(config.output_dir)
-    return (
-        config.resume.enabled
-        and read_status(folder).get("status") == "finished"
-        and (folder / PREDICTIONS_FILE).exists()
-    )
+    finished = read_status(folder).get("status") == "finished" and (folder / PREDICTIONS_FILE).exists()
+    return _newest(config) if finished and config.resume.enabled else None
+
+
+def _newest(config: FinetuneConfig) -> str:
+    return max(path.name for path in Path(config.output_dir, "checkpoints").glob("step-*"))
 
 
 def summarize(task: Prepared, folders: list[Path], out: Path) -> list[dict[str, Any]]:

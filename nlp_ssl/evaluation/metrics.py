@@ -212,7 +212,7 @@ class Perplexity(_OfflineMetric):
         if not count:
             return {"perplexity": float("nan")}
         mean = math.fsum(predictions) / count
-        return {"perplexity": math.exp(mean) if mean < 700 else float("inf")}
+        return {"perplexity": float("inf") if mean >= 700 else math.exp(mean)}
 
 
 class BitsPerByte(_OfflineMetric):

@@ -6,6 +6,7 @@ model lay a padded batch end to end; its attention, and its head at the end, see
 """
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from nlp_ssl.console import UserError
+from nlp_ssl.console import UserError, say
 from nlp_ssl.models.attention import Documents, can_isolate, isolated_attention
 from nlp_ssl.models.heads import with_hidden_states
 from nlp_ssl.models.packed import ROUNDING, position_offset
@@ -104,6 +105,7 @@ class Unpadded:
     def __init__(self, model: PreTrainedModel) -> None:
         base = model.base_model
         self.signature = inspect.signature(base.forward)
+        self.others = next((p.name for p in self.signature.parameters.values() if p.kind == p.VAR_KEYWORD), "")
         self.fixed = {"use_cache": False} if "use_cache" in self.signature.parameters else {}
         self.position_offset = position_offset(model)
         self.layout: Layout | None = None
@@ -118,8 +120,8 @@ class Unpadded:
             hook.remove()
 
     def _take_out(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        arguments = self.signature.bind_partial(*args, **kwargs).arguments
-        given = {**arguments, **arguments.pop("kwargs", {})}
+        given = self.signature.bind_partial(*args, **kwargs).arguments
+        given |= given.pop(self.others, {})
         mask = given.pop("attention_mask")
         self.layout = layout = Layout(mask)
         for key in ("input_ids", "token_type_ids"):
@@ -138,40 +140,53 @@ class Unpadded:
 
 
 @torch.no_grad()
-def unpad(model: PreTrainedModel) -> float | None:
+def unpad(model: PreTrainedModel, row_length: int) -> float | None:
     """Take the padding out of a model's batches, and prove on the model itself that this changes nothing.
 
     Args:
         model: with a head that gives `logits`, in float32.
+        row_length: longest row, so that every window of its attention that can matter is looked at.
 
     Returns:
-        Largest difference of logits from those of the padded batch, relative to their largest; `None` where it is more
-        than rounding, or the architecture cannot be called so: it pads then as ever.
+        Largest difference of logits from those of the padded batch, relative to their largest; `None` where the
+        architecture does not keep to it, or cannot be called so (said with the reason): it pads then as ever.
     """
     if not (can_isolate(type(model)) and model._supports_attention_backend):
         return None
-    generator = torch.Generator().manual_seed(0)
-    mask = (torch.arange(24) < torch.tensor([24, 5, 17, 1])[:, None]).long()
-    pad_id = model.config.get_text_config().pad_token_id or 0
-    words = torch.randint(0, model.config.vocab_size - 1, mask.shape, generator=generator)
-    words += words >= pad_id  # decoders look for the last token that is not padding
-    inputs = {"input_ids": torch.where(mask > 0, words, pad_id), "attention_mask": mask}
     was_training, attention = model.training, model.config._attn_implementation
     model.eval()
-    padded = model(**inputs).logits
-    model.set_attn_implementation(UNPADDED)
-    unpadded = Unpadded(model)
-    difference = float("inf")
+    unpadded, difference, why = None, math.inf, "other logits"
     try:
-        found = model(**inputs).logits
-        differences = (found - padded).abs()
-        differences = differences[mask > 0] if padded.dim() == 3 else differences  # of tokens, or of rows
+        inputs = _trial(model, row_length)
+        padded = model(**inputs).logits
+        model.set_attn_implementation(UNPADDED)
+        unpadded = Unpadded(model)
+        differences = (model(**inputs).logits - padded).abs()
+        if padded.dim() == 3:  # of tokens, or of rows
+            differences = differences[inputs["attention_mask"] > 0]
         difference = float(differences.max() / padded.abs().max().clamp_min(1e-12))
-    except (UserError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError):
-        pass  # it reads what it is not given, or attends in a way of its own
-    model.train(was_training)
+    except _REFUSALS as error:  # it reads what it is not given, or attends in a way of its own
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+    finally:
+        model.train(was_training)
     if difference < ROUNDING:
         return difference
-    unpadded.remove()
+    if unpadded is not None:
+        unpadded.remove()
     model.set_attn_implementation(attention)
+    say(f"rows: padded; {type(model).__name__} cannot do without ({why})")
     return None
+
+
+_REFUSALS = (UserError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError, AssertionError)
+
+
+def _trial(model: PreTrainedModel, row_length: int) -> dict[str, Tensor]:
+    """A batch of random rows, one of the full length."""
+    config = model.config.get_text_config()
+    lengths = torch.tensor([row_length, max(1, row_length // 5), max(1, row_length * 2 // 3), 1])
+    mask = (torch.arange(row_length) < lengths[:, None]).long()
+    pad_id = max(0, config.pad_token_id or 0)
+    words = torch.randint(0, config.vocab_size - 1, mask.shape, generator=torch.Generator().manual_seed(0))
+    words += words >= pad_id  # decoders look for the last token that is not padding
+    return {"input_ids": torch.where(mask > 0, words, pad_id), "attention_mask": mask}

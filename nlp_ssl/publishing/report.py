@@ -112,7 +112,7 @@ def plot_confusion(pairs: list[tuple[int, int]], labels: list[str], out_png: Pat
     Returns:
         `out_png`, or `None` when matplotlib is not installed (said once).
     """
-    if (figure := _figure((2.4 + 0.5 * min(len(labels), 40), 2 + 0.5 * min(len(labels), 40)))) is None:
+    if (figure := _figure((3 + 0.5 * min(len(labels), 40), 2.6 + 0.5 * min(len(labels), 40)))) is None:
         return None
     counts = np.zeros((len(labels), len(labels)))
     for true, predicted in pairs:
@@ -121,8 +121,8 @@ def plot_confusion(pairs: list[tuple[int, int]], labels: list[str], out_png: Pat
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(labels))
-    axes.set_xticks(ticks, [label[:20] for label in labels], rotation=90 if len(labels) > 3 else 0)
-    axes.set_yticks(ticks, [label[:20] for label in labels])
+    axes.set_xticks(ticks, [label[:32] for label in labels], rotation=90 if len(labels) > 3 else 0)
+    axes.set_yticks(ticks, [label[:32] for label in labels])
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if len(labels) <= 20:

@@ -11,12 +11,26 @@ from transformers.pytorch_utils import Conv1D
 
 from nlp_ssl.console import UserError
 
-LR_FACTOR = 10  # the best rate is so much higher than without (Schulman et al. 2025, "LoRA without regret")
+LR_FACTOR = (
+    10  # of adapters: the best rate is so much higher than without (Schulman et al. 2025, "LoRA without regret")
+)
 ALPHA = 2  # of the rank: the factor of the products, as is customary
 
 
+def check_peft() -> None:
+    """Refuse adapters where peft cannot be imported.
+
+    Raises:
+        UserError: it is not installed, or too old for this transformers.
+    """
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--transfer.lora_rank needs peft ({error}): pip install -U 'nlp_ssl[lora]'") from None
+
+
 def add_adapters(model: PreTrainedModel, rank: int) -> None:
-    """Put a low-rank product beside every matrix of the layers, and fix everything else below the head.
+    """Put a low-rank product beside every linear map of the layers, and fix everything else below the head.
 
     A pooler, which is part of BERT's base but not of what it was pretrained for, goes on learning whole.
 
@@ -25,19 +39,21 @@ def add_adapters(model: PreTrainedModel, rank: int) -> None:
         rank: inner size of the products.
 
     Raises:
-        UserError: peft is not installed.
+        UserError: peft cannot adapt this architecture.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise UserError("--transfer.lora_rank needs peft: pip install 'nlp_ssl[lora]'") from None
+    from peft import LoraConfig, inject_adapter_in_model
+
     body = model.base_model
     names = [name for name, module in body.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    names = [name for name in names if not name.startswith("pooler.")]
-    thin = isinstance(body.get_submodule(names[0]), Conv1D)
-    inject_adapter_in_model(
-        LoraConfig(r=rank, lora_alpha=ALPHA * rank, target_modules=names, fan_in_fan_out=thin), body
-    )
+    names = [name for name in names if name.split(".")[0] != "pooler"]
+    transposed = any(isinstance(body.get_submodule(name), Conv1D) for name in names)
+    lora = LoraConfig(r=rank, lora_alpha=ALPHA * rank, target_modules=names, fan_in_fan_out=transposed)
+    try:
+        inject_adapter_in_model(lora, body)
+    except ValueError as error:  # such as Mamba's, whose kernels read the matrices past any adapter
+        raise UserError(
+            f"--transfer.lora_rank: {type(body).__name__} takes no adapters ({' '.join(str(error).split())[:150]})"
+        ) from None
     if getattr(body, "pooler", None) is not None:
         body.pooler.requires_grad_(True)
 

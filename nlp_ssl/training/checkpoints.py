@@ -22,7 +22,7 @@ import torch
 from transformers import PreTrainedModel
 
 from nlp_ssl.config import CheckpointConfig
-from nlp_ssl.console import rank, warn
+from nlp_ssl.console import UserError, rank, warn
 from nlp_ssl.files import disk_error, sha256, sync
 from nlp_ssl.training.adapters import merge, trained_weights
 from nlp_ssl.training.interrupts import any_process
@@ -293,12 +293,23 @@ def load(folder: Path, model: PreTrainedModel, optimizer: Any) -> dict[str, Any]
 
 
 def load_weights(folder: Path, model: PreTrainedModel) -> dict[str, Any]:
-    """Load the weights of a checkpoint in place; returns the state that `save` was given."""
-    if (folder / STATE / TRAINED).exists():
+    """Load the weights of a checkpoint in place; returns the state that `save` was given.
+
+    Raises:
+        UserError: a model with adapters stands on other weights than it was trained on.
+    """
+    stored = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
+    if not (folder / STATE / TRAINED).exists():
+        model.load_state_dict(stored)
+    else:  # the rest is the model's that training began from
         model.load_state_dict(torch.load(folder / STATE / TRAINED), strict=False)
-    else:
-        stored = type(model).from_pretrained(folder, dtype=torch.float32)
-        model.load_state_dict(stored.state_dict())
+        merged = merge(model, to_host(model.state_dict()))
+        changed = [name for name, value in stored.items() if not torch.allclose(value, merged[name], 1e-4, 1e-5)]
+        if changed:
+            raise UserError(
+                f"{folder} was trained from other weights than --model.name now gives (they differ in {changed[0]}); "
+                "give the model that the run began from"
+            )
     return json.loads((folder / STATE / "run.json").read_text())
 
 

@@ -23,7 +23,8 @@ def depth_groups(
 
     Depth 0 is the head, 1 the top layer (and what stands behind it), and so on down to the embeddings. A depth d > 0
     learns at `lr * layer_decay ** (d - 1)`; with `by_layers` it begins after the share `UNFROZEN * d / deepest` of the
-    run. Weight decay touches matrices only: not biases, norms and embeddings.
+    run. What is trained whole beside adapters, such as BERT's pooler, has the rate of the head. Weight decay touches
+    matrices only: not biases, norms and embeddings.
 
     Args:
         model: with a head; parameters without `requires_grad` are left out.
@@ -35,10 +36,11 @@ def depth_groups(
     deepest = max(depths.values())
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     groups: dict[tuple[int, bool], dict] = {}
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        depth = depths.get(id(parameter), 0)
+        whole = transfer.lora_rank is not None and ".lora_" not in name
+        depth = 0 if whole else depths.get(id(parameter), 0)
         decays = parameter.ndim >= 2 and id(parameter) not in embeddings
         lr = config.lr * transfer.layer_decay ** (depth - 1) if depth else transfer.head_lr or config.lr
         begins = UNFROZEN * depth / deepest if transfer.unfreeze == "by_layers" else 0.0

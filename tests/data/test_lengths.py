@@ -10,12 +10,14 @@ from nlp_ssl.data.lengths import LengthCut, cheapest_cut, padded
 from nlp_ssl.data.phases import Phase, Phases
 
 
-def tokens(lengths, padding):
-    return len(lengths) * lengths[0] if padding else sum(lengths)
+def work(lengths, width):
+    """In tokens: all that are padded; or those of the rows, and the share of attention over the padded ones."""
+    laid_out = len(lengths) * lengths[0]
+    return laid_out if width is None else sum(lengths) + 4 * laid_out * lengths[0] * width / (24 * width**2)
 
 
-def cost(lengths, cuts, overhead, padding):
-    return sum(tokens(lengths[part], padding) + overhead for part in cuts)
+def cost(lengths, cuts, overhead, width):
+    return sum(work(lengths[part], width) + overhead for part in cuts)
 
 
 def every_cut(count):
@@ -25,17 +27,18 @@ def every_cut(count):
         yield [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-@pytest.mark.parametrize("padding", [True, False])
+@pytest.mark.parametrize("width", [None, 4])
 @pytest.mark.parametrize("seed", range(8))
-def test_no_cut_is_cheaper(seed, padding):
+def test_no_cut_is_cheaper(seed, width):
     rng = np.random.default_rng(seed)
     lengths = -np.sort(-rng.integers(1, 40, size=9))
     overhead, capacity = int(rng.integers(0, 60)), int(rng.integers(30, 200))
-    cuts = cheapest_cut(lengths, capacity, overhead, padding)
-    fits = lambda part: len(lengths[part]) == 1 or tokens(lengths[part], padding) <= capacity  # noqa: E731
+    cuts = cheapest_cut(lengths, capacity, overhead, width)
+    fits = lambda part: len(lengths[part]) == 1 or len(lengths[part]) * lengths[part][0] <= capacity  # noqa: E731
     allowed = [cuts for cuts in every_cut(9) if all(map(fits, cuts))]
     assert cuts in allowed
-    assert cost(lengths, cuts, overhead, padding) == min(cost(lengths, each, overhead, padding) for each in allowed)
+    cheapest = min(cost(lengths, each, overhead, width) for each in allowed)
+    assert cost(lengths, cuts, overhead, width) == pytest.approx(cheapest)
 
 
 def test_padding_of_real_lengths_is_small():

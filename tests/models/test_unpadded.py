@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from toys import CAUSAL, MASKED, tiny_model
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from nlp_ssl.models.attention import ISOLATED
 from nlp_ssl.models.unpadded import UNPADDED, unpad
@@ -27,7 +27,7 @@ def models(family, head, **changes):
     """The same weights twice: as transformers has them, and without padding."""
     stock = tiny_model(family, auto_class=HEADS[head], num_labels=3, pad_token_id=PAD, **changes).eval()
     ours = copy.deepcopy(stock)
-    return stock, ours, unpad(ours)
+    return stock, ours, unpad(ours, max(LENGTHS))
 
 
 @pytest.mark.parametrize(
@@ -99,5 +99,34 @@ def test_a_model_that_would_answer_otherwise_keeps_its_padding():
     )
     batch = inputs()
     before = model(**batch).logits
-    assert unpad(model) is None
+    assert unpad(model, max(LENGTHS)) is None
     torch.testing.assert_close(model(**batch).logits, before, rtol=0, atol=0)
+
+
+def test_a_window_that_attention_is_not_told_of_is_noticed():
+    """Some architectures write their window into the mask alone."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    shape |= {"intermediate_size": 64, "num_local_experts": 2, "sliding_window": 8, "pad_token_id": PAD}
+    config = AutoConfig.for_model("phimoe", vocab_size=100, num_labels=3, **shape)
+    torch.manual_seed(0)
+    model = HEADS["rows"].from_config(config).eval()
+    batch = inputs()
+    before = model(**batch).logits
+    assert unpad(model, max(LENGTHS)) is None
+    torch.testing.assert_close(model(**batch).logits, before, rtol=0, atol=0)
+
+
+def test_more_tokens_than_positions_and_recomputed_layers():
+    stock, ours, _ = models("bert", "rows")
+    batch = {key: value.repeat(4, 1) for key, value in inputs().items()}  # 212 tokens, 64 positions
+    for model in (stock, ours):
+        model.train().gradient_checkpointing_enable({"use_reentrant": False})
+        model(**batch).logits.square().sum().backward()
+    expected = dict(stock.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_model_of_few_positions_is_asked_for_no_more():
+    model = tiny_model("bert", auto_class=HEADS["rows"], num_labels=3, max_position_embeddings=6).eval()
+    assert unpad(model, 6) is not None

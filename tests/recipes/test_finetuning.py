@@ -10,7 +10,7 @@ import pytest
 import torch
 from launch import events, run, write_labelled
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toys import tiny_model
 from toys import tokenizer as toy_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline
@@ -65,10 +65,14 @@ def test_seeds_their_spread_and_what_is_written(model: Path, labelled: tuple[Pat
     assert Image.open(out / "seed-3" / "confusion.png").width > 100
 
     # what is finished is not run again
-    before = {path: path.stat().st_mtime_ns for path in out.glob("seed-*/model.safetensors")}
+    kept = [path for name in ("log.jsonl", "model.safetensors") for path in sorted(out.glob(f"seed-*/{name}"))]
+    before = [path.read_bytes() for path in kept]
     again = run("finetune_classification.py", *options, "--train.epochs", 2, "--resume")
     assert again.count("is finished") == 2
-    assert {path: path.stat().st_mtime_ns for path in out.glob("seed-*/model.safetensors")} == before
+    assert [path.read_bytes() for path in kept] == before
+    # ... and is not taken for what other options would have given
+    refused = run("finetune_classification.py", *options, "--train.epochs", 3, "--resume", expect=2)
+    assert "--train.epochs was 2" in refused
     assert {row["metric"]: row for row in json.loads((out / "results.json").read_text())} == found
 
 
@@ -303,6 +307,7 @@ def test_adapters_are_resumed_exactly_and_saved_merged(
     run("finetune_classification.py", *options, "--output_dir", tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
     shutil.rmtree(tmp_path / "killed/checkpoints/step-00000006")
+    (tmp_path / "killed/model.safetensors").unlink()
     run("finetune_classification.py", *options, "--output_dir", tmp_path / "killed", "--resume")
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     for name, weight in whole.items():
@@ -321,3 +326,19 @@ def test_adapters_are_resumed_exactly_and_saved_merged(
     rows = predictions(tmp_path / "whole")
     theirs = pipeline("text-classification", str(tmp_path / "whole"))([row["text"] for row in rows])
     assert [row["predicted"] for row in rows] == [each["label"] for each in theirs]
+
+
+def test_adapters_on_another_model_or_of_another_rank_are_refused(
+    model: Path, labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
+    options = ["--data.train_file", labelled[0], "--data.validation_file", labelled[0], *FIXED, "--train.steps", 2]
+    options += ["--output_dir", tmp_path / "run", "--transfer.lora_rank"]
+    run("finetune_classification.py", *options, 2, "--model.name", model)
+    shutil.copytree(model, tmp_path / "other")
+    weights = load_file(tmp_path / "other/model.safetensors")
+    weights["bert.encoder.layer.0.output.dense.weight"] += 0.01
+    save_file(weights, tmp_path / "other/model.safetensors", {"format": "pt"})
+    refused = run("finetune_classification.py", *options, 2, "--model.name", tmp_path / "other", "--resume", expect=2)
+    assert "give the model that the run began from" in refused
+    refused = run("finetune_classification.py", *options, 4, "--model.name", model, "--resume.allow_changed", expect=2)
+    assert "the adapters (--transfer.lora_rank) changed" in refused
