@@ -61,7 +61,7 @@ class TransferConfig:
     the run (Howard and Ruder 2018); `never`: the head alone learns."""
     lora_rank: int | None = None
     """Fix the layers, and train a product of this rank beside each of their matrices (LoRA: Hu et al. 2021), such as 8;
-    merged into the model that is saved. Needs `pip install 'nlp_ssl[lora]'`."""
+    merged into the model that is saved. Needs `pip install peft`."""
 
 
 @dataclass

@@ -26,7 +26,7 @@ def check_peft() -> None:
     try:
         import peft  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--transfer.lora_rank needs peft ({error}): pip install -U 'nlp_ssl[lora]'") from None
+        raise UserError(f"--transfer.lora_rank needs peft ({error}): pip install -U peft") from None
 
 
 def add_adapters(model: PreTrainedModel, rank: int) -> None:
