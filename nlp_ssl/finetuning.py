@@ -39,7 +39,7 @@ from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.report import format_table, plot_confusion
 from nlp_ssl.run import Run
 from nlp_ssl.run_settings import run_identity
-from nlp_ssl.training.adapters import LR_FACTOR, add_adapters, check_peft
+from nlp_ssl.training.adapters import HIGHEST_LR, LR_FACTOR, add_adapters, check_peft
 from nlp_ssl.training.optimizers import WEIGHT_DECAY
 from nlp_ssl.training.schedules import Horizon
 from nlp_ssl.training.transfer import freeze
@@ -280,8 +280,9 @@ def derive(config: FinetuneConfig, task: Prepared, world_size: int) -> None:
         )
         if config.transfer.lora_rank is not None:
             config.transfer.head_lr = config.transfer.head_lr or config.optimizer.lr
-            config.optimizer.lr *= LR_FACTOR
-            console.say(f"  lr of the adapters = {config.optimizer.lr:.3g} ({LR_FACTOR} times as much)")
+            config.optimizer.lr = min(HIGHEST_LR, LR_FACTOR * config.optimizer.lr)
+            why = f"{LR_FACTOR} times as much, {HIGHEST_LR:g} at most"
+            console.say(f"  lr of the adapters = {config.optimizer.lr:.3g} ({why})")
     if train.batch_size < world_size:
         raise UserError(f"--train.batch_size {train.batch_size} is smaller than the {world_size} processes")
     if train.micro_batch is None:

@@ -11,9 +11,9 @@ from transformers.pytorch_utils import Conv1D
 
 from nlp_ssl.console import UserError
 
-LR_FACTOR = (
-    10  # of adapters: the best rate is so much higher than without (Schulman et al. 2025, "LoRA without regret")
-)
+# the best rate is so much higher than without (Schulman et al. 2025, "LoRA without regret")
+LR_FACTOR = 10
+HIGHEST_LR = 2e-3  # ten times the rate of a model of 128 is too much: it learns nothing at 5e-3
 ALPHA = 2  # of the rank: the factor of the products, as is customary
 
 
