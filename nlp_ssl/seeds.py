@@ -86,7 +86,8 @@ def _finished_at(config: FinetuneConfig) -> str | None:
 
 
 def _newest(config: FinetuneConfig) -> str:
-    return max(path.name for path in Path(config.output_dir, "checkpoints").glob("step-*"))
+    """The name of a run's last checkpoint; empty where they were removed, and the run begins anew."""
+    return max((path.name for path in Path(config.output_dir, "checkpoints").glob("step-*")), default="")
 
 
 def summarize(task: Prepared, folders: list[Path], out: Path) -> list[dict[str, Any]]:

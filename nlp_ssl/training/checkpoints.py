@@ -113,7 +113,7 @@ class Checkpoints:
         weights = to_host(model.state_dict()) if rank() == 0 else {}
         states = {f"rank-{rank()}.pt": rng_state()}
         if rank() == 0 and (trained := trained_weights(model)) is not None:
-            states[TRAINED] = to_host(trained)
+            states[TRAINED] = {name: weights[name] for name in trained}
         if rank() == 0:
             states["optimizer.pt"] = to_host(optimizer.state_dict())
         self.pending = temporary
