@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import PreTrainedConfig
 
 from nlp_ssl import console
@@ -22,7 +23,7 @@ from nlp_ssl.evaluation.samples import continue_texts, fill_masks
 from nlp_ssl.machine import make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import build_model, describe, is_from_scratch
-from nlp_ssl.models.packed import PackedModel, check_isolation
+from nlp_ssl.models.packed import PackedModel, check_isolation, check_varlen
 from nlp_ssl.objectives.clm import CausalLanguageModeling
 from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
@@ -102,6 +103,7 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
     if data.isolated:
         difference = check_isolation(packed_model, len(data.tokenizer), config.tokens.row_length)
         console.say(f"packing: documents of a row cannot see each other; alone, logits differ by {difference:.0e}")
+        packed_model.varlen = packed_model.pairwise is None and _use_varlen(config, model.config, accelerator)
     learning = build_objective(config, kind, data, config.seed, source=0)
     scoring = build_objective(config, kind, data, HELD_OUT_SEED, source=1)
     phases = plan(config, data)
@@ -148,6 +150,16 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
             files=data.files,
         ),
     )
+
+
+def _use_varlen(config: PretrainConfig, model_config: PreTrainedConfig, accelerator: Accelerator) -> bool:
+    """Whether documents are laid end to end in attention instead of masked: on a GPU that proves to be right at it."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.train.mixed_precision)
+    if accelerator.device.type != "cuda" or dtype is None:
+        return False
+    right, found = check_varlen(model_config, config.tokens.row_length, dtype, accelerator.device)
+    console.say(f"attention: documents laid end to end, {found}" if right else f"attention: under a mask, as {found}")
+    return right
 
 
 def build_objective(

@@ -139,6 +139,24 @@ def stack_rows(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, np.ndarray
     return stacked | {key: np.array([row[key] for row in rows], dtype=np.int64) for key in ("row", "epoch")}
 
 
+def cumulative_lengths(document_ids: np.ndarray) -> np.ndarray:
+    """Where documents begin when rows are laid end to end, as attention kernels want it.
+
+    Args:
+        document_ids: int64, (rows, length); a row's padding counts as a document.
+
+    Returns:
+        int32: the first token of each document, and behind these the number of tokens, once or more: up to a power of
+        two and one, so that batches have few shapes and a compiled model is compiled few times.
+    """
+    begins = np.ones(document_ids.shape, dtype=bool)
+    np.not_equal(document_ids[:, 1:], document_ids[:, :-1], out=begins[:, 1:])
+    begins = np.flatnonzero(begins)
+    cu_seqlens = np.full((1 << (len(begins) - 1).bit_length()) + 1, document_ids.size, dtype=np.int32)
+    cu_seqlens[: len(begins)] = begins
+    return cu_seqlens
+
+
 def pack(
     tokens: TokenCorpus,
     row_length: int,

@@ -20,6 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from nlp_ssl.console import UserError
 from nlp_ssl.models.tiles import Tile, tiled_attention, tiles_of
+from nlp_ssl.models.varlen import HALF, varlen_attention
 
 ISOLATED = "isolated"
 # on a CPU, whose flash kernel multiplies bfloat16 slowly: rows up to here by the plain formula, all at once; up to
@@ -73,10 +74,15 @@ def isolated_attention(
     if is_causal is None:
         is_causal = getattr(module, "is_causal", False)
     documents = document_ids if isinstance(document_ids, Documents) else Documents(document_ids)
-    groups = query.shape[1] // key.shape[1]
-    precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else value.dtype
-    if query.device.type == "cpu" and precision == torch.bfloat16 and query.shape[2] <= _LONG and not dropout:
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    groups, device = query.shape[1] // key.shape[1], query.device.type
+    precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    same_size = query.shape[-1] == value.shape[-1]
+    if documents.cu_seqlens is not None and precision in HALF and same_size and not dropout:
+        query, key, value = (each.to(precision) for each in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
+        causal = is_causal or documents.causal
+        return varlen_attention(query, key, value, documents.cu_seqlens, scale, causal, sliding_window), None
+    if device == "cpu" and precision == torch.bfloat16 and query.shape[2] <= _LONG and not dropout:
         query, key, value = (each.to(precision) for each in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
         with torch.autocast("cpu", enabled=False):  # it would take the softmax to float32
             if query.shape[2] > _SHORT and not torch.compiler.is_compiling():
@@ -85,7 +91,7 @@ def isolated_attention(
             weights = scores.masked_fill_(~documents.mask(is_causal, sliding_window), -math.inf).softmax(-1)
             return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
     mask = documents.mask(is_causal, sliding_window)
-    if groups > 1 and query.device.type == "cuda":  # grouped heads and a mask together fall back to a slow kernel there
+    if groups > 1 and device == "cuda":  # grouped heads and a mask together fall back to a slow kernel there
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     output = F.scaled_dot_product_attention(
         query,
@@ -93,7 +99,7 @@ def isolated_attention(
         value,
         attn_mask=mask,
         dropout_p=dropout,
-        scale=scaling,
+        scale=scale,
         enable_gqa=key.shape[1] != query.shape[1],
     )
     return output.transpose(1, 2).contiguous(), None
@@ -123,10 +129,12 @@ class Documents:
     Args:
         ids: int64, (batch, length); tokens of equal id see each other.
         causal: and only their past, whatever the architecture says.
+        cu_seqlens: int32, where they begin among the batch * length tokens (`packing.cumulative_lengths`): attention is
+            then computed by `varlen_attention` where its arithmetic allows.
     """
 
-    def __init__(self, ids: Tensor, causal: bool = False) -> None:
-        self.ids, self.causal = ids, causal
+    def __init__(self, ids: Tensor, causal: bool = False, cu_seqlens: Tensor | None = None) -> None:
+        self.ids, self.causal, self.cu_seqlens = ids, causal, cu_seqlens
         self._masks: dict[tuple[bool, int | None], Tensor] = {}
         self._tiles: dict[tuple[bool, int | None], list[Tile]] = {}
 

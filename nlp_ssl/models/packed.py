@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from nlp_ssl.console import UserError
-from nlp_ssl.models.attention import ISOLATED, Documents, PairwiseMask, can_isolate, stock_attention
+from nlp_ssl.models.attention import (
+    ISOLATED,
+    Documents,
+    PairwiseMask,
+    can_isolate,
+    isolated_attention,
+    stock_attention,
+)
 from nlp_ssl.models.heads import LabelledPositions
 
 _REFUSED = "{} cannot keep packed documents apart; give --tokens.packing one_document"
@@ -37,6 +44,7 @@ class PackedModel(nn.Module):
         if isolated and model.config._attn_implementation != ISOLATED:
             self.pairwise = PairwiseMask(model)
         self.position_offset = position_offset(model)
+        self.varlen = False  # until `check_varlen` has shown that the device's kernel is right
         self.takes_cache = "use_cache" in inspect.signature(model.forward).parameters
 
     def forward(
@@ -45,6 +53,7 @@ class PackedModel(nn.Module):
         *,
         document_ids: Tensor,
         position_ids: Tensor,
+        cu_seqlens: Tensor | None = None,
         label_positions: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
@@ -54,6 +63,8 @@ class PackedModel(nn.Module):
             input_ids: int64, (B, S).
             document_ids: int64, (B, S); 0 is padding.
             position_ids: int64, (B, S); from 0 in every document.
+            cu_seqlens: int32; where documents begin among the B * S tokens (`packing.cumulative_lengths`). Read where
+                `self.varlen` is set.
             label_positions: int64, (C,); indices into the B * S tokens.
             causal: have an isolated encoder's tokens see only their past.
 
@@ -61,7 +72,7 @@ class PackedModel(nn.Module):
             (B, S, vocabulary), or (1, C, vocabulary) when `label_positions` are given.
         """
         kwargs = {"use_cache": False} if self.takes_cache else {}
-        documents = Documents(document_ids, causal)
+        documents = Documents(document_ids, causal, cu_seqlens if self.varlen else None)
         if self.isolated:
             kwargs["position_ids"] = position_ids + self.position_offset
             if self.pairwise is None:
@@ -136,6 +147,68 @@ def check_isolation(packed: PackedModel, vocab_size: int, row_length: int = 96) 
             f"{difference:.0e}, relative to the largest"
         )
     return difference
+
+
+def check_varlen(
+    config: PreTrainedConfig, row_length: int, dtype: torch.dtype, device: torch.device
+) -> tuple[bool, str]:
+    """Prove on a device that the kernel for documents laid end to end attends as a mask says, and as exactly.
+
+    Rows of random documents go through `isolated_attention` both ways, in both directions and causally, with and
+    without a window, forward and backward, in heads of the model's size. Of each result the worst entry's distance from
+    float64 may be twice that of the same arithmetic under a mask; and what another document holds may not change a bit.
+
+    Args:
+        config: the model's.
+        row_length: of its rows.
+        dtype: that products are in.
+        device: that it trains on.
+
+    Returns:
+        Whether the kernel can be used, and a sentence that says what was found.
+    """
+    heads, length = 2, min(row_length, 1024)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    generator = torch.Generator().manual_seed(0)
+    begins = torch.rand(2, length, generator=generator) < 8 / length
+    begins[:, 0], begins[:, 2], begins[1, -1] = True, True, True  # documents of two tokens and of one
+    ids = begins.cumsum(1)
+    starts = begins.flatten().nonzero()[:, 0]
+    cu_seqlens = torch.cat([starts, torch.full((5,), ids.numel())]).to(device, torch.int32)
+    *inputs, weights = torch.randn(4, 2, heads, length, size, generator=generator, dtype=torch.float64).to(device)
+    ids = ids.to(device)
+    layer = nn.Module()
+
+    def attend(documents: Documents, precision: torch.dtype, causal: bool, window: int | None) -> list[Tensor]:
+        """Output, and the gradients of query, key and value."""
+        given = [each.to(precision).requires_grad_() for each in inputs]
+        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            output, _ = isolated_attention(
+                layer, *given, None, is_causal=causal, sliding_window=window, document_ids=documents
+            )
+            gradients = torch.autograd.grad(output, given, weights.to(precision).transpose(1, 2))
+        return [each.detach().double() for each in (output, *gradients)]
+
+    worst = 0.0
+    for causal in (False, True):
+        for window in (None, max(2, length // 8)):
+            true = attend(Documents(ids), torch.float64, causal, window)
+            usual = attend(Documents(ids), dtype, causal, window)
+            try:
+                found = attend(Documents(ids, cu_seqlens=cu_seqlens), dtype, causal, window)
+            except RuntimeError as error:  # a device or a size of heads that the kernel does not have
+                return False, f"the kernel says: {' '.join(str(error).split())[:200]}"
+            for exact, masked, ours in zip(true, usual, found, strict=True):
+                distances = [float((each - exact).abs().max()) for each in (ours, masked)]
+                if not distances[0] <= 2 * distances[1]:
+                    return False, f"it is {distances[0]:.0e} from float64 where a mask is {distances[1]:.0e} from it"
+                worst = max(worst, distances[0] / distances[1])
+    before = attend(Documents(ids, cu_seqlens=cu_seqlens), dtype, False, None)[0]
+    inputs = [torch.where((ids == 1)[:, None, :, None], -each, each) for each in inputs]
+    after = attend(Documents(ids, cu_seqlens=cu_seqlens), dtype, False, None)[0]
+    if not torch.equal(before[ids != 1], after[ids != 1]):
+        return False, "another document changes what it gives"
+    return True, f"at most {worst:.1f} times as far from float64 as under a mask"
 
 
 def has_experts(config: PreTrainedConfig) -> bool:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from nlp_ssl.data.packing import stack_rows
+from nlp_ssl.data.packing import cumulative_lengths, stack_rows
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, loss_precision, to_tensors
 
@@ -18,8 +18,8 @@ class CausalLanguageModeling:
     """Asks every token of a packed row for the next one of its document.
 
     A label never crosses documents, and where a document was cut at the end of a row no end is taught. A collated batch
-    holds `input_ids`, `document_ids`, `position_ids` and `labels`, all (B, S), and its `digest`; `labels` are already
-    shifted.
+    holds `input_ids`, `document_ids`, `position_ids` and `labels`, all (B, S); `cu_seqlens`, where documents begin; and
+    its `digest`. `labels` are already shifted.
 
     Args:
         tokenizer: the begin and end that packing adds are targets, but no text: bits per byte leave them out (and
@@ -48,6 +48,7 @@ class CausalLanguageModeling:
                 "input_ids": ids,
                 "document_ids": documents,
                 "position_ids": batch["position_ids"],
+                "cu_seqlens": cumulative_lengths(documents),
                 "labels": labels,
             }
         ) | {"digest": digest_of(batch["row"], batch["epoch"], seen)}
@@ -58,7 +59,12 @@ class CausalLanguageModeling:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         """Summed cross-entropy in nats; and in evaluation `text_loss_sum`, that of targets that are text."""
-        logits = model(batch["input_ids"], document_ids=batch["document_ids"], position_ids=batch["position_ids"])
+        logits = model(
+            batch["input_ids"],
+            document_ids=batch["document_ids"],
+            position_ids=batch["position_ids"],
+            cu_seqlens=batch["cu_seqlens"],
+        )
         logits, labels = logits.view(-1, logits.shape[-1]), batch["labels"].view(-1)
         if model.training:
             return summed_cross_entropy(logits, labels), {}

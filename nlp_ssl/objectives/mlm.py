@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 
-from nlp_ssl.data.packing import stack_rows
+from nlp_ssl.data.packing import cumulative_lengths, stack_rows
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.masking import SPAN_MAX, MaskingCollator
 from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, to_tensors
@@ -17,9 +17,9 @@ from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, to_tensors
 class MaskedLanguageModeling:
     """Hides tokens of packed rows and asks for them; logits are computed only there.
 
-    A collated batch of B rows of S tokens holds `input_ids`, `document_ids`, `position_ids` (B, S) and, in a fixed
-    capacity of C slots, `label_positions` (C,), indices into the B * S tokens, and `labels` (C,), -100 in spare slots;
-    and its `digest`.
+    A collated batch of B rows of S tokens holds `input_ids`, `document_ids`, `position_ids` (B, S); `cu_seqlens`, where
+    documents begin; in a fixed capacity of C slots, `label_positions` (C,), indices into the B * S tokens, and `labels`
+    (C,), -100 in spare slots; and its `digest`.
 
     Args:
         masking: the masking collator.
@@ -51,6 +51,7 @@ class MaskedLanguageModeling:
                 "input_ids": input_ids,
                 "document_ids": batch["document_ids"],
                 "position_ids": batch["position_ids"],
+                "cu_seqlens": cumulative_lengths(batch["document_ids"]),
                 "label_positions": label_positions,
                 "labels": slots,
             }
@@ -77,6 +78,7 @@ class MaskedLanguageModeling:
             batch["input_ids"],
             document_ids=batch["document_ids"],
             position_ids=batch["position_ids"],
+            cu_seqlens=batch["cu_seqlens"],
             label_positions=positions,
             causal=positions is None,
         )
