@@ -65,6 +65,9 @@ def training_device() -> torch.device:
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}  # of products, by `mixed_precision`
+
+
 def best_precision(device: torch.device) -> str:
     """The arithmetic that this hardware multiplies fast: bf16, fp16 on older GPUs, else float32 (`"no"`)."""
     if device.type == "cuda":

@@ -20,10 +20,11 @@ from nlp_ssl.data.tokens import fingerprint
 from nlp_ssl.data.verification import Verification
 from nlp_ssl.evaluation.perplexity import bits_per_byte, evaluate
 from nlp_ssl.evaluation.samples import continue_texts, fill_masks
-from nlp_ssl.machine import make_accelerator, train_batches, training_device
+from nlp_ssl.machine import DTYPES, make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import build_model, describe, is_from_scratch
 from nlp_ssl.models.packed import PackedModel, check_isolation, check_varlen
+from nlp_ssl.models.varlen import HALF
 from nlp_ssl.objectives.clm import CausalLanguageModeling
 from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
@@ -154,10 +155,10 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
 
 def _use_varlen(config: PretrainConfig, model_config: PreTrainedConfig, accelerator: Accelerator) -> bool:
     """Whether documents are laid end to end in attention instead of masked: on a GPU that proves to be right at it."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.train.mixed_precision)
-    if accelerator.device.type != "cuda" or dtype is None:
+    device, dtype = accelerator.device, DTYPES[config.train.mixed_precision]
+    if device.type != "cuda" or dtype not in HALF:
         return False
-    right, found = check_varlen(model_config, config.tokens.row_length, dtype, accelerator.device)
+    right, found = check_varlen(model_config, config.tokens.row_length, dtype, device)
     console.say(f"attention: documents laid end to end, {found}" if right else f"attention: under a mask, as {found}")
     return right
 

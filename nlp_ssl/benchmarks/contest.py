@@ -17,7 +17,7 @@ from nlp_ssl import console, preparation, pretraining
 from nlp_ssl.benchmarks import contenders
 from nlp_ssl.benchmarks.contenders import PARTS, Parts, TakesTurns
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
-from nlp_ssl.machine import best_precision, training_device
+from nlp_ssl.machine import DTYPES, best_precision, training_device
 from nlp_ssl.training.throughput import datasheet_peak, measured_bandwidth, measured_peak
 
 OURS = "nlp_ssl"
@@ -92,7 +92,7 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
         for contender in everyone:
             contender.parts = contender.take_turn(config.steps, apart=True)
     device = training_device()
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[best_precision(device)]
+    dtype = DTYPES[best_precision(device)]
     peak, bandwidth = measured_peak(device, dtype), measured_bandwidth(device)
     first = everyone[0]
     needed = _median(first, "operations") / _median(first, "tokens")  # a token; the Trainers' rows ask for as much
