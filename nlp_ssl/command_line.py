@@ -38,7 +38,7 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
     flags = _keys(config_class)
     # `--resume` alone means its first field
     argv = [re.sub(r"^--resume(?==|$)", "--resume.enabled", arg) for arg in (sys.argv[1:] if argv is None else argv)]
-    argv = _expand_flags(argv, {key for key, kind in flags.items() if kind is bool})
+    argv = _expand_flags(argv, {key for key, kind in flags.items() if kind in (bool, bool | None)})
     try:
         namespace = parser.instantiate(parser.parse_args(argv))
     except ArgumentError as error:

@@ -174,8 +174,8 @@ class TrainConfig:
     """Arithmetic of the matrix products. Derived: bf16 where the hardware multiplies it, fp16 on older GPUs."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    compile: bool = False
-    """Compile the model with `torch.compile` (needs a C++ compiler on a CPU)."""
+    compile: bool | None = None
+    """Compile the model with `torch.compile` (needs a C++ compiler on a CPU). Derived: in pretraining on a CUDA GPU."""
     workers: int | None = None
     """Processes that prepare batches. Derived: 0 on a CPU, 2 on a GPU."""
     cpu_threads: int | None = None

@@ -3,12 +3,13 @@
 import ctypes
 import datetime
 import functools
+import importlib.util
 import itertools
 import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import psutil
@@ -77,6 +78,22 @@ def best_precision(device: torch.device) -> str:
         fast = capability.get("avx512_bf16") or capability.get("amx_bf16") or torch.cpu._is_avx512_bf16_supported()
         return "bf16" if fast else "no"
     return "no"
+
+
+def compiles(device: torch.device) -> bool:
+    """Whether `torch.compile` pays here without being asked: on a CUDA GPU that Triton makes kernels for."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def compile_module(module: torch.nn.Module) -> None:
+    """Have `torch.compile` make kernels of a module's forward and backward pass, anew for every shape of a batch.
+
+    They are kept on disk, so that the next run of the same shapes begins at once.
+    """
+    torch._dynamo.config.recompile_limit = 32  # shapes: two of labels, a few of documents, a last micro-batch
+    module.compile(dynamic=False)
 
 
 def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
@@ -184,4 +201,11 @@ def out_of_memory_advice(micro_batch: int) -> str:
 
 def library_versions() -> str:
     """The versions that a result depends on."""
-    return ", ".join(f"{name} {version(name)}" for name in ("nlp_ssl", "torch", "transformers", "tokenizers"))
+
+    def number(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:  # run from a folder that nobody installed
+            return "from source"
+
+    return ", ".join(f"{name} {number(name)}" for name in ("nlp_ssl", "torch", "transformers", "tokenizers"))

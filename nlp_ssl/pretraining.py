@@ -20,7 +20,7 @@ from nlp_ssl.data.tokens import fingerprint
 from nlp_ssl.data.verification import Verification
 from nlp_ssl.evaluation.perplexity import bits_per_byte, evaluate
 from nlp_ssl.evaluation.samples import continue_texts, fill_masks
-from nlp_ssl.machine import DTYPES, make_accelerator, train_batches, training_device
+from nlp_ssl.machine import DTYPES, compiles, make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import build_model, describe, is_from_scratch
 from nlp_ssl.models.packed import PackedModel, check_isolation, check_varlen
@@ -64,7 +64,10 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
     fill(train, "batch_size", max(world_size, tokens // length), f"{tokens:,} tokens a step for width {hidden}")
     at_once = tokens_at_once(model_config, kind, device)
     share = math.ceil(train.batch_size / world_size)
-    fill(train, "micro_batch", min(share, max(1, at_once // length)), "changes memory and speed, not the result")
+    fits = even_share(share, max(1, at_once // length))
+    fill(train, "micro_batch", fits, "changes memory and speed, not the result")
+    if compiles(device):
+        fill(train, "compile", True, "kernels made for this model and its shapes")
     for phase in config.phases:
         phase.batch_size = phase.batch_size or train.batch_size
     if (smallest := min(part.batch_size for part in (train, *config.phases))) < world_size:
@@ -78,6 +81,14 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
     fill(config.evaluation, "batch_size", max(1, train.micro_batch), "the micro-batch")
     for name, value, why in chosen:
         console.say(f"  {name} = {f'{value:.3g}' if isinstance(value, float) else value} ({why})")
+
+
+def even_share(rows: int, fitting: int) -> int:
+    """Rows of a micro-batch, at most so many, that split a batch into few and equal parts: into few shapes."""
+    if fitting >= rows:
+        return rows
+    divisor = next(n for n in range(fitting, 0, -1) if rows % n == 0)
+    return divisor if 2 * divisor > fitting else math.ceil(rows / math.ceil(rows / fitting))
 
 
 def tokens_at_once(model_config: PreTrainedConfig, kind: Kind, device: torch.device) -> int:

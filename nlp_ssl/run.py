@@ -20,7 +20,7 @@ from nlp_ssl.config import ResumeConfig, to_dict
 from nlp_ssl.console import Interrupted, UserError
 from nlp_ssl.data.batches import TrainBatches
 from nlp_ssl.incidents import INCIDENTS_FILE, name_rows, report_incident
-from nlp_ssl.machine import describe_exactness, describe_hardware, end_run, library_versions
+from nlp_ssl.machine import compile_module, describe_exactness, describe_hardware, end_run, library_versions
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
 from nlp_ssl.outcome import outcome, write_status
 from nlp_ssl.publishing import report
@@ -157,8 +157,12 @@ class Run:
         if config.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         optimizer = build_optimizer(self.model, config.optimizer, getattr(config, "transfer", None))
+        if self.accelerator.device.type == "cuda" and config.train.mixed_precision == "no":
+            torch.set_float32_matmul_precision("high")  # only now: proofs before a run are in float32 as it is
+            console.say("arithmetic: products of float32 are in TF32, with 10 bits behind the point")
         if config.train.compile:
-            self.module.compile(dynamic=False)
+            compile_module(self.module)
+            console.say("compile: the first step takes a minute or so, as every new shape of a batch (--train.compile)")
         self.module, self.optimizer = self.accelerator.prepare(self.module, optimizer)
         if config.hub.repo_id and self.accelerator.is_main_process:
             self.publisher = HubPublisher(config.hub.repo_id, private=config.hub.private)

@@ -27,7 +27,7 @@ from transformers import (
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
 from nlp_ssl.config import ModelConfig
 from nlp_ssl.config_finetuning import FinetuneConfig
-from nlp_ssl.machine import training_device
+from nlp_ssl.machine import compile_module, training_device
 from nlp_ssl.models.loading import build_model
 from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
 from nlp_ssl.pretraining import start
@@ -86,7 +86,7 @@ def ours(config: BenchmarkConfig, kind: Kind, data: PretrainingData, parts: Part
     work = Work.of(run.model, causal=kind == "clm")
     optimizer = build_optimizer(run.model, config.optimizer)
     if config.train.compile:
-        run.module.compile(dynamic=False)
+        compile_module(run.module)
     accelerator: Accelerator = run.accelerator
     module, optimizer = accelerator.prepare(run.module, optimizer)
     asked: list[float] = []

@@ -16,11 +16,13 @@ import torch
 from nlp_ssl import console, preparation, pretraining
 from nlp_ssl.benchmarks import contenders
 from nlp_ssl.benchmarks.contenders import PARTS, Parts, TakesTurns
+from nlp_ssl.benchmarks.load import Load
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
 from nlp_ssl.machine import DTYPES, best_precision, training_device
 from nlp_ssl.training.throughput import datasheet_peak, measured_bandwidth, measured_peak
 
-OURS = "nlp_ssl"
+OURS, EAGER = "nlp_ssl", "eager"
+TRUSTED = 0.1  # of the machine, in other programs' hands
 Steps = list[dict[str, Any]]
 
 
@@ -28,13 +30,17 @@ class Contender:
     """A process that trains when it has its turn.
 
     Args:
-        name: `nlp_ssl`, or a Trainer's settings: see `BenchmarkConfig.against`.
+        name: `nlp_ssl`, or another of `BenchmarkConfig.against`.
         config: what is trained.
         contend: what the process does: `(name, config, connection)`.
+
+    Attributes:
+        turns: the steps of every turn.
+        loads: for every turn the share of the machine that other programs took meanwhile.
     """
 
     def __init__(self, name: str, config: Any, contend: Callable[[str, Any, Connection], None]) -> None:
-        self.name, self.turns, self.parts, self.peak_memory = name, [], [], 0.0
+        self.name, self.turns, self.loads, self.parts, self.peak_memory = name, [], [], [], 0.0
         context = get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=contend, args=(name, config, other))
@@ -42,8 +48,21 @@ class Contender:
 
     def take_turn(self, steps: int, apart: bool = False) -> Steps:
         """Train for some steps; returns what each of them was. `apart` keeps a GPU from overlapping their parts."""
+        self.begin_turn(steps, apart)
+        return self.end_turn()
+
+    def begin_turn(self, steps: int, apart: bool = False) -> None:
+        """Have the process train for some steps."""
         self.connection.send((steps, apart))
-        answer = self.connection.recv()
+
+    def end_turn(self) -> Steps:
+        """Wait until it has; returns what each step was."""
+        try:
+            answer = self.connection.recv()
+        except EOFError:
+            self.process.join()
+            code = self.process.exitcode
+            raise RuntimeError(f"{self.name} died with exit code {code}; -9 is often too little memory") from None
         if isinstance(answer, str):
             raise RuntimeError(f"{self.name} failed:\n{answer}")
         self.peak_memory = answer.pop("peak_memory")
@@ -67,15 +86,30 @@ def contest(config: Any, contend: Callable[[str, Any, Connection], None]) -> Ite
     """
     everyone = [Contender(name, config, contend) for name in (OURS, *config.against)]
     try:
+        for contender in everyone:  # all at once: most of it is importing and compiling
+            contender.begin_turn(config.steps)
         for contender in console.progress(everyone, desc="warm up", unit="contender"):
-            contender.take_turn(config.steps)
+            contender.end_turn()
         for _ in console.progress(range(config.rounds), desc="measure", unit="round"):
             for contender in everyone:
+                load = Load()
                 contender.turns.append(contender.take_turn(config.steps))
+                contender.loads.append(load.of_others())
         yield everyone
     finally:
         for contender in everyone:
             contender.end()
+
+
+def judge_load(everyone: list[Contender]) -> tuple[float, list[str]]:
+    """The largest share of the machine that others took in a turn, and what that says about the ratios."""
+    worst = max(load for contender in everyone for load in contender.loads)
+    if worst <= TRUSTED:
+        return worst, []
+    return worst, [
+        f"NOT TO BE TRUSTED: other programs took up to {worst:.0%} of the machine in a turn; ratios change with that. "
+        "Measure again when it is idle"
+    ]
 
 
 def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
@@ -96,6 +130,7 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
     peak, bandwidth = measured_peak(device, dtype), measured_bandwidth(device)
     first = everyone[0]
     needed = _median(first, "operations") / _median(first, "tokens")  # a token; the Trainers' rows ask for as much
+    load, warnings = judge_load(everyone)
     results = []
     for contender in everyone:
         seconds = _median(contender, "seconds")
@@ -121,10 +156,11 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
         "datasheet_peak": datasheet_peak(device),
         "measured_bandwidth": bandwidth,
         "operations_per_token": needed,
+        "load_of_others": load,
         "contenders": results,
         "turns": {contender.name: contender.turns for contender in everyone},
     }
-    return measured | {"rows": _table(measured), "notes": _notes(measured)}
+    return measured | {"rows": _table(measured), "notes": _notes(measured) + warnings}
 
 
 def _table(measured: dict[str, Any]) -> list[dict[str, Any]]:
@@ -135,7 +171,7 @@ def _table(measured: dict[str, Any]) -> list[dict[str, Any]]:
         ratio = f"{each['slower']:.2f} ({low:.2f} - {high:.2f})"
         rows.append(
             {
-                "": each["name"] if each["name"] == OURS else f"Trainer, {each['name']}",
+                "": label(each["name"]),
                 "tokens/s": f"{each['tokens_per_second']:,.0f}",
                 "ms a step": f"{each['seconds'] * 1e3:.0f}",
                 **{part: f"{each['parts'][part] * 1e3:.0f}" for part in (*PARTS, "rest")},
@@ -158,6 +194,11 @@ def _notes(measured: dict[str, Any]) -> list[str]:
         "are labels, attention inside documents) / seconds / measured peak",
         f"floor of a step: {own['floor']['products'] * 1e3:.0f} ms of products at that peak",
     ]
+
+
+def label(name: str) -> str:
+    """A contender's name as tables have it."""
+    return {OURS: OURS, EAGER: f"{OURS}, not compiled"}.get(name, f"Trainer, {name}")
 
 
 def _median(contender: Contender, key: str) -> float:
@@ -192,7 +233,9 @@ def _contend(name: str, config: BenchmarkConfig, connection: Connection) -> None
             answers = Answers(connection, parts)
             kind = preparation.kind_of(config)
             data = preparation.prepare(config, kind)
-            if name == OURS:
+            if name == EAGER:
+                config.train.compile = False
+            if name in (OURS, EAGER):
                 for step in contenders.ours(config, kind, data, parts):
                     if not answers.step_done(step):
                         return

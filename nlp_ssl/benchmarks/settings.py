@@ -7,6 +7,7 @@ from nlp_ssl.config import MLMConfig
 from nlp_ssl.console import UserError
 
 TRAINERS = ("script", "bf16", "best")
+CONTENDERS = ("eager", *TRAINERS)
 Stage = Literal["step", "loss", "tokenise", "pack", "batches", "masking", "resume", "save"]
 
 
@@ -18,8 +19,9 @@ class BenchmarkConfig(MLMConfig):
     """`step`: seconds of a training step beside `transformers.Trainer`; `loss`: seconds until a held-out loss; or a
     part by itself: `tokenise`, `pack`, `batches`, `masking`, `resume` (time to the first step), `save`."""
     against: list[str] = field(default_factory=lambda: list(TRAINERS))
-    """Trainers to run beside: `script` as `run_mlm.py` and `run_clm.py` set it, `bf16` with that alone, `best` with
-    bf16, `torch_compile`, the fused optimizer and a loader worker."""
+    """What to run beside: Trainers, `script` as `run_mlm.py` and `run_clm.py` set it, `bf16` with that alone, `best`
+    with bf16, `torch_compile`, TF32, the fused optimizer and a loader worker; and `eager`, this project without
+    `torch.compile` (`step`)."""
     rounds: int = 5
     """How often every contender has its turn; medians are of these."""
     steps: int = 3
@@ -42,9 +44,10 @@ def check(config: BenchmarkConfig) -> None:
     Raises:
         UserError: an unknown Trainer, or a number that must be positive.
     """
+    known = CONTENDERS if config.stage == "step" else TRAINERS
     for name in config.against:
-        if name not in TRAINERS:
-            raise UserError(f"--against {name}: there are {', '.join(TRAINERS)}")
+        if name not in known:
+            raise UserError(f"--against {name}: there are {', '.join(known)}")
     for key in ("rounds", "steps", "target", "patience", "trainer_lr"):
         if getattr(config, key) <= 0:
             raise UserError(f"--{key} is {getattr(config, key)}; it must be positive")

@@ -60,7 +60,8 @@ def evaluate(
     try:
         for batch in console.until(stop, batches, total, desc="evaluate"):
             count += num_targets(batch)
-            with accelerator.autocast():
+            # kernels would be compiled for evaluation alone, and for its last batch
+            with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
                 batch_loss, metrics = inner(send_to_device(batch, accelerator.device, non_blocking=True))
             loss_sum += batch_loss.cpu().double()
             for key, value in metrics.items():

@@ -168,10 +168,13 @@ def ours(
     accelerator: Accelerator,
     dtype: torch.dtype = torch.float64,
     asked: Objective | None = None,
+    varlen: bool = False,
 ) -> Trajectory:
-    """What the project's loop does, with the case's objective or another."""
+    """What the project's loop does, with the case's objective or another; `varlen` is for CUDA alone."""
     model = build_model(case, case.isolates).to(dtype)
     packed = PackedModel(model, case.isolates) if case.is_packed else model
+    if varlen and case.isolates:
+        packed.varlen = packed.pairwise is None
     module = ObjectiveModule(packed, asked or objective(case))
     if optimizer == "adamw":
         chosen = build_optimizer(model, OptimizerConfig(name="adamw", lr=1e-3, weight_decay=0.0))

@@ -1,7 +1,7 @@
 """Documents laid end to end in attention, held against a mask; the kernel has a stand-in where there is no GPU.
 
 What the stand-in shows is what we do around the kernel: where documents begin, windows, grouped heads, what is refused.
-The kernel itself is proved on the device by `check_varlen` whenever a run starts there, and by the last test.
+The kernel itself is proved on the device by `check_varlen` whenever a run starts there, and by `tests/gpu`.
 """
 
 import numpy as np
@@ -153,11 +153,3 @@ def test_the_proof_refuses_a_kernel_that_is(wrong, says, kernel):
     right, found = check_varlen(tiny_model("bert").config, 96, torch.bfloat16, CPU)
     assert not right
     assert says in found
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel itself needs a CUDA GPU")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("length", [128, 1024])
-def test_the_kernel_of_this_gpu(dtype, length):
-    right, found = check_varlen(tiny_model("bert", hidden_size=128).config, length, dtype, torch.device("cuda"))
-    assert right, found
