@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,6 +17,7 @@ from nlp_ssl import console, preparation, pretraining
 from nlp_ssl.benchmarks import contenders
 from nlp_ssl.benchmarks.contenders import PARTS, Parts, TakesTurns
 from nlp_ssl.benchmarks.load import Load
+from nlp_ssl.benchmarks.profiling import start_profiler, stop_profiler
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
 from nlp_ssl.machine import DTYPES, best_precision, training_device
 from nlp_ssl.training.throughput import datasheet_peak, measured_bandwidth, measured_peak
@@ -24,6 +25,8 @@ from nlp_ssl.training.throughput import datasheet_peak, measured_bandwidth, meas
 OURS, EAGER = "nlp_ssl", "eager"
 TRUSTED = 0.1  # of the machine, in other programs' hands
 Steps = list[dict[str, Any]]
+# how a turn is looked at: `apart` keeps a GPU from overlapping a step's parts, `profiled` notes its kernels
+Look = Literal["plainly", "apart", "profiled"]
 
 
 class Contender:
@@ -37,23 +40,25 @@ class Contender:
     Attributes:
         turns: the steps of every turn.
         loads: for every turn the share of the machine that other programs took meanwhile.
+        kernels: of the last turn, if it was profiled.
     """
 
     def __init__(self, name: str, config: Any, contend: Callable[[str, Any, Connection], None]) -> None:
         self.name, self.turns, self.loads, self.parts, self.peak_memory = name, [], [], [], 0.0
+        self.kernels: dict[str, float] = {}
         context = get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=contend, args=(name, config, other))
         self.process.start()
 
-    def take_turn(self, steps: int, apart: bool = False) -> Steps:
-        """Train for some steps; returns what each of them was. `apart` keeps a GPU from overlapping their parts."""
-        self.begin_turn(steps, apart)
+    def take_turn(self, steps: int, how: Look = "plainly") -> Steps:
+        """Train for some steps; returns what each of them was."""
+        self.begin_turn(steps, how)
         return self.end_turn()
 
-    def begin_turn(self, steps: int, apart: bool = False) -> None:
+    def begin_turn(self, steps: int, how: Look = "plainly") -> None:
         """Have the process train for some steps."""
-        self.connection.send((steps, apart))
+        self.connection.send((steps, how))
 
     def end_turn(self) -> Steps:
         """Wait until it has; returns what each step was."""
@@ -65,13 +70,13 @@ class Contender:
             raise RuntimeError(f"{self.name} died with exit code {code}; -9 is often too little memory") from None
         if isinstance(answer, str):
             raise RuntimeError(f"{self.name} failed:\n{answer}")
-        self.peak_memory = answer.pop("peak_memory")
+        self.peak_memory, self.kernels = answer["peak_memory"], answer["kernels"]
         return answer["steps"]
 
     def end(self) -> None:
         """Have the process end."""
         with contextlib.suppress(BrokenPipeError):
-            self.connection.send((0, False))
+            self.connection.send((0, "plainly"))
         self.process.join(20)
         self.process.kill()
 
@@ -124,7 +129,15 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
     pretraining.derive(config, kind, data.model_config, world_size=1)
     with contest(config, _contend) as everyone:
         for contender in everyone:
-            contender.parts = contender.take_turn(config.steps, apart=True)
+            contender.parts = contender.take_turn(config.steps, "apart")
+        if training_device().type == "cuda":
+            for contender in everyone:
+                contender.take_turn(config.steps, "profiled")
+    return summarise(everyone)
+
+
+def summarise(everyone: list[Contender]) -> dict[str, Any]:
+    """What was measured of contenders, the first of which is this project; see `compare_steps`."""
     device = training_device()
     dtype = DTYPES[best_precision(device)]
     peak, bandwidth = measured_peak(device, dtype), measured_bandwidth(device)
@@ -147,6 +160,7 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
                 "slower": statistics.median(found),
                 "slower_between": [min(found), max(found)],
                 "floor": {"products": operations / peak},
+                "kernels": contender.kernels,
             }
         )
     measured = {
@@ -254,13 +268,20 @@ class Answers:
     """What a contender says about its steps, a turn at a time.
 
     Args:
-        connection: gives the number of steps in the next turn, 0 at the end, and whether their parts are kept apart.
+        connection: gives the number of steps in the next turn, 0 at the end, and how they are looked at.
         parts: of these steps.
     """
 
     def __init__(self, connection: Connection, parts: Parts) -> None:
-        self.connection, self.parts, self.steps = connection, parts, []
-        self.left, parts.apart = connection.recv()
+        self.connection, self.parts = connection, parts
+        self._begin()
+
+    def _begin(self) -> None:
+        self.steps, self.profiler = [], None
+        self.left, how = self.connection.recv()
+        self.parts.apart = how == "apart"
+        if how == "profiled":
+            self.profiler = start_profiler()
         self.begun = time.perf_counter()
 
     def step_done(self, step: dict[str, Any]) -> bool:
@@ -271,9 +292,9 @@ class Answers:
         self.steps.append(step | {"seconds": seconds, "parts": self.parts.take()})
         self.left -= 1
         if self.left == 0:
-            self.connection.send({"steps": self.steps, "peak_memory": _peak_memory()})
-            self.steps = []
-            self.left, self.parts.apart = self.connection.recv()
+            kernels = {} if self.profiler is None else stop_profiler(self.profiler, len(self.steps))
+            self.connection.send({"steps": self.steps, "peak_memory": _peak_memory(), "kernels": kernels})
+            self._begin()
         self.begun = time.perf_counter()
         return self.left > 0
 

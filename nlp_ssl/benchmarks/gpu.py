@@ -343,14 +343,6 @@ def finetuning(config: GpuConfig) -> dict[str, Any]:
     return compare_finetuning(chosen)
 
 
-def profile(config: GpuConfig) -> dict[str, Any]:
-    """Ten steps of the BERT under torch's profiler: which kernels, and how long the device is idle."""
-    from nlp_ssl.benchmarks.profiling import profile_steps
-
-    chosen = _benchmark(config, MODELS["bert-base 512"])
-    return profile_steps(chosen, 2 if config.tiny else 10)
-
-
 def pretraining(config: GpuConfig) -> dict[str, Any]:
     """Pretrain the default encoder in what is left of the time, and on from there if it was begun."""
     from nlp_ssl import preparation, pretraining
@@ -389,7 +381,6 @@ PARTS: dict[str, Part] = {
     "proofs": Part(4.0, proofs),
     **{name: Part(4.0, partial(steps, model=model)) for name, model in MODELS.items()},
     "finetuning": Part(3.0, finetuning),
-    "profile": Part(2.0, profile),
     "pretraining": Part(600.0, pretraining),
 }
 
@@ -400,6 +391,8 @@ PARTS: dict[str, Part] = {
 
 def table(folder: Path) -> str:
     """README's rows, from a folder of results; what is missing in it is said."""
+    from nlp_ssl.benchmarks.profiling import profile_rows
+
     results = {name: json.loads(path.read_text()) for name in PARTS if (path := _result_in(folder, name)).exists()}
     if not results:
         raise UserError(f"{folder} holds no results; python -m nlp_ssl.benchmarks.gpu --out {folder} makes them")
@@ -416,8 +409,10 @@ def table(folder: Path) -> str:
     lines += _step_rows({name: results[name] for name in MODELS if name in results})
     if tuned := results.get("finetuning"):
         lines += [*_markdown(tuned["rows"]), *tuned["notes"], ""]
-    if profiled := results.get("profile"):
-        lines += [*_markdown(profiled["rows"]), *profiled["notes"], ""]
+    for name in MODELS:
+        if name in results and (own := results[name]["contenders"][0])["kernels"]:
+            rows, sentence = profile_rows(own)
+            lines += [f"{name}: {sentence}", "", *_markdown(rows), ""]
     if run := results.get("pretraining"):
         lines += [
             f"pretraining: {run['model']}, {run['seconds'] / 60:.1f} minutes, {run['tokens'] / 1e6:,.0f} M tokens at "

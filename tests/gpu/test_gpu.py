@@ -63,7 +63,8 @@ def test_the_kernel_for_documents_end_to_end_is_as_exact_as_a_mask(dtype, length
 @pytest.mark.parametrize("case", PACKED, ids=str)
 def test_another_document_changes_no_bit(case, tmp_path):
     rows = packed_rows(tmp_path, "bpe", 64)
-    batch = {key: torch.from_numpy(value) for key, value in rows.stack(np.arange(8)).items()}
+    several = [row for row in range(len(rows)) if len(rows.row_pieces(row)) > 2][:8]
+    batch = {key: torch.from_numpy(value) for key, value in rows.stack(np.array(several)).items()}
     cu_seqlens = torch.from_numpy(cumulative_lengths(batch["document_ids"].numpy())).to(CUDA)
     ids, documents, positions = (batch[k].to(CUDA) for k in ("input_ids", "document_ids", "position_ids"))
     packed = PackedModel(tiny_model(case.architecture, isolated=True), True).to(CUDA).eval()
