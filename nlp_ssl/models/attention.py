@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
-from transformers.masking_utils import AttentionMaskInterface
 
 from nlp_ssl.console import UserError
 from nlp_ssl.models.tiles import Tile, tiled_attention, tiles_of
@@ -166,8 +165,8 @@ def document_mask(document_ids: Tensor, is_causal: bool, sliding_window: int | N
     return mask[:, None]
 
 
+# for an attention without a mask function of its own transformers builds no mask, and reads nothing off the device
 AttentionInterface.register(ISOLATED, isolated_attention)
-AttentionMaskInterface.register(ISOLATED, lambda *args, **kwargs: None)  # no mask is built that nobody reads
 
 
 def can_isolate(model_class: type[PreTrainedModel]) -> bool:

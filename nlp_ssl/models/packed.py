@@ -46,6 +46,8 @@ class PackedModel(nn.Module):
         self.position_offset = position_offset(model)
         self.varlen = False  # until `check_varlen` has shown that the device's kernel is right
         self.takes_cache = "use_cache" in inspect.signature(model.forward).parameters
+        # it would read the ids off the device in every forward pass, to warn of padding that documents mark anyway
+        model.base_model.warn_if_padding_and_no_attention_mask = _say_nothing
 
     def forward(
         self,
@@ -88,6 +90,10 @@ class PackedModel(nn.Module):
             self.labelled.positions = None
             if self.pairwise is not None:
                 self.pairwise.documents = None
+
+
+def _say_nothing(*args: object) -> None:
+    """In place of a warning."""
 
 
 def position_offset(model: PreTrainedModel) -> int:
