@@ -75,7 +75,7 @@ def prepare(config: FinetuneConfig, task: Task) -> Prepared:
     """Open a labelled task and tokenise its rows.
 
     Raises:
-        UserError: see `open_classification`, `open_tagging`, `load_tokenizer`, `architecture`.
+        UserError: see `open_classification`, `open_tagging`, `load_tokenizer`, `architecture`, `fit_head`.
     """
     _check(config)
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
@@ -86,7 +86,7 @@ def prepare(config: FinetuneConfig, task: Task) -> Prepared:
     model_config = architecture(config.model, auto_class, tokenizer, config.max_length, config.model.dropout)
     keep_head = False
     if not is_from_scratch(config.model):
-        data, keep_head = fit_head(config.model.name, model_config, auto_class, data)
+        data, keep_head = fit_head(config.model.name, model_config, auto_class, data, config.head_labels)
     objective: Classification | Tagging
     if task == "classification":
         weights = _balanced_weights(data) if getattr(config, "class_weights", None) else None

@@ -145,6 +145,8 @@ def open_classification(config: LabelledConfig) -> LabelledData:
     data.hidden = hidden
     if names:
         data.other_names = list(map(str, range(len(names))))
+    elif classes and set(classes) == set(task.classes):
+        data.other_names = [str(task.classes.index(name)) for name in classes]
     elif classes == list(map(str, range(len(task.classes)))):
         data.other_names = list(task.classes)
     if kind == "classification":

@@ -13,11 +13,12 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from nlp_ssl.console import say, warn
+from nlp_ssl.console import UserError, say, warn
 from nlp_ssl.data.labelled import LabelledData, arrange
 from nlp_ssl.models.loading import model_class
 
 MOST_SHOWN = 10  # labels in a message
+NAME_THEM = "name them by --head_labels or in its config.json (id2label)"
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def head_labels(config: PreTrainedConfig, auto_class: Any) -> list[str] | None:
     return [by_id[i] for i in ids] if is_unnamed(names) and sorted(by_id) == list(ids) else names
 
 
-def fit_head(name: str, config: PreTrainedConfig, auto_class: Any, data: LabelledData) -> tuple[LabelledData, bool]:
+def fit_head(
+    name: str, config: PreTrainedConfig, auto_class: Any, data: LabelledData, names: list[str] | None = None
+) -> tuple[LabelledData, bool]:
     """Bring a task's classes into the order of a trained model's head, if they are the same; say what was found.
 
     Args:
@@ -140,11 +143,21 @@ def fit_head(name: str, config: PreTrainedConfig, auto_class: Any, data: Labelle
         config: the model's, as it is stored.
         auto_class: the `AutoModelFor...` whose head is needed.
         data: the task.
+        names: of the head's rows, in their order, where the user knows better than the configuration.
 
     Returns:
         The task, its classes in the order of the head where that is kept, and whether it is.
+
+    Raises:
+        UserError: `names` are not as many different ones as the head has rows.
     """
     head = head_labels(config, auto_class)
+    if names is not None:
+        rows = 0 if head is None else len(head)
+        if len(set(names)) != rows or len(names) != rows:
+            has = f"a head of {rows} labels" if head else "no head of this kind"
+            raise UserError(f"--head_labels gives {len(names)} names, but {name} has {has}; give each label its own")
+        head = names
     if head is None:
         kinds = [kind for kind in config.architectures if kind.endswith("Classification")]
         if kinds:
@@ -160,13 +173,13 @@ def fit_head(name: str, config: PreTrainedConfig, auto_class: Any, data: Labelle
     if match.by_number and is_unnamed(head):
         warn(
             f"head: that of {name} is kept, but has no names: its LABEL_0, LABEL_1, ... are taken as the numbers of "
-            f"the data's classes, {order}; if it was trained with others, name them in its config.json (id2label)"
+            f"the data's classes, {order}; if it was trained with others, {NAME_THEM}"
         )
     elif match.by_number:
         pairs = ", ".join(f"{label} is {row}" for label, row in list(zip(match.rows, head, strict=True))[:MOST_SHOWN])
         warn(
-            f"head: that of {name} is kept; the data has numbers instead of names, which are taken as those of the "
-            f"head: {pairs}; if that is not so, write names into the data"
+            f"head: that of {name} is kept; the data has numbers instead of names, and they are taken as the head's "
+            f"own: {pairs}; if that is not so, write the names into the data"
         )
     else:
         more = f"; of {_listed(match.gone)} the data has no row" if match.gone else ""
@@ -189,8 +202,8 @@ def _fit_score(name: str, config: PreTrainedConfig, head: list[str], data: Label
 def _why_not(name: str, head: list[str], match: Match) -> str:
     if is_unnamed(head):
         return (
-            f"the {len(head)} classes of {name} have no names (LABEL_0, ...), so which is which is not known; to keep "
-            "it, name them as the data does in its config.json (id2label)"
+            f"the {len(head)} classes of {name} have no names (LABEL_0, ...), so which of the data's they are is not "
+            f"known; to keep it, {NAME_THEM}"
         )
     gone = f"; gone: {_listed(match.gone)}" if match.gone else ""
     return f"that of {name} has other classes than the data (new: {_listed(match.new)}{gone})"
