@@ -184,28 +184,31 @@ def test_other_classes_are_named_and_get_a_new_head_on_the_same_body(nli, pairs,
     assert not torch.equal(found["classifier.weight"], seeded["classifier.weight"])
 
 
-def test_the_f1_of_two_classes_is_that_of_the_second_in_the_data(tmp_path, monkeypatch):
+def test_glue_is_measured_and_submitted_by_the_numbers_of_the_benchmark(tmp_path: Path) -> None:
+    """MRPC's files have numbers, its published models names, in either order; F1 is that of class 1."""
     sklearn = pytest.importorskip("sklearn.metrics")
-    model = write_model(tmp_path / "model", ["equivalent", "not equivalent"], texts=PAIRS)
-    said = said_by(model, PAIRS)
-    right = [label == "equivalent" for label in said]
+    model = write_model(tmp_path / "model", ["equivalent", "not equivalent"], texts=PAIRS, max_position_embeddings=256)
+    right = [label == "equivalent" for label in said_by(model, PAIRS)]
     truth = [int(same and i % 3 > 0) for i, same in enumerate(right)]
-    folder = tmp_path / "MRPC"
-    folder.mkdir()
-    lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
-    lines += [f"{y}\t1\t2\t{p}\t{h}" for y, (p, h) in zip(truth, PAIRS, strict=True)]
-    for name in ("train", "dev"):
-        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
-    settings = ClassificationConfig(output_dir=str(tmp_path / "run"), max_length=48)
-    settings.model.name, settings.data.task, settings.data.glue_dir = str(model), "glue/mrpc", str(tmp_path)
-    settings.train.steps, settings.train.mixed_precision = 1, "no"
-    started = FinetuningRun(settings, prepare(settings, "classification"))
-    numbers, predictions = measure(started)
-    assert started.run.model.config.id2label == {0: "1", 1: "0"}
-    assert names(started.task, predictions) == [str(int(same)) for same in right]
-    assert numbers["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, right))
-    assert numbers["f1"] == pytest.approx(sklearn.f1_score(truth, right))
-    assert numbers["f1"] != pytest.approx(sklearn.f1_score(truth, right, pos_label=0))
+    folder = tmp_path / "glue" / "MRPC"
+    folder.mkdir(parents=True)
+    rows = [f"{label}\t1\t2\t{first}\t{second}" for label, (first, second) in zip(truth, PAIRS, strict=True)]
+    for name, first in (("train", "Quality"), ("dev", "Quality"), ("test", "index")):
+        (folder / f"{name}.tsv").write_text("\n".join([f"{first}\t#1 ID\t#2 ID\t#1 String\t#2 String", *rows, ""]))
+    out = tmp_path / "out"
+    printed = run(
+        "evaluate_glue.py", "--model.name", model, "--glue_dir", tmp_path / "glue", "--tasks", "[mrpc]",
+        "--seeds", "[0]", "--lr", "[1e-9]", "--mixed_precision", "no", "--output_dir", out,
+    )  # fmt: skip
+    assert "its classes are found by name: 1, 0" in printed
+    found = {row["metric"]: row["mean"] / 100 for row in json.loads((out / "results.json").read_text())["numbers"]}
+    assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(truth, right))
+    assert found["f1"] == pytest.approx(sklearn.f1_score(truth, right))
+    assert found["f1"] != pytest.approx(sklearn.f1_score(truth, right, pos_label=0))
+    (finished,) = out.glob("mrpc/lr-*/seed-0")
+    assert said_by(finished, PAIRS) == [str(int(same)) for same in right]
+    submitted = [line.split("\t")[1] for line in (out / "submission" / "MRPC.tsv").read_text().splitlines()[1:]]
+    assert submitted == [str(int(same)) for same in right]
 
 
 def test_several_classes_a_row_are_measured_by_those_that_the_data_has(tmp_path):
