@@ -29,7 +29,7 @@ from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write
 from nlp_ssl.evaluation.scoring import in_own_order, measure, predict
 from nlp_ssl.machine import in_turn, make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
-from nlp_ssl.models.loading import architecture, build_model, describe, is_from_scratch
+from nlp_ssl.models.loading import architecture, build_model, describe, find_config, is_from_scratch
 from nlp_ssl.models.unpadded import unpad
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.label_matching import fit_head
@@ -82,11 +82,11 @@ def prepare(config: FinetuneConfig, task: Task) -> Prepared:
     read = open_classification if task == "classification" else open_tagging
     data: LabelledData = in_turn(lambda: read(config.data))
     console.say(f"data: {data.description}")
-    auto_class = Classification.auto_class if task == "classification" else Tagging.auto_class
-    model_config = architecture(config.model, auto_class, tokenizer, config.max_length, config.model.dropout)
     keep_head = False
     if not is_from_scratch(config.model):
-        data, keep_head = fit_head(config.model.name, model_config, auto_class, data, config.head_labels)
+        stored = find_config(config.model.name, config.model.revision)
+        auto_class = (Classification if task == "classification" else Tagging).auto_class
+        data, keep_head = fit_head(config.model.name, stored, auto_class, data, config.head_labels)
     objective: Classification | Tagging
     if task == "classification":
         weights = _balanced_weights(data) if getattr(config, "class_weights", None) else None
@@ -94,6 +94,7 @@ def prepare(config: FinetuneConfig, task: Task) -> Prepared:
         objective = Classification(tokenizer, data.labels, data.text_columns, config.max_length, several, weights)
     else:
         objective = Tagging(tokenizer, data.labels, config.max_length)
+    model_config = architecture(config.model, objective.auto_class, tokenizer, config.max_length, config.model.dropout)
     model_config.update(objective.config_kwargs())
     if pooling := getattr(config, "pooling", None):
         if not hasattr(model_config, "classifier_pooling"):

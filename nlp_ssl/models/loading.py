@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from nlp_ssl.config import ModelConfig
-from nlp_ssl.console import UserError, say
+from nlp_ssl.console import UserError, say, warn
 from nlp_ssl.models import presets
 from nlp_ssl.models.attention import ISOLATED, can_isolate
 from nlp_ssl.network import hub_answers
@@ -165,8 +165,8 @@ def build_model(
         auto_class: the head.
         isolated: with document-isolated attention.
         seed: of new weights; the same on every process.
-        keep_head: whether a stored head is used where it fits; otherwise its last layer, whose shape depends on the
-            number of labels, is new.
+        keep_head: whether a stored head is of these labels; otherwise its last layer, whose shape depends on the number
+            of labels, is new.
     """
     model_config = copy.deepcopy(model_config)  # the model writes into it, its attention for one
     by_name = isolated and model_class(model_config, auto_class)._supports_attention_backend
@@ -189,8 +189,13 @@ def build_model(
             **source,
             **extra,
         )
-        if not keep_head:
-            _renew_head(model, auto_class, set(found["missing_keys"]), seed)
+        if other_head:
+            new = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+            last = _last_layer(model, auto_class)
+            if not keep_head:
+                _renew(model, last - new, seed)
+            elif last & new:
+                warn(f"head: made anew; the weights of {config.name} do not have the one that its config.json tells of")
         dtype = str(stored or "float32").removeprefix("torch.")
         dropout = dropouts(model_config) or [0.0]
         say(
@@ -200,20 +205,17 @@ def build_model(
     return model
 
 
-def _renew_head(model: PreTrainedModel, auto_class: Any, missing: set[str], seed: int) -> None:
-    """New weights, as transformers draws them, for a head that was loaded though its classes are others.
-
-    Args:
-        model: just loaded.
-        auto_class: what made it.
-        missing: parameters that the stored model does not have, so that they are new already.
-        seed: of the weights.
-    """
+def _last_layer(model: PreTrainedModel, auto_class: Any) -> set[str]:
+    """The parameters of a head that have another shape with another number of labels."""
     wider = copy.deepcopy(model.config)
     wider.num_labels += 1
-    with torch.device("meta"):  # what has another shape with another number of labels is the last layer
+    with torch.device("meta"):
         shapes = {name: p.shape for name, p in auto_class.from_config(wider).named_parameters()}
-    stale = {name for name, p in model.named_parameters() if p.shape != shapes[name]} - missing
+    return {name for name, p in model.named_parameters() if p.shape != shapes[name]}
+
+
+def _renew(model: PreTrainedModel, stale: set[str], seed: int) -> None:
+    """Draw some parameters of a loaded model anew, as transformers does with those that it does not find."""
     if not stale:
         return
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):

@@ -84,14 +84,18 @@ def is_unnamed(head: Sequence[str]) -> bool:
 
 def _find(head: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
     """The head's row of each name: the one that is called just so, else the only one that is but for its writing."""
-    exact = {name: i for i, name in enumerate(head) if list(head).count(name) == 1 and name in wanted}
-    rest = [(_plain(name), i) for i, name in enumerate(head) if name not in exact]
+    times, asked = Counter(head), set(wanted)
+    exact = {name: i for i, name in enumerate(head) if times[name] == 1 and name in asked}
+    alike: dict[str, list[int]] = {}
+    for i, name in enumerate(head):
+        if name not in exact:
+            alike.setdefault(_plain(name), []).append(i)
     rows = []
     for name in wanted:
-        alike = [i for plain, i in rest if plain == _plain(name)]
-        rows.append(exact.get(name, alike[0] if len(alike) == 1 else None))
-    times = Counter(rows)  # a row that two names ask for belongs to neither
-    return [None if row is None or times[row] > 1 else row for row in rows]
+        others = alike.get(_plain(name), [])
+        rows.append(exact.get(name, others[0] if len(others) == 1 else None))
+    claims = Counter(rows)  # a row that two names ask for belongs to neither
+    return [None if row is None or claims[row] > 1 else row for row in rows]
 
 
 def _name_rows(
@@ -123,6 +127,8 @@ def head_labels(config: PreTrainedConfig, auto_class: Any) -> list[str] | None:
 
     `id2label` gives them, which is what `pipeline` prints; `label2id` where the former has no names.
     """
+    if type(config) not in auto_class._model_mapping:
+        return None
     wanted = model_class(config, auto_class).__name__
     stored = getattr(config, "architectures", None) or [wanted]
     if all(name.partition("For")[2] != wanted.partition("For")[2] for name in stored):
@@ -159,9 +165,9 @@ def fit_head(
             raise UserError(f"--head_labels gives {len(names)} names, but {name} has {has}; give each label its own")
         head = names
     if head is None:
-        kinds = [kind for kind in config.architectures if kind.endswith("Classification")]
+        kinds = [kind for kind in config.architectures or [] if kind.endswith("Classification")]
         if kinds:
-            say(f"head: made anew; that of {name} is a {kinds[0]}'s")
+            say(f"head: made anew; that of {name}, a {kinds[0]}, is for other labels")
         return data, False
     if data.labels is None or len(head) == 1 or config.problem_type == "regression":
         return data, _fit_score(name, config, head, data)
@@ -169,21 +175,15 @@ def fit_head(
     if match.rows is None:
         say(f"head: made anew; {_why_not(name, head, match)}")
         return data, False
-    order = ", ".join(match.rows[:MOST_SHOWN]) + (", ..." if len(match.rows) > MOST_SHOWN else "")
-    if match.by_number and is_unnamed(head):
+    if match.by_number:
+        pairs = _listed([f"{row} is {label}" for row, label in zip(head, match.rows, strict=True)])
         warn(
-            f"head: that of {name} is kept, but has no names: its LABEL_0, LABEL_1, ... are taken as the numbers of "
-            f"the data's classes, {order}; if it was trained with others, {NAME_THEM}"
-        )
-    elif match.by_number:
-        pairs = ", ".join(f"{label} is {row}" for label, row in list(zip(match.rows, head, strict=True))[:MOST_SHOWN])
-        warn(
-            f"head: that of {name} is kept; the data has numbers instead of names, and they are taken as the head's "
-            f"own: {pairs}; if that is not so, write the names into the data"
+            f"head: that of {name} is kept; one side has no names for its classes, so they are matched by number: "
+            f"{pairs}; if that is wrong, {NAME_THEM}"
         )
     else:
         more = f"; of {_listed(match.gone)} the data has no row" if match.gone else ""
-        say(f"head: that of {name} is kept, its classes are found by name: {order}{more}")
+        say(f"head: that of {name} is kept, its classes are found by name: {_listed(match.rows)}{more}")
     return arrange(data, match.rows), True
 
 
@@ -205,6 +205,8 @@ def _why_not(name: str, head: list[str], match: Match) -> str:
             f"the {len(head)} classes of {name} have no names (LABEL_0, ...), so which of the data's they are is not "
             f"known; to keep it, {NAME_THEM}"
         )
+    if not match.new:
+        return f"that of {name} has a name for two of its classes ({_listed(head)}); {NAME_THEM}"
     gone = f"; gone: {_listed(match.gone)}" if match.gone else ""
     return f"that of {name} has other classes than the data (new: {_listed(match.new)}{gone})"
 

@@ -145,12 +145,12 @@ def test_numbers_on_one_side_only_are_told(nli, pairs, tmp_path, capsys):
     unnamed = reorder(nli, tmp_path / "unnamed", [0, 1, 2], ["LABEL_0", "LABEL_1", "LABEL_2"])
     numbers, _ = measure(begin(ClassificationConfig, unnamed, hub, tmp_path / "run"))
     assert numbers["accuracy"] == 1
-    assert "taken as the numbers of the data's classes, entailment, neutral, contradiction" in capsys.readouterr().err
+    assert "by number: LABEL_0 is entailment, LABEL_1 is neutral, LABEL_2 is contradiction" in capsys.readouterr().err
 
     rows = write_rows(tmp_path / "rows.jsonl", [row | {"label": NLI.index(row["label"])} for row in pairs])
     numbers, _ = measure(begin(ClassificationConfig, nli, rows, tmp_path / "run-2"))
     assert numbers["accuracy"] == 1
-    assert "0 is entailment, 1 is neutral, 2 is contradiction" in capsys.readouterr().err
+    assert "by number: entailment is 0, neutral is 1, contradiction is 2" in capsys.readouterr().err
 
 
 def test_a_head_without_names_is_not_guessed_and_can_be_named(nli, pairs, tmp_path, capsys):
@@ -295,7 +295,7 @@ def test_a_head_of_another_kind_is_no_head(nli, tmp_path, capsys):
     ]
     started = begin(NERConfig, nli, write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run")
     assert not started.task.keep_head
-    assert "is a BertForSequenceClassification's" in capsys.readouterr().out
+    assert "a BertForSequenceClassification, is for other labels" in capsys.readouterr().out
     stored = load_file(nli / "model.safetensors")
     assert not torch.equal(stored["classifier.weight"], started.run.model.classifier.weight)
 
