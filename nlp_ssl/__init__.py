@@ -32,6 +32,7 @@ _WHERE = {
     "nlp_ssl.models.packed": ("PackedModel", "check_isolation"),
     "nlp_ssl.objectives.classification": ("Classification",),
     "nlp_ssl.objectives.clm": ("CausalLanguageModeling",),
+    "nlp_ssl.objectives.label_matching": ("match_labels",),
     "nlp_ssl.objectives.masking": ("MaskingCollator",),
     "nlp_ssl.objectives.mlm": ("MaskedLanguageModeling",),
     "nlp_ssl.objectives.objective": ("Objective", "ObjectiveModule"),

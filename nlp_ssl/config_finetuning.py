@@ -78,6 +78,9 @@ class FinetuneConfig:
     deviation and interval; such as `[0, 1, 2]`."""
     data: LabelledConfig = field(default_factory=LabelledConfig)
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name="runs/mlm"))
+    head_labels: list[str] | None = None
+    """What the classes or tags of a trained head are called, in the order of its outputs, such as
+    `[negative, positive]`. Derived: the model's `id2label`. The head is kept where it has all labels of the data."""
     max_length: int = 128
     """Longest input in tokens; longer ones are cut and counted."""
     transfer: TransferConfig = field(default_factory=TransferConfig)

@@ -26,12 +26,13 @@ from nlp_ssl.data.tokens import fingerprint
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write_predictions
-from nlp_ssl.evaluation.scoring import measure, predict
+from nlp_ssl.evaluation.scoring import in_own_order, measure, predict
 from nlp_ssl.machine import in_turn, make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
-from nlp_ssl.models.loading import architecture, build_model, describe, is_from_scratch
+from nlp_ssl.models.loading import architecture, build_model, describe, find_config, is_from_scratch
 from nlp_ssl.models.unpadded import unpad
 from nlp_ssl.objectives.classification import Classification
+from nlp_ssl.objectives.label_matching import fit_head
 from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.objectives.tagging import Tagging
@@ -59,6 +60,7 @@ class Prepared:
         objective: what is asked of the model.
         rows: tokenised, by set: `"train"`, `"validation"`, and `"test"` and `"hidden"` where there are any.
         model_config: the architecture, with the task's labels.
+        keep_head: whether the model has a head of these labels; otherwise it gets a new one.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -66,19 +68,25 @@ class Prepared:
     objective: Classification | Tagging
     rows: dict[str, Dataset]
     model_config: PreTrainedConfig
+    keep_head: bool
 
 
 def prepare(config: FinetuneConfig, task: Task) -> Prepared:
     """Open a labelled task and tokenise its rows.
 
     Raises:
-        UserError: see `open_classification`, `open_tagging`, `load_tokenizer`, `architecture`.
+        UserError: see `open_classification`, `open_tagging`, `load_tokenizer`, `architecture`, `fit_head`.
     """
     _check(config)
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
     read = open_classification if task == "classification" else open_tagging
     data: LabelledData = in_turn(lambda: read(config.data))
     console.say(f"data: {data.description}")
+    keep_head = False
+    if not is_from_scratch(config.model):
+        stored = find_config(config.model.name, config.model.revision)
+        auto_class = (Classification if task == "classification" else Tagging).auto_class
+        data, keep_head = fit_head(config.model.name, stored, auto_class, data, config.head_labels)
     objective: Classification | Tagging
     if task == "classification":
         weights = _balanced_weights(data) if getattr(config, "class_weights", None) else None
@@ -94,7 +102,7 @@ def prepare(config: FinetuneConfig, task: Task) -> Prepared:
         model_config.classifier_pooling = pooling
     sets = {name: getattr(data, name) for name in ("train", "validation", "test", "hidden")}
     rows = in_turn(lambda: {name: objective.prepare(part) for name, part in sets.items() if part is not None})
-    return Prepared(tokenizer, data, objective, rows, model_config)
+    return Prepared(tokenizer, data, objective, rows, model_config, keep_head)
 
 
 class FinetuningRun:
@@ -147,8 +155,10 @@ class FinetuningRun:
     def _build_model(self, device: torch.device) -> tuple[PreTrainedModel, bool]:
         """The model, and whether its rows are padded."""
         config, task = self.config, self.task
-        auto_class = task.objective.auto_class
-        model = build_model(config.model, task.model_config, auto_class, isolated=False, seed=config.seed)
+        auto_class, head = task.objective.auto_class, task.keep_head
+        model = build_model(
+            config.model, task.model_config, auto_class, isolated=False, seed=config.seed, keep_head=head
+        )
         # on a GPU it would be a read a batch, and what it saves is not measured
         as_usual = device.type != "cpu" or config.train.compile or config.model.attention is not None
         difference = None if as_usual else unpad(model, config.max_length)
@@ -162,7 +172,8 @@ class FinetuningRun:
 
     def _evaluate(self, module: nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
         predictions, loss = self.predict(module, "validation", stop)
-        return _numbers(measure(self.task.data.metrics, predictions), loss)
+        data = self.task.data
+        return _numbers(measure(data.metrics, in_own_order(data, predictions)), loss)
 
     def predict(
         self, module: nn.Module, part: str, stop: Callable[[], bool] = lambda: False
@@ -191,7 +202,7 @@ class FinetuningRun:
             found[part], loss = self.predict(run.module, part)
             if part == "hidden":
                 continue
-            measured = measure(data.metrics, found[part])
+            measured = measure(data.metrics, in_own_order(data, found[part]))
             numbers = _numbers(measured, loss)
             tables.append({"set": part, **numbers, **_interval(data, found[part])})
             run.log.write(part, run.step, **numbers)
@@ -332,7 +343,7 @@ def _numbers(measured: dict[str, Any], loss: float) -> dict[str, float]:
 def _interval(data: LabelledData, predictions: list[Prediction]) -> dict[str, str]:
     """The main metric's 95 % interval over other rows of this number."""
     metric = data.metrics[0]
-    known = [p for p in predictions if p.reference is not None]
+    known = [p for p in in_own_order(data, predictions) if p.reference is not None]
     one = scorer(metric, [p.predicted for p in known], [p.reference for p in known])
     low, high = bootstrap([one], len(known))
     return {f"95 % of {MAIN.get(metric, metric)}": f"{low:.4f} - {high:.4f}"}

@@ -25,6 +25,7 @@ from nlp_ssl.config import (
 from nlp_ssl.config_finetuning import ClassificationConfig, LabelledConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.labelled_sources import GLUE_FILES
+from nlp_ssl.data.labelled_sources import TASKS as HUB_TASKS
 from nlp_ssl.evaluation.glue import PROTOCOLS, TASKS, Protocol, TaskSettings, submission
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
 from nlp_ssl.files import replace as replace_file
@@ -200,16 +201,20 @@ def _run_apart(config: GlueConfig, protocol: Protocol, tasks: list[str], paralle
 
 def _write_submission(config: GlueConfig, task: str, run: Path) -> None:
     predicted, _ = read_predictions(run / PREDICTIONS_FILE, "hidden")
-    labels = None if task == "glue/stsb" else _labels(run)
+    labels = None if task == "glue/stsb" else _labels(task, run)
+    if strange := sorted(set(predicted) - set(labels)) if labels else []:
+        console.warn(f"{task}: no file for the server; the head predicts {', '.join(strange)}, which is no class of it")
+        return
     folder = Path(config.output_dir, "submission")
     for name, text in submission(task, predicted, labels).items() if predicted else ():
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / name, text)
 
 
-def _labels(run: Path) -> list[str]:
-    names = json.loads((run / "config.json").read_text())["id2label"]
-    return [names[str(i)] for i in range(len(names))]
+def _labels(task: str, run: Path) -> list[str]:
+    """The classes in the order of the benchmark's numbers, as the run calls them; its head may order them otherwise."""
+    names, classes = json.loads((run / "config.json").read_text())["id2label"].values(), HUB_TASKS[task].classes
+    return list(classes) if set(classes) <= set(names) else [str(i) for i in range(len(classes))]
 
 
 def _report(config: GlueConfig, protocol: Protocol, numbers: Numbers, missing: dict[str, str]) -> dict[str, Any]:

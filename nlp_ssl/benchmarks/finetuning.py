@@ -113,7 +113,14 @@ def _ours(config: FinetuneBenchmarkConfig, task: Prepared) -> Iterator[Any]:
 def _trainer(name: str, config: FinetuneBenchmarkConfig, task: Prepared, watch: TakesTurns) -> Trainer:
     names = [key for key in ("input_ids", "token_type_ids", "labels") if key in task.rows["train"].column_names]
     rows = task.rows["train"].select_columns(names)
-    model = build_model(config.model, task.model_config, task.objective.auto_class, isolated=False, seed=config.seed)
+    model = build_model(
+        config.model,
+        task.model_config,
+        task.objective.auto_class,
+        isolated=False,
+        seed=config.seed,
+        keep_head=task.keep_head,
+    )
     collate: Any = DataCollatorWithPadding(task.tokenizer, pad_to_multiple_of=PAD_TO_MULTIPLE_OF)
     more: dict[str, Any] = {"train_sampling_strategy": "group_by_length"}
     if name == "script":

@@ -28,7 +28,7 @@ from nlp_ssl.data.label_values import (
     scheme_of,
 )
 from nlp_ssl.data.labelled_sources import Rows, Task, read_splits
-from nlp_ssl.data.tags import OUTSIDE, entities, tag_set, to_bio2
+from nlp_ssl.data.tags import OUTSIDE, entities, is_tag, tag_set, to_bio2
 
 HELD_OUT_FRACTION = 0.1
 LABEL_NAMES = ("label", "labels", "score")
@@ -66,6 +66,11 @@ class LabelledData:
     """One line: how many rows and classes, and what guessing the most frequent class scores."""
     hidden: Dataset | None = None
     """Test rows whose labels nobody knows, in their order, to be predicted."""
+    other_names: list[str] | None = None
+    """What the source calls the `labels` besides: their numbers in a Hub data set, the names of numbers in GLUE's
+    files."""
+    order: list[str] | None = None
+    """After `arrange`: the data's own classes in its own order, by which they are measured."""
 
     def named(self, label: Any) -> Any:
         """A label as people write it: the class's name, the list of names, the score, the tags; `None` stays."""
@@ -76,12 +81,20 @@ class LabelledData:
         return self.labels[label]
 
     def numbered(self, label: Any) -> Any:
-        """Undo `named`."""
-        if label is None or self.kind in ("regression", "tagging"):
+        """What metrics take for a label that `named` gave: classes by their place in the data's own order.
+
+        So it does not matter how a head orders them, though the F1 of two classes is that of the second. Of several
+        classes a row those that the data has not are left out; one class that it has not is a number after all of
+        its own; a tag of no scheme, as some heads have for special tokens, is outside of every entity.
+        """
+        if label is None or self.kind == "regression":
             return label
+        if self.kind == "tagging":
+            return [tag if is_tag(tag) else OUTSIDE for tag in label] if "entity_f1" in self.metrics else label
+        order = self.order or self.labels
         if self.kind == "multilabel":
-            return [int(name in label) for name in self.labels]
-        return self.labels.index(label)
+            return [int(name in label) for name in order]
+        return order.index(label) if label in order else len(order) + self.labels.index(label)
 
 
 def open_classification(config: LabelledConfig) -> LabelledData:
@@ -130,6 +143,12 @@ def open_classification(config: LabelledConfig) -> LabelledData:
     features = Features({column: Value("string") for column in text_columns} | {"label": feature})
     data = _finish(config, task, tables, features, kind, classes, task.metrics or DEFAULT_METRICS[kind])
     data.hidden = hidden
+    if names:
+        data.other_names = list(map(str, range(len(names))))
+    elif classes and set(classes) == set(task.classes):
+        data.other_names = [str(task.classes.index(name)) for name in classes]
+    elif classes == list(map(str, range(len(task.classes)))):
+        data.other_names = list(task.classes)
     if kind == "classification":
         most = Counter(data.validation["label"]).most_common(1)[0][1] / len(data.validation)
         data.description += f", {len(classes)} classes; always guessing the commonest is {most:.1%} right"
@@ -213,8 +232,36 @@ def open_tagging(config: LabelledConfig) -> LabelledData:
     features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=tags))})
     metrics = task.metrics or (["tag_accuracy"] if plain else ["entity_f1"])
     data = _finish(config, task, tables, features, "tagging", tags, metrics)
+    if tags is names:
+        data.other_names = list(map(str, range(len(names))))
     data.description += f", {len(tags)} tags" if plain else f", {(len(tags) - 1) // 2} types of entities"
     return data
+
+
+def arrange(data: LabelledData, labels: list[str]) -> LabelledData:
+    """The same task with its classes in another order, that of a trained head, and with further ones that no row has.
+
+    Args:
+        data: the task; returned as it is where nothing changes.
+        labels: the names in the order of their new ids; of the data's own only those that no row has may be missing.
+    """
+    if labels == data.labels:
+        return data
+    column = "tags" if data.kind == "tagging" else "label"
+    ids = [labels.index(name) if name in labels else None for name in data.labels]
+    feature: Any = ClassLabel(names=labels)
+
+    def arranged(rows: Dataset | None) -> Dataset | None:
+        if rows is None:
+            return None
+        several = isinstance(rows.features[column], List)
+        new = [[ids[i] for i in label] if several else ids[label] for label in rows[column]]
+        features = Features(dict(rows.features) | {column: List(feature) if several else feature})
+        return Dataset.from_dict({name: rows[name][:] for name in features} | {column: new}, features=features)
+
+    sets = {split: arranged(getattr(data, split)) for split in ("train", "validation", "test")}
+    own = [name for name in data.labels if name in labels]
+    return replace(data, **sets, labels=labels, other_names=None, order=own)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

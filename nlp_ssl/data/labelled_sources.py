@@ -34,32 +34,35 @@ class Task:
     text_columns: list[str] | None = None
     label_column: str | None = None
     metrics: list[str] | None = None
+    classes: tuple[str, ...] = ()  # the names that the Hub gives to the numbers of the classes
     validation: str = "validation"
     test: str = "test"
     hidden: tuple[str, ...] = ()
 
 
-def _glue(subset: str, columns: str, metrics: str = "accuracy", **splits: Any) -> Task:
-    return Task("nyu-mll/glue", subset, None, columns.split(), "label", metrics.split(), **splits)
+def _glue(subset: str, columns: str, classes: str, metrics: str = "accuracy", **splits: Any) -> Task:
+    names = tuple(classes.split())
+    return Task("nyu-mll/glue", subset, None, columns.split(), "label", metrics.split(), names, **splits)
 
 
 # Hub ids that hold parquet: `datasets` 5 runs no loading scripts
 TASKS = {
-    "glue/cola": _glue("cola", "sentence", "matthews_correlation"),
-    "glue/sst2": _glue("sst2", "sentence"),
-    "glue/mrpc": _glue("mrpc", "sentence1 sentence2", "accuracy f1"),
-    "glue/qqp": _glue("qqp", "question1 question2", "accuracy f1"),
-    "glue/stsb": _glue("stsb", "sentence1 sentence2", "pearson_spearman pearsonr spearmanr"),
+    "glue/cola": _glue("cola", "sentence", "unacceptable acceptable", "matthews_correlation"),
+    "glue/sst2": _glue("sst2", "sentence", "negative positive"),
+    "glue/mrpc": _glue("mrpc", "sentence1 sentence2", "not_equivalent equivalent", "accuracy f1"),
+    "glue/qqp": _glue("qqp", "question1 question2", "not_duplicate duplicate", "accuracy f1"),
+    "glue/stsb": _glue("stsb", "sentence1 sentence2", "", "pearson_spearman pearsonr spearmanr"),
     "glue/mnli": _glue(  # what it calls its test set is here the mismatched one, whose labels are known
         "mnli",
         "premise hypothesis",
+        "entailment neutral contradiction",
         validation="validation_matched",
         test="validation_mismatched",
         hidden=("test_matched", "test_mismatched"),
     ),
-    "glue/qnli": _glue("qnli", "question sentence"),
-    "glue/rte": _glue("rte", "sentence1 sentence2"),
-    "glue/wnli": _glue("wnli", "sentence1 sentence2"),
+    "glue/qnli": _glue("qnli", "question sentence", "entailment not_entailment"),
+    "glue/rte": _glue("rte", "sentence1 sentence2", "entailment not_entailment"),
+    "glue/wnli": _glue("wnli", "sentence1 sentence2", "not_entailment entailment"),
     "imdb": Task("stanfordnlp/imdb", None, None, ["text"], "label", ["accuracy"]),
     "ag_news": Task("fancyzhx/ag_news", None, None, ["text"], "label", ["accuracy"]),
     "conll2003": Task("eriktks/conll2003", None, "refs/convert/parquet", None, "ner_tags"),

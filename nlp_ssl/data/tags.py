@@ -38,6 +38,15 @@ def split_tag(tag: str) -> tuple[str, str]:
     return _PREFIXES[prefix], kind
 
 
+def is_tag(tag: str) -> bool:
+    """Whether a tag belongs to a scheme of entities."""
+    try:
+        split_tag(tag)
+    except ValueError:
+        return False
+    return True
+
+
 def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
     """The entities of one sentence, left to right, whichever scheme its tags follow.
 

@@ -79,8 +79,8 @@ class F1(_OfflineMetric):
     `F1()` or `F1("binary")` measures the class `pos_label` and returns `{"f1": float}`; `F1("macro")` is the plain mean
     over the classes that occur in predictions or references (`{"f1_macro": float}`), `F1("micro")` pools their counts
     (`{"f1_micro": float}`), `F1("macro_multilabel")` and `F1("micro_multilabel")` do so for the columns of 0/1 rows.
-    `compute` takes class ids (N,), or (N, labels), and raises `ValueError` for `F1("binary")` when there are more than
-    two classes.
+    `compute` takes class ids (N,), or (N, labels), and raises `ValueError` for `F1("binary")` when the references are
+    of more than two classes; a prediction may be of a third, which is wrong.
     """
 
     summary = "Harmonic mean of precision and recall."
@@ -95,8 +95,10 @@ class F1(_OfflineMetric):
             classes = [(p[:, i] == 1, r[:, i] == 1) for i in range(r.shape[1])]
         else:
             ids = np.union1d(p, r)
-            if average == "binary" and len(np.union1d(ids, [pos_label])) > 2:
-                raise ValueError(f"the classes are {ids.tolist()}: for more than two take F1('macro') or F1('micro')")
+            if average == "binary" and len(np.union1d(r, [pos_label])) > 2:
+                raise ValueError(
+                    f"the classes are {np.unique(r).tolist()}: for more than two take F1('macro') or F1('micro')"
+                )
             classes = [(p == i, r == i) for i in ([pos_label] if average == "binary" else ids)]
         # one row a class: hits, predicted, there
         counts = np.array([[(a & b).sum(), a.sum(), b.sum()] for a, b in classes], dtype=float).reshape(-1, 3)

@@ -13,6 +13,7 @@ from torch import nn
 
 from nlp_ssl import console
 from nlp_ssl.data.batches import held_out_rows, selections
+from nlp_ssl.data.labelled import LabelledData
 from nlp_ssl.evaluation.metrics import METRICS
 from nlp_ssl.objectives.labelled import Prediction
 
@@ -71,6 +72,14 @@ def predict(
     count = sum(part[2] for part in parts)
     loss = sum(part[1] for part in parts) / count if count else math.nan
     return [prediction for _, prediction in ordered], loss
+
+
+def in_own_order(data: LabelledData, predictions: Sequence[Prediction]) -> Sequence[Prediction]:
+    """Predictions as metrics take them, however the head orders its classes; see `LabelledData.numbered`."""
+    if data.order is None:
+        return predictions
+    own = [[data.numbered(data.named(label)) for label in (p.predicted, p.reference)] for p in predictions]
+    return [Prediction(*labels) for labels in own]
 
 
 def measure(metrics: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, Any]:

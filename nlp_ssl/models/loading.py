@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from nlp_ssl.config import ModelConfig
-from nlp_ssl.console import UserError, say
+from nlp_ssl.console import UserError, say, warn
 from nlp_ssl.models import presets
 from nlp_ssl.models.attention import ISOLATED, can_isolate
 from nlp_ssl.network import hub_answers
@@ -149,7 +149,13 @@ def isolates(config: PreTrainedConfig, auto_class: Any) -> bool:
 
 
 def build_model(
-    config: ModelConfig, model_config: PreTrainedConfig, auto_class: Any, *, isolated: bool, seed: int = 0
+    config: ModelConfig,
+    model_config: PreTrainedConfig,
+    auto_class: Any,
+    *,
+    isolated: bool,
+    seed: int = 0,
+    keep_head: bool = True,
 ) -> PreTrainedModel:
     """The model to train, in float32, with new weights or its own.
 
@@ -159,6 +165,8 @@ def build_model(
         auto_class: the head.
         isolated: with document-isolated attention.
         seed: of new weights; the same on every process.
+        keep_head: whether a stored head is of these labels; otherwise its last layer, whose shape depends on the number
+            of labels, is new.
     """
     model_config = copy.deepcopy(model_config)  # the model writes into it, its attention for one
     by_name = isolated and model_class(model_config, auto_class)._supports_attention_backend
@@ -170,16 +178,24 @@ def build_model(
     else:
         source = _source(config.name, config.revision)
         stored = AutoConfig.from_pretrained(config.name, **source).dtype
-        # the head of another task, such as MNLI's, is made anew
+        # the head of another number of classes, such as MNLI's, is made anew
         other_head = auto_class not in (AutoModelForMaskedLM, AutoModelForCausalLM)
-        model = auto_class.from_pretrained(
+        model, found = auto_class.from_pretrained(
             config.name,
             config=model_config,
             dtype=torch.float32,
             ignore_mismatched_sizes=other_head,
+            output_loading_info=True,
             **source,
             **extra,
         )
+        if other_head:
+            new = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+            last = _last_layer(model, auto_class)
+            if not keep_head:
+                _renew(model, last - new, seed)
+            elif last & new:
+                warn(f"head: made anew; the weights of {config.name} do not have the one that its config.json tells of")
         dtype = str(stored or "float32").removeprefix("torch.")
         dropout = dropouts(model_config) or [0.0]
         say(
@@ -187,6 +203,27 @@ def build_model(
             f"dropout {', '.join(map(str, dropout))} (--model.dropout)"
         )
     return model
+
+
+def _last_layer(model: PreTrainedModel, auto_class: Any) -> set[str]:
+    """The parameters of a head that have another shape with another number of labels."""
+    wider = copy.deepcopy(model.config)
+    wider.num_labels += 1
+    with torch.device("meta"):
+        shapes = {name: p.shape for name, p in auto_class.from_config(wider).named_parameters()}
+    return {name for name, p in model.named_parameters() if p.shape != shapes[name]}
+
+
+def _renew(model: PreTrainedModel, stale: set[str], seed: int) -> None:
+    """Draw some parameters of a loaded model anew, as transformers does with those that it does not find."""
+    if not stale:
+        return
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        tensor._is_hf_initialized = name not in stale
+    for module in model.modules():
+        module._is_hf_initialized = False
+    torch.manual_seed(seed)
+    model.initialize_weights()
 
 
 def dropouts(config: PreTrainedConfig) -> list[float]:

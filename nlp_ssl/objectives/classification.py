@@ -29,7 +29,8 @@ class Classification:
 
     Args:
         tokenizer: the model's.
-        labels: names of the classes in the order of their ids; `None` for regression.
+        labels: names of the classes in the order of their ids, which is that of a trained head (see `match_labels`);
+            `None` for regression.
         text_columns: one column of the data set, or the two of a pair.
         max_length: longest input in tokens, special ones included; of a pair the longer text is cut first.
         several: whether a row may have several classes, or none.

@@ -53,6 +53,8 @@ def test_classification_metrics_equal_scikit_learn():
 
 def test_undefined_scores_are_what_the_field_says():
     assert F1().compute(predictions=[0, 0], references=[0, 0])["f1"] == 0
+    # a head may know a class that the data does not have: no hit, and no prediction of class 1
+    assert F1().compute(predictions=[0, 1, 2], references=[0, 1, 1])["f1"] == pytest.approx(2 / 3)
     assert MatthewsCorrelation().compute(predictions=[1, 1, 1], references=[0, 1, 1])["matthews_correlation"] == 0
     constant = PearsonSpearman().compute(predictions=[0.1] * 3, references=[1, 2, 3])
     assert np.isnan(constant["pearsonr"])

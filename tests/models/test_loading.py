@@ -7,7 +7,13 @@ import sys
 import pytest
 import torch
 from toys import tiny_config, tiny_model, tokenizer
-from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForMaskedLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from nlp_ssl.config import ModelConfig
 from nlp_ssl.console import UserError
@@ -170,6 +176,38 @@ def test_mistakes_with_a_folder(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no model"):
         find_config(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "deberta-v2", "electra", "gpt2", "llama"])
+@pytest.mark.parametrize("auto_class", [AutoModelForSequenceClassification, AutoModelForTokenClassification])
+def test_a_head_of_other_labels_is_new_and_nothing_else(name, auto_class, tmp_path):
+    stored = tiny_model(name, vocab_size=len(tokenizer("bpe")), auto_class=auto_class, num_labels=3)
+    stored.save_pretrained(tmp_path)
+    config = ModelConfig(name=str(tmp_path))
+
+    def loaded(**more):
+        shape = make(config, auto_class=auto_class)
+        return build_model(config, shape, auto_class, isolated=False, **more).state_dict()
+
+    stored, kept, new, other = stored.state_dict(), loaded(), loaded(keep_head=False), loaded(keep_head=False, seed=1)
+    assert all(torch.equal(kept[key], value) for key, value in stored.items())
+    changed = {key for key, value in stored.items() if not torch.equal(new[key], value)}
+    assert {len(stored[key]) for key in changed} == {3}
+    assert len(changed) == sum(len(value) == 3 for value in stored.values() if value.ndim)
+    matrix = next(key for key in changed if stored[key].ndim == 2)
+    assert 0.005 < float(new[matrix].std()) < 0.3
+    assert abs(float(new[matrix].mean())) < 0.05
+    assert not torch.equal(new[matrix], other[matrix])
+
+
+def test_a_body_without_a_head_gets_the_one_that_transformers_makes(folder):
+    config, auto_class = ModelConfig(name=folder), AutoModelForSequenceClassification
+    model = build_model(
+        config, make(config, auto_class=auto_class), auto_class, isolated=False, seed=7, keep_head=False
+    )
+    torch.manual_seed(7)
+    plain = auto_class.from_pretrained(folder, dtype=torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 
 def test_positions_that_begin_after_padding():
