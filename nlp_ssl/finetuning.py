@@ -27,6 +27,7 @@ from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write_predictions
 from nlp_ssl.evaluation.scoring import measure, predict
+from nlp_ssl.files import replace
 from nlp_ssl.machine import in_turn, make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, build_model, describe, is_from_scratch
@@ -203,7 +204,7 @@ class FinetuningRun:
         if self.accelerator.is_main_process:
             write_predictions(run.folder / PREDICTIONS_FILE, data, found)
             self._show_errors(found["validation"])
-            reader = pipeline(self.task.objective.pipeline, str(run.folder), device="cpu")
+            reader = pipeline(self.task.objective.pipeline, str(run.folder), device="cpu", trust_remote_code=False)
             for row in list(data.validation.select(range(min(3, len(data.validation))))):
                 console.say(f"  {_example(reader, data, row)}")
         console.say(
@@ -217,8 +218,7 @@ class FinetuningRun:
         if errors:
             console.say("most wrong:")
             console.say(format_table(errors[:3]))
-        with open(folder / "errors.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
+        replace(folder / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
         if data.kind == "classification":
             pairs = [(p.reference, p.predicted) for p in predictions if p.reference is not None]
             plot_confusion(pairs, data.labels, folder / "confusion.png")
