@@ -50,8 +50,9 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
     parser.add_argument("--config", action="config", help="YAML file with any of the options below; may be repeated")
     parser.add_class_arguments(config_class, None)
     flags = _keys(config_class)
+    argv = [_underscored(arg, flags) for arg in (sys.argv[1:] if argv is None else argv)]
     # `--resume` alone means its first field
-    argv = [re.sub(r"^--resume(?==|$)", "--resume.enabled", arg) for arg in (sys.argv[1:] if argv is None else argv)]
+    argv = [re.sub(r"^--resume(?==|$)", "--resume.enabled", arg) for arg in argv]
     argv = _expand_flags(argv, {key for key, kind in flags.items() if kind is bool})
     try:
         namespace = parser.instantiate(parser.parse_args(argv))
@@ -69,6 +70,13 @@ def _keys(config_class: type, prefix: str = "") -> dict[str, Any]:
         else:
             keys[prefix + f.name] = f.type
     return keys
+
+
+def _underscored(arg: str, known: dict[str, Any]) -> str:
+    """`--dry-run` -> `--dry_run`, where that is an option."""
+    name, equals, value = arg.partition("=")
+    spelled = name[2:].replace("-", "_")
+    return f"--{spelled}{equals}{value}" if name.startswith("--") and spelled in known else arg
 
 
 def _expand_flags(argv: list[str], booleans: set[str]) -> list[str]:

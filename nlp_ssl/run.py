@@ -161,8 +161,8 @@ class Run:
         if config.train.compile:
             self.module.compile(dynamic=False)
         self.module, self.optimizer = self.accelerator.prepare(self.module, optimizer)
-        if config.hub.repo_id and self.accelerator.is_main_process:
-            self.publisher = HubPublisher(config.hub.repo_id, private=config.hub.private)
+        if (hub := config.hub).repo_id and self.accelerator.is_main_process:
+            self.publisher = HubPublisher(hub.repo_id, private=hub.private, overwrite=hub.overwrite)
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = lock_folder(self.folder)

@@ -55,7 +55,7 @@ def check_run(config: RunConfig) -> None:
     console.interrupts.tell = lambda reason: note_interrupt(Path(config.output_dir), reason)
     check_trackers(config.tracking)
     if config.hub.repo_id and console.rank() == 0:
-        HubPublisher(config.hub.repo_id, private=config.hub.private).check()
+        HubPublisher(config.hub.repo_id, private=config.hub.private, overwrite=config.hub.overwrite).check()
 
 
 def _check_output_dir(config: RunConfig) -> None:
