@@ -6,9 +6,14 @@ import re
 import sys
 from typing import Any, TypeVar
 
+import yaml
+
 from nlp_ssl.console import UserError
+from nlp_ssl.yaml_text import load_yaml
 
 Config = TypeVar("Config")
+YAML = "checked_yaml"  # how jsonargparse calls our way of reading it
+QUOTED = 200  # characters of what somebody wrote
 
 
 def parse(config_class: type[Config], description: str = "", argv: list[str] | None = None) -> Config:
@@ -21,23 +26,33 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
             understood, later ones win, and a bare `--flag` of a boolean field means true.
 
     Raises:
-        UserError: an unknown key (with the nearest known one), a value of the wrong type, a missing file.
+        UserError: an unknown key (with the nearest known one), a value of the wrong type, a missing file, a value that
+            names Python code.
     """
-    from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+    import jsonargparse
+    from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
     class Formatter(DefaultHelpFormatter):
         def _fill_text(self, text: str, width: int, indent: str) -> str:
             return "\n".join(indent + line for line in text.splitlines())  # a docstring keeps its lines
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    # a section may be given as the name of a class, which would be imported: nothing may
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True, import_path_denylist=["*"])
+    jsonargparse.set_loader(YAML, load_yaml, exceptions=(yaml.YAMLError,))
+    jsonargparse.set_dumper(YAML, _dump)
     parser = ArgumentParser(
-        description=description.strip(), exit_on_error=False, formatter_class=Formatter, allow_abbrev=False
+        description=description.strip(),
+        exit_on_error=False,
+        formatter_class=Formatter,
+        allow_abbrev=False,
+        parser_mode=YAML,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below; may be repeated")
     parser.add_class_arguments(config_class, None)
     flags = _keys(config_class)
+    argv = [_underscored(arg, flags) for arg in (sys.argv[1:] if argv is None else argv)]
     # `--resume` alone means its first field
-    argv = [re.sub(r"^--resume(?==|$)", "--resume.enabled", arg) for arg in (sys.argv[1:] if argv is None else argv)]
+    argv = [re.sub(r"^--resume(?==|$)", "--resume.enabled", arg) for arg in argv]
     argv = _expand_flags(argv, {key for key, kind in flags.items() if kind in (bool, bool | None)})
     try:
         namespace = parser.instantiate(parser.parse_args(argv))
@@ -57,6 +72,13 @@ def _keys(config_class: type, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
+def _underscored(arg: str, known: dict[str, Any]) -> str:
+    """`--dry-run` -> `--dry_run`, where that is an option."""
+    name, equals, value = arg.partition("=")
+    spelled = name[2:].replace("-", "_")
+    return f"--{spelled}{equals}{value}" if name.startswith("--") and spelled in known else arg
+
+
 def _expand_flags(argv: list[str], booleans: set[str]) -> list[str]:
     """`["--resume"]` -> `["--resume=true"]`, for boolean fields that no value follows."""
     expanded = []
@@ -68,6 +90,11 @@ def _expand_flags(argv: list[str], booleans: set[str]) -> list[str]:
 
 def _explain(message: str, keys: dict[str, Any]) -> str:
     """Turn jsonargparse's message into one sentence that names the key and the nearest known one."""
+    if match := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return (
+            f"'{match[1]}' names Python code (as a class_path does), and options are values: nothing is imported for "
+            "them; write the section's own keys, or give a YAML file with --config"
+        )
     if match := re.search(r"unrecognized arguments: --([\w.]+)", message):
         return f"unknown option --{match[1]}{_nearest(match[1], keys)}"
     if match := re.search(r"(?:Group '([\w.]+)'|Parser) does not accept (?:option|key) '([\w.]+)'", message):
@@ -83,8 +110,16 @@ def _explain(message: str, keys: dict[str, Any]) -> str:
             kind = keys[match[1]]
             expected = getattr(kind, "__name__", None) if isinstance(kind, type) else str(kind)
             expected = re.sub(r"typing\.|Literal|NoneType", "", str(expected).replace(" | None", "")).strip()
-            return f"--{match[1]} cannot be {given[1].strip()!r}; it takes {expected}"
-    return " ".join(message.split())
+            return f"--{match[1]} cannot be {_cut(given[1].strip())!r}; it takes {expected}"
+    return _cut(" ".join(message.split()), 4 * QUOTED)
+
+
+def _cut(text: str, length: int = QUOTED) -> str:
+    return text if len(text) <= length else f"{text[:length]}... ({len(text):,} characters)"
+
+
+def _dump(values: Any) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _nearest(key: str, known: dict[str, Any]) -> str:

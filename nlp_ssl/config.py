@@ -275,6 +275,8 @@ class HubConfig:
     """`user/name` of the model repository to push to; nothing is pushed without it."""
     private: bool = False
     """Make the repository private when it is created."""
+    overwrite: bool = False
+    """Push to a repository whose branches hold somebody else's commits, too: their files may be replaced or removed."""
     push_checkpoints: bool = True
     """Push every kept checkpoint as branch `step-N`; the last one goes to `main` either way."""
 

@@ -10,12 +10,15 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 # what the person at the machine can mend, and how
 REMEDIES = {errno.ENOSPC: "make room there", errno.EDQUOT: "make room there"}
 REMEDIES |= {errno.EFBIG: "give a place that takes larger files"}
 REMEDIES |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "give a place that can be written to")
 REMEDIES |= {errno.EIO: "its disk may be failing: give another place"}
+REMEDIES |= {errno.ELOOP: "it is a link, and nothing is written through one: remove it"}
+ABANDONED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # the names that `temporary_name` gives
 
 
 def cache_dir() -> Path:
@@ -39,14 +42,13 @@ def making(path: Path) -> Iterator[Path]:
         The temporary name, at which nothing is yet.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.parent / ".lock", "a") as lock:
+    with open(path.parent / ".lock", "a", opener=no_links) as lock:
         with contextlib.suppress(OSError):  # others are at work, or the file system has no locks: nothing is removed
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for abandoned in path.parent.glob(".*.tmp"):
-                _remove(abandoned)
+            remove_abandoned(path.parent)
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_SH)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        temporary = temporary_name(path)
         try:
             yield temporary
             for file in [temporary, *temporary.rglob("*")]:
@@ -64,7 +66,7 @@ def making(path: Path) -> Iterator[Path]:
             said.filename = said.filename or str(path)
             raise said from None
         finally:
-            _remove(temporary)
+            remove(temporary)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -75,16 +77,55 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def replace(path: Path, text: str) -> None:
     """Write a file whole or not at all, in a folder that is this run's alone; each of its processes may."""
-    temporary = path.with_name(f".{path.name}.{os.environ.get('RANK', '0')}.tmp")
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file that gets its name, on disk, when the block ends; what had the name before, a link too, is replaced.
+
+    For a folder that is this run's alone: what a killed process leaves there, `remove_abandoned` removes.
+
+    Yields:
+        The open file.
+    """
+    temporary = temporary_name(path)
     try:
-        temporary.write_text(text)
-        sync(temporary)
+        with open(temporary, "xb", opener=no_links) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)
+        error.filename = error.filename if error.filename not in (None, str(temporary)) else str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside a path's that nobody can foresee, and so cannot prepare a link at."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left under temporary names; call while nobody else writes there."""
+    for path in folder.glob(".*.tmp"):
+        if ABANDONED.fullmatch(path.name):
+            remove(path)
+
+
+def no_links(path: str, flags: int) -> int:
+    """An `opener` for `open`: a file whose name turns out to be a link is not opened (`OSError`, ELOOP)."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def link_out_of(folder: Path) -> Path | None:
+    """The first link in a folder (not in those below it) that leads out of it; `None` if there is none."""
+    inside = folder.resolve()
+    links = sorted(path for path in folder.iterdir() if path.is_symlink()) if folder.is_dir() else []
+    return next((path for path in links if not path.resolve().is_relative_to(inside)), None)
 
 
 def sync(path: Path) -> None:
@@ -122,8 +163,9 @@ def advice(error: BaseException) -> str | None:
     return f"{where}{os.strerror(said.errno)}; {remedy} and start again: what was finished before is kept (--resume)"
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link but not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

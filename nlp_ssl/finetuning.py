@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, pipeline
 
 from nlp_ssl import console
+from nlp_ssl.config import to_dict
 from nlp_ssl.config_finetuning import FinetuneConfig, TransferConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.labelled import LabelledData, open_classification, open_tagging
@@ -27,6 +28,7 @@ from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write_predictions
 from nlp_ssl.evaluation.scoring import in_own_order, measure, predict
+from nlp_ssl.files import replace
 from nlp_ssl.machine import in_turn, make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, build_model, describe, find_config, is_from_scratch
@@ -37,6 +39,7 @@ from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.publishing.card import Metric, model_card
+from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.publishing.report import format_table, plot_confusion
 from nlp_ssl.run import Run
 from nlp_ssl.run_settings import run_identity
@@ -214,7 +217,10 @@ class FinetuningRun:
         if self.accelerator.is_main_process:
             write_predictions(run.folder / PREDICTIONS_FILE, data, found)
             self._show_errors(found["validation"])
-            reader = pipeline(self.task.objective.pipeline, str(run.folder), device="cpu")
+            if run.publisher is not None and data.kind == "classification":  # the confusion matrix was not there before
+                run.publisher.push(run.folder, message=f"Trained for {run.step:,} steps: confusion matrix")
+                run.publisher.finish()
+            reader = pipeline(self.task.objective.pipeline, str(run.folder), device="cpu", trust_remote_code=False)
             for row in list(data.validation.select(range(min(3, len(data.validation))))):
                 console.say(f"  {_example(reader, data, row)}")
         console.say(
@@ -228,8 +234,7 @@ class FinetuningRun:
         if errors:
             console.say("most wrong:")
             console.say(format_table(errors[:3]))
-        with open(folder / "errors.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
+        replace(folder / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
         if data.kind == "classification":
             pairs = [(p.reference, p.predicted) for p in predictions if p.reference is not None]
             plot_confusion(pairs, data.labels, folder / "confusion.png")
@@ -244,10 +249,12 @@ class FinetuningRun:
             model=config.hub.repo_id or Path(config.output_dir).name,
             curves=facts.pop("curves", None),
             base_model=None if is_from_scratch(config.model) else config.model.name,
-            metrics=[Metric(key, value, data.name, "validation") for key, value in scores.items()],
+            metrics=[
+                Metric(key, value, hide(data.name, to_dict(config)), "validation") for key, value in scores.items()
+            ],
             facts={
                 "labels": ", ".join(data.labels) if data.labels else None,
-                "corpus": data.description,
+                "corpus": hide(data.description, to_dict(config)),
                 "train_rows": len(data.train),
                 "objective": data.kind,
                 "batch_size": config.train.batch_size,

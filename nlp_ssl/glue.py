@@ -28,6 +28,7 @@ from nlp_ssl.data.labelled_sources import GLUE_FILES
 from nlp_ssl.data.labelled_sources import TASKS as HUB_TASKS
 from nlp_ssl.evaluation.glue import PROTOCOLS, TASKS, Protocol, TaskSettings, submission
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
+from nlp_ssl.files import no_links
 from nlp_ssl.files import replace as replace_file
 from nlp_ssl.publishing.report import format_table, to_json
 from nlp_ssl.seeds import RESULTS_FILE, finetune
@@ -187,7 +188,7 @@ def _run_apart(config: GlueConfig, protocol: Protocol, tasks: list[str], paralle
         log = folder / f"{task.removeprefix('glue/')}.txt"
         more = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
         arguments = [sys.executable, *sys.argv, "--resume", "--parallel", "1", "--tasks", f"[{task}]"]
-        with open(log, "w") as out:
+        with open(log, "w", opener=no_links) as out:
             done = subprocess.run(arguments, stdout=out, stderr=subprocess.STDOUT, env=os.environ | more, check=False)
         if done.returncode:
             last = (log.read_text().strip().splitlines() or ["no word"])[-1]

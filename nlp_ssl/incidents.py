@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from nlp_ssl.console import rank, warn
 from nlp_ssl.data.packing import PackedRows
 from nlp_ssl.data.phases import Rows
+from nlp_ssl.files import no_links
 from nlp_ssl.training.loop import Step
 from nlp_ssl.training.tracking import json_line
 
@@ -60,7 +61,7 @@ def report_incident(step: Step, named: list[dict[str, Any]], path: Path) -> str:
     found = {"step": step.number, "incident": step.incident, "loss": step.loss, "grad_norm": step.grad_norm}
     if rank() == 0:
         try:
-            with open(path, "a") as f:
+            with open(path, "a", opener=no_links) as f:
                 f.writelines(json_line(**found, **entry) for entry in named)
         except OSError as error:
             warn(f"{path} could not be written: {error.strerror}; the rows are in the log")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedConfig
 
 from nlp_ssl import console
-from nlp_ssl.config import MaskingConfig, PhaseConfig, PretrainConfig
+from nlp_ssl.config import MaskingConfig, PhaseConfig, PretrainConfig, to_dict
 from nlp_ssl.console import UserError
 from nlp_ssl.data.batches import held_out_batches, held_out_rows
 from nlp_ssl.data.phases import Phase, Phases
@@ -31,6 +30,7 @@ from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
 from nlp_ssl.publishing.card import model_card
+from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.run import Run
 from nlp_ssl.run_settings import run_identity
 from nlp_ssl.training.optimizers import WEIGHT_DECAY
@@ -232,7 +232,7 @@ def pretraining_card(config: PretrainConfig, kind: Kind, data: PretrainingData, 
             "layers": data.model_config.num_hidden_layers,
             "hidden_size": data.model_config.hidden_size,
             "vocab_size": data.model_config.vocab_size,
-            "corpus": re.sub(r"(?<!\S)/(?:[^\s/]+/)+", "", data.description),  # not where it lies on someone's disk
+            "corpus": hide(data.description, to_dict(config)),
             "corpus_fingerprint": manifest["corpus"].split("/")[0],
             "documents": manifest["documents"],
             "corpus_tokens": manifest["tokens"],

@@ -1,6 +1,5 @@
 """Going on with a run: from which checkpoint, and whether what was changed since lets it go on."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from nlp_ssl import console
 from nlp_ssl.config import to_dict
 from nlp_ssl.console import UserError
 from nlp_ssl.run_settings import CONFIG_FILE, RunConfig, flatten, plain
-from nlp_ssl.training.checkpoints import STATE, Checkpoints
+from nlp_ssl.training.checkpoints import Checkpoints, read_state
+from nlp_ssl.yaml_text import check_yaml
 
 # settings that change the result; what the data settings change is in the data's fingerprint
 DECIDING = ("seed", "phases", "max_length", "train.batch_size", "train.mixed_precision")
@@ -52,11 +52,6 @@ def choose_checkpoint(checkpoints: Checkpoints) -> Path | None:
     return path
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The state that a run put into a checkpoint."""
-    return json.loads((checkpoint / STATE / "run.json").read_text())
-
-
 def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any], setup: dict[str, Any]) -> None:
     """Name what is not as it was when a checkpoint was made, and refuse what would make it another run.
 
@@ -82,7 +77,11 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
     if fatal := [NAMES[key] for key in sorted(changed - {"data"})]:
         raise UserError(f"cannot go on from {checkpoint}: {' and '.join(fatal)} changed; start anew in another folder")
 
-    before = flatten(yaml.safe_load((checkpoint / CONFIG_FILE).read_text()))
+    settings = checkpoint / CONFIG_FILE
+    if not settings.is_file():
+        raise UserError(f"{settings} is missing, so nothing says how that run was made; start anew in another folder")
+    check_yaml(settings.read_text(), settings)
+    before = flatten(yaml.safe_load(settings.read_text()))
     now = flatten(plain(to_dict(config)))
     deciding = [f"the corpus changed ({files})" if files else f"{NAMES['data']} changed"] if "data" in changed else []
     for key in sorted(now.keys() | before.keys()):

@@ -19,6 +19,7 @@ from nlp_ssl import console
 from nlp_ssl.config import ResumeConfig, to_dict
 from nlp_ssl.console import Interrupted, UserError
 from nlp_ssl.data.batches import TrainBatches
+from nlp_ssl.files import replace
 from nlp_ssl.incidents import INCIDENTS_FILE, name_rows, report_incident
 from nlp_ssl.machine import compile_module, describe_exactness, describe_hardware, end_run, library_versions
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
@@ -26,7 +27,7 @@ from nlp_ssl.outcome import outcome, write_status
 from nlp_ssl.publishing import report
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.resuming import check_changes, choose_checkpoint
-from nlp_ssl.run_settings import CONFIG_FILE, LOG_FILE, RunConfig, flatten, lock_folder, plain
+from nlp_ssl.run_settings import CHECKPOINTS, CONFIG_FILE, LOG_FILE, RunConfig, flatten, lock_folder, plain
 from nlp_ssl.saving import Saver, is_due
 from nlp_ssl.training.checkpoints import Checkpoints, load, load_weights, publish
 from nlp_ssl.training.interrupts import any_process, host_group
@@ -164,13 +165,13 @@ class Run:
             compile_module(self.module)
             console.say("compile: the first step takes a minute or so, as every new shape of a batch (--train.compile)")
         self.module, self.optimizer = self.accelerator.prepare(self.module, optimizer)
-        if config.hub.repo_id and self.accelerator.is_main_process:
-            self.publisher = HubPublisher(config.hub.repo_id, private=config.hub.private)
+        if (hub := config.hub).repo_id and self.accelerator.is_main_process:
+            self.publisher = HubPublisher(hub.repo_id, private=hub.private, overwrite=hub.overwrite)
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = lock_folder(self.folder)
         in_use = self.publisher.holds if self.publisher else (lambda folder: False)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, self._write_model, in_use)
+        self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, config.checkpoint, self._write_model, in_use)
 
     def _resume(self) -> None:
         found = choose_checkpoint(self.checkpoints) if self.config.resume.enabled else None
@@ -321,10 +322,9 @@ class Run:
         return True
 
     def _save(self) -> None:
-        state = {name: getattr(self, name) for name in COUNTERS}
+        state = {name: getattr(self, name) for name in COUNTERS} | {"identity": self.identity, "setup": self._setup()}
         state["value"] = self.judge.value if self.evaluated_at == self.step else None
         state |= {name: getattr(self, name).state_dict() for name in STATEFUL}
-        state |= {"identity": self.identity, "setup": self._setup()}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         self.saver.save(self.step, self.inner, self.optimizer, state, self._facts())
@@ -380,8 +380,8 @@ class Run:
                 self._stop()
             self._save()
         self._last_save()
-        chosen = self.checkpoints.chosen()
-        if chosen != self.checkpoints.list()[-1]:
+        chosen = self.checkpoints.chosen(self.step)
+        if chosen != self.checkpoints.of(self.step):
             state = load_weights(chosen, self.inner)
             self.results, self.step = state["results"], state["step"]
             console.say(f"the best is kept: step {self.step:,}")
@@ -389,7 +389,7 @@ class Run:
             publish(chosen, self.folder)
             if (curves := report.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
                 console.say(f"curves: {curves}")
-                (self.folder / "README.md").write_text(self.card(self._facts() | {"curves": curves.name}))
+                replace(self.folder / "README.md", self.card(self._facts() | {"curves": curves.name}))
             write_status(self.folder, "finished", self.step)
             if self.publisher:
                 self.publisher.push(self.folder, message=f"Trained for {self.step:,} steps")

@@ -13,6 +13,7 @@ from nlp_ssl.config import PretrainConfig
 from nlp_ssl.config_finetuning import FinetuneConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.tokens import fingerprint
+from nlp_ssl.files import link_out_of, no_links, remove_abandoned
 from nlp_ssl.outcome import STATUS_FILE, note_interrupt
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.training.tracking import check_trackers
@@ -20,6 +21,7 @@ from nlp_ssl.training.tracking import check_trackers
 CONFIG_FILE = "nlp_ssl_config.yaml"
 LOG_FILE = "log.jsonl"
 LOCK_FILE = ".lock"
+CHECKPOINTS = "checkpoints"
 POSITIVE = ("train.batch_size", "train.micro_batch", "train.log_every", "evaluation.every", "evaluation.batch_size")
 POSITIVE += (
     "evaluation.max_rows",
@@ -53,34 +55,42 @@ def check_run(config: RunConfig) -> None:
     console.interrupts.tell = lambda reason: note_interrupt(Path(config.output_dir), reason)
     check_trackers(config.tracking)
     if config.hub.repo_id and console.rank() == 0:
-        HubPublisher(config.hub.repo_id, private=config.hub.private).check()
+        HubPublisher(config.hub.repo_id, private=config.hub.private, overwrite=config.hub.overwrite).check()
 
 
 def _check_output_dir(config: RunConfig) -> None:
     folder = Path(config.output_dir)
     if folder.is_file():
         raise UserError(f"--output_dir {folder} is a file; give a folder")
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"--output_dir {folder} is a link to {folder.readlink()}, which is not there; make that folder")
+    if (link := link_out_of(folder)) is not None:  # whoever prepared the folder chose what a run would overwrite
+        raise UserError(
+            f"{link} is a link to {link.readlink()}, outside of --output_dir, and nothing is written through such a "
+            "link: remove it, or give another folder (which may be a link itself)"
+        )
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not os.access(existing, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise UserError(f"--output_dir {folder}: {existing} cannot be written to; give another folder")
     if console.rank() == 0 and (folder / LOCK_FILE).exists():
         lock_folder(folder).close()  # another run there is found now, not after hours of tokenising
-    if (folder / LOG_FILE).exists():
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
+    if LOG_FILE in found or any((folder / CHECKPOINTS).glob("step-*")):
         if not config.resume.enabled:
             raise UserError(f"{folder} holds a run already; give --resume to go on with it, or another --output_dir")
-    elif (folder / STATUS_FILE).exists():  # of a run that was interrupted before it learnt anything
-        return
-    elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+    elif found - {STATUS_FILE, CHECKPOINTS}:  # a run that was interrupted before it learnt anything leaves no more
         raise UserError(f"--output_dir {folder} holds other files; give a new or empty folder")
 
 
 def lock_folder(folder: Path) -> TextIO:
     """Claim a run's folder for this process, for as long as it lives and keeps what is returned open.
 
+    What a killed run was writing there is removed.
+
     Raises:
         UserError: another process has it.
     """
-    lock = open(folder / LOCK_FILE, "a+")  # noqa: SIM115 - open as long as the run is
+    lock = open(folder / LOCK_FILE, "a+", opener=no_links)  # noqa: SIM115 - open as long as the run is
     try:
         # not flock, which loader workers inherit and would keep for a while when this process is killed
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,9 +103,12 @@ def lock_folder(folder: Path) -> TextIO:
         ) from None
     except OSError as error:  # some network file systems
         console.warn(f"{folder} cannot be locked ({error.strerror}): see to it that no other run uses it")
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-    lock.flush()
+    else:
+        remove_abandoned(folder)
+    if os.fstat(lock.fileno()).st_nlink == 1:  # a file of two names may be somebody's under the other
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+        lock.flush()
     return lock
 
 

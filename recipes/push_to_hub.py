@@ -1,19 +1,24 @@
 """Push a finished model folder, or one checkpoint of a run, to the Hugging Face Hub.
 
     hf auth login
+    python recipes/push_to_hub.py --folder runs/mlm --repo_id user/name --dry-run
     python recipes/push_to_hub.py --folder runs/mlm --repo_id user/name
     python recipes/push_to_hub.py --folder runs/mlm/checkpoints/step-00001000 --repo_id user/name --revision step-1000
 
-The folder goes up as one commit: weights, tokenizer, configuration, card, curves. Training state, logs and other
-checkpoints stay here. A repository that is not there is created; a branch that is not there is made from `main`.
+The folder goes up as one commit: weights, configuration, tokenizer, card, curves, confusion matrix, and the settings
+with local paths reduced to names. Everything else stays here: predictions, texts, logs, training state, and whatever
+else lies in the folder; --dry-run lists both and sends nothing. A repository that is not there is created, a branch
+that is not there is made from `main`, and one that holds somebody else's commits is refused without --overwrite.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from nlp_ssl.command_line import parse
 from nlp_ssl.console import UserError, human_bytes, run, say
-from nlp_ssl.publishing.hub import HubPublisher, model_files
+from nlp_ssl.publishing.hub import HubPublisher
+from nlp_ssl.publishing.pushed import kept_here, model_files, size_of
 
 
 @dataclass
@@ -28,19 +33,35 @@ class PushConfig:
     """Branch to push to."""
     private: bool = False
     """Make the repository private when it is created."""
+    overwrite: bool = False
+    """Push to a branch that holds somebody else's commits, too: their files may be replaced or removed."""
+    dry_run: bool = False
+    """List what would be pushed and what would stay, and send nothing."""
 
 
 def main(config: PushConfig) -> None:
     """Push one folder, and say where it went."""
-    if not config.folder or not config.repo_id:
+    if not config.folder or not (config.repo_id or config.dry_run):
         raise UserError("say what to push and where to: --folder runs/mlm --repo_id user/name")
     folder = Path(config.folder)
-    size = sum(path.stat().st_size for path in model_files(folder).values())
-    say(f"pushing {folder} ({human_bytes(size)}) to {config.repo_id}, branch {config.revision}")
-    publisher = HubPublisher(config.repo_id, private=config.private)
+    files = model_files(folder)
+    size = human_bytes(sum(map(size_of, files.values())))
+    if config.dry_run:
+        say(f"would be pushed ({size}):")
+        for name, content in files.items():
+            say(f"  {name}  {human_bytes(size_of(content))}{', rewritten' if isinstance(content, bytes) else ''}")
+        say(f"would stay here: {', '.join(kept_here(folder)) or 'nothing'}")
+        return
+    say(f"pushing {folder} ({size}) to {config.repo_id}, branch {config.revision}")
+    publisher = HubPublisher(config.repo_id, private=config.private, overwrite=config.overwrite)
     url = publisher.upload(folder, revision=config.revision, message=f"Push {folder.resolve().name}")
     say(f"pushed: {url}")
 
 
+def options() -> PushConfig:
+    """The command line; `--hub.overwrite`, as the training recipes call it, is `--overwrite` here."""
+    return parse(PushConfig, __doc__, [arg.replace("--hub.", "--", 1) for arg in sys.argv[1:]])
+
+
 if __name__ == "__main__":
-    run(main, lambda: parse(PushConfig, __doc__))
+    run(main, options)

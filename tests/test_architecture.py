@@ -12,7 +12,13 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 # lowest first; a file imports from lower rooms and from its own
 ROOMS = ["config", "data", "models", "objectives", "training", "evaluation", "publishing"]
 ROOMS += ["machine", "run_settings", "resuming", "run", "preparation", "finetuning", "proofs", "doctor", "benchmarks"]
-SAME = {"console": "config", "command_line": "config", "network": "config", "pretraining": "finetuning"}
+SAME = {
+    "console": "config",
+    "command_line": "config",
+    "network": "config",
+    "yaml_text": "config",
+    "pretraining": "finetuning",
+}
 SAME |= {
     "seeds": "finetuning",
     "glue": "finetuning",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nlp_ssl.files import advice, disk_error, making, replace, write_atomically
+from nlp_ssl.files import advice, disk_error, making, no_links, replace, write_atomically
 
 fork = multiprocessing.get_context("fork")
 
@@ -95,3 +95,24 @@ def test_what_the_disk_said_is_found_in_what_libraries_raise():
     assert advice(error).startswith("weights: File too large; give a place that takes larger files")
     assert advice(RuntimeError("shapes differ")) is None
     assert advice(FileNotFoundError(errno.ENOENT, "No such file")) is None
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in ("file", ".file.0.tmp", ".file.tmp", "appended"):
+        (tmp_path / name).symlink_to(victim)
+    replace(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+    assert not (tmp_path / "file").is_symlink()
+    with pytest.raises(OSError, match="symbolic links") as refused:
+        open(tmp_path / "appended", "a", opener=no_links).close()
+    assert "it is a link, and nothing is written through one: remove it" in advice(refused.value)
+    assert victim.read_text() == "precious"
+
+
+def test_a_file_of_somebody_else_is_not_taken_for_an_abandoned_one(tmp_path):
+    (tmp_path / ".mine.tmp").write_text("mine")
+    (tmp_path / ".gone.0123abcd.tmp").write_text("half")
+    write_atomically(tmp_path / "ours", b"y")
+    assert names(tmp_path) == [".mine.tmp", "ours"]

@@ -152,12 +152,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     Raises:
         UserError: the folder holds other files, or is a file.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # which may be a link to a folder
     check_tokenizer_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".tmp", dir=folder.parent))
     try:
-        tokenizer.save_pretrained(temporary)
+        without_code(tokenizer).save_pretrained(temporary)
         temporary.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -204,6 +204,11 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
             path, revision=revision, local_files_only=cached_only, trust_remote_code=False
         )
     except Exception as error:  # `tokenizers` raises no narrower class for a broken file
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"the tokenizer {path} is made of Python code of its own (auto_map in its tokenizer_config.json), and "
+                "code that comes with a tokenizer is never run here; take one that has a tokenizer.json"
+            ) from None
         raise UserError(_explain(error, path, revision, local.is_dir(), cached_only)) from None
     if not tokenizer.is_fast:
         raise UserError(
@@ -222,6 +227,13 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
             raise UserError(f"the tokenizer {path} has neither a padding nor an end-of-text token: set one and save it")
         tokenizer.pad_token = tokenizer.eos_token
         say(f"the tokenizer {path} has no padding token: padding with {tokenizer.eos_token}")
+    return without_code(tokenizer)
+
+
+def without_code(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Remove the name of other people's code (`auto_map`), which is not run but would be saved and published."""
+    tokenizer.init_kwargs.pop("auto_map", None)
+    tokenizer._auto_map = None
     return tokenizer
 
 

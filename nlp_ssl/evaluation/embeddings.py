@@ -13,7 +13,7 @@ from nlp_ssl import console
 from nlp_ssl.console import UserError
 from nlp_ssl.data.batches import selections
 from nlp_ssl.data.tokens import fingerprint
-from nlp_ssl.files import cache_dir
+from nlp_ssl.files import cache_dir, making
 from nlp_ssl.objectives.labelled import pad_rows
 
 Pooling = Literal["mean", "cls"]
@@ -52,10 +52,8 @@ def embed(
         hidden, mask = model(**batch).last_hidden_state.float(), batch["attention_mask"][..., None]
         pooled = hidden[:, 0] if pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
         vectors[part.numbers] = pooled.cpu().numpy()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(f".{console.rank()}.tmp.npy")
-    np.save(unfinished, vectors)
-    unfinished.replace(file)
+    with making(file) as temporary, open(temporary, "xb") as unfinished:
+        np.save(unfinished, vectors)
     return vectors
 
 

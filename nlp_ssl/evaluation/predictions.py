@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from nlp_ssl.data.labelled import LabelledData
+from nlp_ssl.files import replacing
 from nlp_ssl.objectives.labelled import Prediction
 
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -21,12 +22,10 @@ def write_predictions(path: Path, data: LabelledData, found: Mapping[str, list[P
         data: the task.
         found: the predictions for `"validation"`, `"test"` and `"hidden"` rows, as far as there are any.
     """
-    unfinished = path.with_name(f".{path.name}.tmp")
-    with open(unfinished, "w", encoding="utf-8") as file:
+    with replacing(path) as file:
         for part, predictions in found.items():
             for line in _lines(part, getattr(data, part), data, predictions):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    unfinished.replace(path)
+                file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
 
 
 def _lines(part: str, rows: Dataset, data: LabelledData, predictions: list[Prediction]) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ def fill_masks(
     folder: Path, tokens: TokenCorpus, tokenizer: PreTrainedTokenizerFast, count: int = 3, top: int = 3
 ) -> Iterator[str]:
     """Mask a word in held-out sentences and let `pipeline("fill-mask", folder)` guess it; one line each."""
-    fill = pipeline("fill-mask", str(folder), top_k=top, device="cpu")
+    fill = pipeline("fill-mask", str(folder), top_k=top, device="cpu", trust_remote_code=False)
     for text in held_out_paragraphs(tokens, tokenizer, count):
         words = [match for match in CHOICE.finditer(text) if _is_one_token(tokenizer, match[0])]
         if not words:
@@ -51,7 +51,7 @@ def continue_texts(
     folder: Path, tokens: TokenCorpus, tokenizer: PreTrainedTokenizerFast, count: int = 2, new_tokens: int = 32
 ) -> Iterator[str]:
     """Let `pipeline("text-generation", folder)` continue the first words of held-out documents; one line each."""
-    generate = pipeline("text-generation", str(folder), device="cpu")
+    generate = pipeline("text-generation", str(folder), device="cpu", trust_remote_code=False)
     for text in held_out_paragraphs(tokens, tokenizer, count):
         start = " ".join(text.split()[:8])
         output = generate(

@@ -25,14 +25,19 @@ _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask")
 
 
 def find_config(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """The configuration at a Hub id or in a folder.
+    """The configuration at a Hub id or in a folder, without what it names of other people's code.
 
     Raises:
-        UserError: there is none, or no network to look for it.
+        UserError: there is none, or no network to look for it, or the model is made of code of its own.
     """
     try:
-        return AutoConfig.from_pretrained(name, **_source(name, revision))
+        return without_code(AutoConfig.from_pretrained(name, **_source(name, revision)))
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{name} is made of Python code of its own (auto_map in its config.json), and code that comes with a "
+                "model is never run here; take a model of an architecture that transformers has"
+            ) from None
         if Path(name).exists():
             raise UserError(f"{name} holds no model that transformers can read: {_first_line(error)}") from None
         raise UserError(
@@ -42,8 +47,24 @@ def find_config(name: str, revision: str | None = None) -> PreTrainedConfig:
 
 
 def _source(name: str, revision: str | None) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that say where to look."""
-    return {"revision": revision, "local_files_only": not Path(name).is_dir() and not hub_answers()}
+    """Arguments of `from_pretrained` that say where to look, and that code found there is not run."""
+    cached_only = not Path(name).is_dir() and not hub_answers()
+    return {"revision": revision, "local_files_only": cached_only, "trust_remote_code": False}
+
+
+def without_code(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Remove what a configuration names of other people's code; nothing of it would be run, but it would be published.
+
+    `auto_map` and `custom_pipelines` name classes, and an attention with a slash is a kernel to download.
+    """
+    parts = [getattr(config, name, None) for name in config.sub_configs]
+    for part in [config, *(part for part in parts if isinstance(part, PreTrainedConfig))]:
+        for name in ("auto_map", "custom_pipelines"):
+            if hasattr(part, name):
+                delattr(part, name)
+        if "/" in str(part._attn_implementation or ""):
+            part._attn_implementation = None
+    return config
 
 
 def _first_line(error: Exception) -> str:
@@ -101,7 +122,7 @@ def architecture(
     if config.overrides:
         try:
             with torch.device("meta"):  # fields that do not go together are found here, and cost no memory
-                auto_class.from_config(model_config)
+                auto_class.from_config(model_config, trust_remote_code=False)
         except (ValueError, TypeError, RuntimeError, AssertionError, ZeroDivisionError) as error:
             raise UserError(f"--model.overrides make no {model_config.model_type}: {_first_line(error)}") from None
     return model_config
@@ -174,10 +195,10 @@ def build_model(
     extra = {"attn_implementation": attention} if attention else {}
     torch.manual_seed(seed)
     if is_from_scratch(config):
-        model = auto_class.from_config(model_config, dtype=torch.float32, **extra)
+        model = auto_class.from_config(model_config, dtype=torch.float32, trust_remote_code=False, **extra)
     else:
         source = _source(config.name, config.revision)
-        stored = AutoConfig.from_pretrained(config.name, **source).dtype
+        stored = find_config(config.name, config.revision).dtype
         # the head of another number of classes, such as MNLI's, is made anew
         other_head = auto_class not in (AutoModelForMaskedLM, AutoModelForCausalLM)
         model, found = auto_class.from_pretrained(
@@ -210,7 +231,9 @@ def _last_layer(model: PreTrainedModel, auto_class: Any) -> set[str]:
     wider = copy.deepcopy(model.config)
     wider.num_labels += 1
     with torch.device("meta"):
-        shapes = {name: p.shape for name, p in auto_class.from_config(wider).named_parameters()}
+        shapes = {
+            name: p.shape for name, p in auto_class.from_config(wider, trust_remote_code=False).named_parameters()
+        }
     return {name for name, p in model.named_parameters() if p.shape != shapes[name]}
 
 

@@ -1,7 +1,7 @@
 """Pushing model folders to the Hub while training goes on; what fails is retried, reported, and never stops a run.
 
 Works with whatever the Hub asks of a file (a regular commit, LFS, or xet), since `huggingface_hub` decides that file by
-file. Only rank 0 makes a publisher.
+file. Only rank 0 makes a publisher. What of a folder is pushed is decided in `pushed.py`, and nowhere else.
 """
 
 import queue
@@ -25,17 +25,19 @@ from huggingface_hub.utils import (
 )
 
 from nlp_ssl.console import UserError, interrupts, progress, say, warn
+from nlp_ssl.publishing.pushed import model_files
 
-# A run's folder holds more than its model: checkpoints, trackers' files, a log that may quote the corpus. So files at
-# the top are pushed but for these, and of the subfolders only what transformers and sentence-transformers write.
-KEPT_AT_HOME = re.compile(r"MANIFEST\.json|run_status\.json|log\.jsonl|\..*|.*(\.tmp|\.part|\.incomplete|\.lock|~)")
-PUSHED_SUBFOLDERS = re.compile(r"additional_chat_templates|\d+_[A-Za-z]+")
 # What an earlier push may have left and `from_pretrained` would prefer to, or mix with, the new files.
 MODEL_FILES = re.compile(
     r"[^/]*\.(safetensors|safetensors\.index\.json|bin|bin\.index\.json)"
     r"|(tokenizer|vocab|merges|special_tokens_map|added_tokens|spiece|sentencepiece)[^/]*\.(json|txt|model)"
     r"|adapter_config\.json|generation_config\.json|chat_template\.\w+|additional_chat_templates/.*"
 )
+# What earlier versions pushed, though it holds texts of the data.
+PRIVATE_FILES = re.compile(r"(predictions|errors|incidents)\.jsonl")
+OURS = "Pushed by nlp_ssl."  # the description of our commits
+FORMER_TITLES = re.compile(r"Trained for [\d,]+ steps|Step \d+")  # of those that had none
+CREATED_WITH = {".gitattributes", "README.md", "LICENSE"}  # what the Hub puts into a new repository
 
 EXPECTED = (HTTPError, OSError, RuntimeError, ValueError)  # what huggingface_hub and hf_xet raise when a push fails
 ANSWER_WITHIN = 20.0  # seconds; before training, a person waits
@@ -59,6 +61,7 @@ class HubPublisher:
     Args:
         repo_id: `user/name`.
         private: make the repository private when it is created.
+        overwrite: push to a branch that holds somebody else's commits, too.
         endpoint: address of the Hub; `$HF_ENDPOINT` or huggingface.co when `None`.
         token: access token; the one of `$HF_TOKEN` or `hf auth login` when `None`.
         waits: seconds to wait before the second, third, ... try of a push.
@@ -69,11 +72,12 @@ class HubPublisher:
         repo_id: str,
         *,
         private: bool = False,
+        overwrite: bool = False,
         endpoint: str | None = None,
         token: str | None = None,
         waits: Sequence[float] = (5.0, 30.0, 120.0),
     ):
-        self.repo_id, self.private, self.waits = repo_id, private, tuple(waits)
+        self.repo_id, self.private, self.overwrite, self.waits = repo_id, private, overwrite, tuple(waits)
         self._api = HfApi(endpoint=endpoint, token=token)
         self._opened = False
         self._pushes: list[_Push] = []  # waiting, running or failed
@@ -86,11 +90,12 @@ class HubPublisher:
 
         Raises:
             UserError: the id is malformed, there is no token, the token may not write there, the repository is public
-                and should be private, or the Hub cannot be reached.
+                and should be private, its `main` holds somebody else's commits, or the Hub cannot be reached.
         """
         get_session().timeout = ANSWER_WITHIN
         try:
             self._open()
+            self._newest_commit("main")
         except EXPECTED as error:
             later = f"python recipes/push_to_hub.py --folder FOLDER --repo_id {shlex.quote(self.repo_id)}"
             advice = "" if _is_final(error) else f"; train without --hub.repo_id and push later with `{later}`"
@@ -100,7 +105,7 @@ class HubPublisher:
         """Queue a model folder for pushing, and return at once. See `holds` before deleting the folder.
 
         Args:
-            folder: a Hub model folder; training state, manifests, logs and temporary files in it are not pushed.
+            folder: a Hub model folder; of what is in it, `model_files` says what is pushed.
             revision: branch to commit to; made from `main` if it is not there.
             message: the commit's message.
         """
@@ -174,7 +179,8 @@ class HubPublisher:
             The address of what was pushed.
 
         Raises:
-            UserError: the folder holds no model, the Hub refuses, or the last try failed.
+            UserError: the folder holds no model, the branch holds somebody else's commits, the Hub refuses, or the last
+                try failed.
         """
         stop = stop or threading.Event()
         for wait in (*self.waits, None):
@@ -247,21 +253,51 @@ class HubPublisher:
         files = model_files(folder)
         if revision != "main":
             self._api.create_branch(self.repo_id, branch=revision, exist_ok=True)
+        newest = self._newest_commit(revision)
         there = self._api.list_repo_files(self.repo_id, revision=revision)
+        private = [name for name in there if PRIVATE_FILES.fullmatch(name)]
         stale = [name for name in there if name not in files and MODEL_FILES.fullmatch(name)]
         self._api.create_commit(
             self.repo_id,
-            [CommitOperationAdd(name, path) for name, path in files.items()]
-            + [CommitOperationDelete(name, is_folder=False) for name in stale],
+            [CommitOperationAdd(name, content) for name, content in files.items()]
+            + [CommitOperationDelete(name, is_folder=False) for name in (*stale, *private)],
             commit_message=message,
+            commit_description=OURS,
             revision=revision,
+            parent_commit=newest,  # nobody's commit gets in between
         )
+        if private:
+            warn(
+                f"{', '.join(private)}, which an earlier version pushed, were removed from {self.repo_id}; its history "
+                "still holds them: delete the repository if nobody may read them"
+            )
         url = f"{self._api.endpoint or ENDPOINT}/{self.repo_id}"
         return url if revision == "main" else f"{url}/tree/{revision}"
 
+    def _newest_commit(self, revision: str) -> str:
+        """The commit that a branch points at.
+
+        Raises:
+            UserError: the branch holds commits that are not ours, which a push would bury, and `overwrite` is false.
+        """
+        commits = self._api.list_repo_commits(self.repo_id, revision=revision)
+        others = [c for c in commits if OURS not in c.message and not FORMER_TITLES.fullmatch(c.title)]
+        if others[-1:] == commits[-1:] and CREATED_WITH.issuperset(
+            self._api.list_repo_files(self.repo_id, revision=commits[-1].commit_id)
+        ):
+            others = others[:-1]  # what the Hub commits when it makes a repository
+        if others and not self.overwrite:
+            raise UserError(
+                f"{self.repo_id}, branch {revision}, holds commits that were not made here ({others[0].title!r} of "
+                f"{others[0].created_at:%Y-%m-%d}), and a push would replace their files; choose another name, or add "
+                "--hub.overwrite"
+            )
+        return commits[0].commit_id
+
     def _command(self, push: _Push) -> str:
         arguments = ["--folder", str(push.folder), "--repo_id", self.repo_id, "--revision", push.revision]
-        return shlex.join(["python", "recipes/push_to_hub.py", *arguments, *(["--private"] if self.private else [])])
+        flags = [f"--{name}" for name in ("private", "overwrite") if getattr(self, name)]
+        return shlex.join(["python", "recipes/push_to_hub.py", *arguments, *flags])
 
     def _explain(self, error: BaseException) -> str:
         """One sentence on why the Hub did not take it."""
@@ -284,29 +320,6 @@ class HubPublisher:
         if status == 404:
             return f"the token cannot see {self.repo_id}{said}; check the name, or take a token with write access"
         return f"the Hub answered {status} for {self.repo_id}{said}"
-
-
-def model_files(folder: Path) -> dict[str, Path]:
-    """The files of a model folder that belong on the Hub: name in the repository -> path, sorted by name.
-
-    Raises:
-        UserError: there is no such folder, or it holds no configuration or no weights.
-    """
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give a finished run or one of its checkpoints")
-    files = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and PUSHED_SUBFOLDERS.fullmatch(path.name):
-            files |= {f"{path.name}/{file.name}": file for file in sorted(path.iterdir()) if file.is_file()}
-        elif path.is_file() and not KEPT_AT_HOME.fullmatch(path.name):
-            files[path.name] = path
-    has_weights = any(name.endswith(".safetensors") or re.fullmatch(r"pytorch_model.*\.bin", name) for name in files)
-    if "config.json" not in files or not has_weights:
-        missing = "weights" if "config.json" in files else "config.json"
-        checkpoints = sorted(path for path in folder.glob("checkpoints/step-*") if (path / "config.json").is_file())
-        advice = f"push its newest checkpoint, {checkpoints[-1]}" if checkpoints else "give a finished run's folder"
-        raise UserError(f"{folder} holds no finished model (no {missing}); {advice}")
-    return files
 
 
 def _response_error(error: BaseException | None) -> HfHubHTTPError | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nlp_ssl.console import UserError, say
+from nlp_ssl.files import replacing
 
 INK, FAINT, ACCENT = "#1b3a57", "#9db8cf", "#d1495b"
 
@@ -230,9 +231,8 @@ def _figure(size: tuple[float, float]) -> Any:
 
 def _save(figure: Any, out_png: Path) -> Path:
     out_png = Path(out_png)
-    unfinished = out_png.with_name(out_png.name + ".tmp")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(out_png)
+    with replacing(out_png) as file:
+        figure.savefig(file, format="png")
     return out_png
 
 

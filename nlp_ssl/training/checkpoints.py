@@ -4,32 +4,42 @@
 `training_state/` and `MANIFEST.json` (sha256 of every file) for resuming. A save copies the state to host memory; a
 thread writes and fsyncs it under a temporary name; when every process has finished, rank 0 renames the folder at a step
 boundary, and only then are older ones removed.
+
+A checkpoint may come from anybody, so nothing in it is executed: weights are safetensors, the run's state is JSON, and
+what else training needs is read by PyTorch's reader of tensors and plain values (`weights_only=True`). The manifest
+names every file that is read; it protects against damage, not against malice.
 """
 
 import copy
 import json
 import math
 import os
-import random
+import re
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from nlp_ssl.config import CheckpointConfig
 from nlp_ssl.console import UserError, rank, warn
-from nlp_ssl.files import disk_error, sha256, sync
+from nlp_ssl.files import disk_error, remove, replacing, sha256, sync
 from nlp_ssl.training.adapters import merge, trained_weights
 from nlp_ssl.training.interrupts import any_process
+from nlp_ssl.training.state_files import read_tensors, rng_state, set_rng_state
 
 MANIFEST = "MANIFEST.json"
 STATE = "training_state"
+RUN_STATE = f"{STATE}/run.json"
+OPTIMIZER = f"{STATE}/optimizer.pt"
 TRAINED = "trained.pt"  # weights with adapters, which the model folder holds merged
+FORMAT = 2  # of the training state; 1, which had no number, kept NumPy's random state as an array
+FORMER = ".former"  # of the same step, until the new one has its name
+NAME = re.compile(rf"step-(\d{{8,}})({re.escape(FORMER)})?")
+READ = re.compile(rf"{STATE}/.*|[^/]*\.(safetensors|json|yaml|bin|pt|py)")  # what is read of a checkpoint
 
 
 def to_host(value: Any, seen: dict[tuple, torch.Tensor] | None = None) -> Any:
@@ -45,21 +55,6 @@ def to_host(value: Any, seen: dict[tuple, torch.Tensor] | None = None) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(to_host(v, seen) for v in value)
     return copy.copy(value)
-
-
-def rng_state() -> dict[str, Any]:
-    """State of every random generator of this process (dropout is all that uses them)."""
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None  # of this process's device
-    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Undo `rng_state`."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 class SaveError(Exception):
@@ -94,7 +89,7 @@ class Checkpoints:
         self.digests: dict[str, str] = {}
         if rank() == 0:
             for unfinished in folder.glob(".step-*.tmp"):  # of a run that was killed
-                shutil.rmtree(unfinished)
+                remove(unfinished)
 
     def save(self, step: int, model: PreTrainedModel, optimizer: Any, state: dict[str, Any], facts: dict) -> None:
         """Start saving: returns once the state is copied to host memory.
@@ -131,7 +126,7 @@ class Checkpoints:
                 with open(folder / STATE / name, "wb") as f:  # a path would hide what the disk says
                     torch.save(value, f)
             if rank() == 0:
-                (folder / STATE / "run.json").write_text(json.dumps(state, indent=1))
+                (folder / RUN_STATE).write_text(json.dumps({"format": FORMAT, **state}, indent=1))
                 self.write_model(folder, merge(model, weights), facts)
                 others = [p for p in _files(folder) if not p.name.startswith("rank-")]
                 self.digests = {str(p.relative_to(folder)): _sync_and_hash(p) for p in others}
@@ -176,10 +171,10 @@ class Checkpoints:
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise SaveError(step, str(error)) from None
-        self.prune()
+        self.prune(final)
         for stale in self.folder.glob(".step-*.tmp"):  # of a killed run; later steps may be being written
             if stale.name <= temporary.name:
-                shutil.rmtree(stale, ignore_errors=True)
+                remove(stale)
         return final
 
     def _name(self, temporary: Path) -> Path:
@@ -190,7 +185,7 @@ class Checkpoints:
         for path in (temporary / MANIFEST, temporary / STATE, temporary):
             sync(path)
         final = temporary.with_name(temporary.name[1:].removesuffix(".tmp"))
-        former = final.with_name(f"{final.name}.former")  # still listed: at no moment is there no checkpoint
+        former = final.with_name(f"{final.name}{FORMER}")  # still listed: at no moment is there no checkpoint
         if final.exists():  # a resumed run saves the same step again
             shutil.rmtree(former, ignore_errors=True)
             os.rename(final, former)
@@ -210,12 +205,12 @@ class Checkpoints:
         finally:  # none may exit, and have its launcher end the others, before the folder has its name
             any_process(False)
 
-    def prune(self) -> None:
-        """Remove checkpoints that need not be kept; call after the newest is on disk."""
+    def prune(self, newest: Path | None = None) -> None:
+        """Remove checkpoints that need not be kept; call after the newest, which always is, is on disk."""
         found = self.list()
-        kept = set(found[-max(1, self.keep.keep_last) :])
+        kept = {newest, *found[-max(1, self.keep.keep_last) :]}
         if self.keep.keep_every:
-            kept |= {path for path in found if int(path.name.split("-")[1].split(".")[0]) % self.keep.keep_every == 0}
+            kept |= {path for path in found if _step(path) % self.keep.keep_every == 0}
         if self.keep.keep_best and (best := self.best()):
             kept.add(best)
         for path in found:
@@ -223,21 +218,25 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
     def list(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return sorted(p for p in self.folder.glob("step-*") if (p / MANIFEST).exists())
+        """Complete checkpoints, oldest first; not the copies that a person keeps beside them under other names."""
+        return [path for path in _in_order(self.folder) if (path / MANIFEST).exists()]
 
     def best(self) -> Path | None:
         """The complete checkpoint of the lowest `value`, the earliest of equals; `None` when none was evaluated."""
         scored = [(value, path) for path in self.list() if (value := _value(path)) is not None]
         return min(scored)[1] if scored else None
 
-    def chosen(self) -> Path:
-        """The checkpoint that becomes the model of the run: the last one, or the best where that is kept."""
-        return (self.best() if self.keep.keep_best else None) or self.list()[-1]
+    def of(self, step: int) -> Path:
+        """The checkpoint of a step, whether it is there or not."""
+        return self.folder / f"step-{step:08d}"
+
+    def chosen(self, step: int) -> Path:
+        """The checkpoint that becomes the model of a run that ended at a step: its last one, or the best if kept."""
+        return (self.best() if self.keep.keep_best else None) or self.of(step)
 
     def newest(self) -> Path | None:
         """The newest checkpoint that verifies; those passed over are named."""
-        for path in sorted(self.folder.glob("step-*"), reverse=True):
+        for path in reversed(_in_order(self.folder)):
             if not (broken := verify(path)):
                 return path
             warn(f"{path} is damaged ({broken}); falling back to the checkpoint before it")
@@ -245,26 +244,34 @@ class Checkpoints:
 
     def pass_over(self, newer_than: Path | None) -> None:
         """Set checkpoints newer than the one that a run goes on from aside, so that nobody takes them for its own."""
-        for path in self.folder.glob("step-*"):
-            if newer_than is None or path.name > newer_than.name:
+        for path in _in_order(self.folder):
+            if newer_than is None or _step(path) > _step(newer_than):
                 aside = path.with_name(f"passed-over-{path.name}")
                 shutil.rmtree(aside, ignore_errors=True)
                 os.rename(path, aside)
 
 
 def verify(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, by its manifest; `None` when every file has its sha256."""
+    """What is wrong with a checkpoint, by its manifest; `None` if all that is read is named and has its sha256."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except ValueError:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError):  # no JSON, or no UTF-8
+        return f"{MANIFEST} has changed"
+    if not isinstance(manifest, dict):
         return f"{MANIFEST} has changed"
     for name, digest in manifest.items():
-        if not (folder / name).exists():
+        if Path(name).is_absolute() or ".." in Path(name).parts or (folder / name).is_symlink():
+            return f"{name} lies outside of it"
+        if not (folder / name).is_file():
             return f"{name} is missing"
         if sha256(folder / name) != digest:
             return f"{name} has changed"
+    there = {str(path.relative_to(folder)) for path in _files(folder)}
+    needed = {"config.json", RUN_STATE, OPTIMIZER} | {name for name in there - {MANIFEST} if READ.fullmatch(name)}
+    if unnamed := sorted(needed - manifest.keys()):
+        return f"{unnamed[0]} is not named in {MANIFEST}"
     return None
 
 
@@ -280,15 +287,25 @@ def load(folder: Path, model: PreTrainedModel, optimizer: Any) -> dict[str, Any]
 
     Returns:
         The state that `save` was given.
+
+    Raises:
+        UserError: the training state holds something else than numbers, or is of another optimizer or a newer format.
     """
     state = load_weights(folder, model)
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(torch.load(folder / STATE / "optimizer.pt", map_location="cpu", weights_only=False))
+    moments, own = read_tensors(folder / OPTIMIZER), folder / STATE / f"rank-{rank()}.pt"
+    drawn = read_tensors(own) if own.exists() else None
+    try:
+        optimizer.load_state_dict(moments)
+        if drawn is not None:
+            set_rng_state(drawn)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the training state in {folder} does not fit this run ({type(error).__name__}: {str(error)[:200]}); go on "
+            "with the options that it was made with, or start anew in another --output_dir"
+        ) from None
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
-    own = folder / STATE / f"rank-{rank()}.pt"
-    if own.exists():
-        set_rng_state(torch.load(own, weights_only=False))
     return state
 
 
@@ -296,13 +313,14 @@ def load_weights(folder: Path, model: PreTrainedModel) -> dict[str, Any]:
     """Load the weights of a checkpoint in place; returns the state that `save` was given.
 
     Raises:
-        UserError: a model with adapters stands on other weights than it was trained on.
+        UserError: a model with adapters stands on other weights than it was trained on; see `load`.
     """
-    stored = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
+    state = read_state(folder)
+    stored = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True).state_dict()
     if not (folder / STATE / TRAINED).exists():
         model.load_state_dict(stored)
     else:  # the rest is the model's that training began from
-        model.load_state_dict(torch.load(folder / STATE / TRAINED), strict=False)
+        model.load_state_dict(read_tensors(folder / STATE / TRAINED), strict=False)
         merged = merge(model, to_host(model.state_dict()))
         changed = [name for name, value in stored.items() if not torch.allclose(value, merged[name], 1e-4, 1e-5)]
         if changed:
@@ -310,22 +328,45 @@ def load_weights(folder: Path, model: PreTrainedModel) -> dict[str, Any]:
                 f"{folder} was trained from other weights than --model.name now gives (they differ in {changed[0]}); "
                 "give the model that the run began from"
             )
-    return json.loads((folder / STATE / "run.json").read_text())
+    return state
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state that `save` was given.
+
+    Raises:
+        UserError: it is of a newer format than this version of nlp_ssl knows.
+    """
+    state = json.loads((folder / RUN_STATE).read_text())
+    if (number := state.pop("format", 1)) not in range(1, FORMAT + 1):
+        raise UserError(
+            f"{folder} was made by a newer nlp_ssl (its format is {number}, this version reads up to {FORMAT}); go on "
+            "with that version, or start anew in another --output_dir"
+        )
+    return state
 
 
 def publish(checkpoint: Path, folder: Path) -> None:
     """Put a checkpoint's model, without its training state, at the top of a folder, file by file, each whole."""
-    for path in checkpoint.iterdir():
-        if path.is_file() and path.name != MANIFEST:
-            temporary = folder / f".{path.name}.tmp"
-            shutil.copyfile(path, temporary)
-            os.replace(temporary, folder / path.name)
+    for name in json.loads((checkpoint / MANIFEST).read_text()):
+        if "/" not in name:
+            with open(checkpoint / name, "rb") as source, replacing(folder / name) as target:
+                shutil.copyfileobj(source, target)
+
+
+def _in_order(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (_step(path), not path.name.endswith(FORMER)))
+
+
+def _step(checkpoint: Path) -> int:
+    return int(NAME.fullmatch(checkpoint.name)[1])
 
 
 def _value(checkpoint: Path) -> float | None:
     """What a checkpoint is judged by, if it was evaluated."""
     try:
-        state = json.loads((checkpoint / STATE / "run.json").read_text())
+        state = json.loads((checkpoint / RUN_STATE).read_text())
     except (OSError, ValueError):  # damaged: no reason to keep it
         return None
     value = state.get("value")

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from nlp_ssl.proofs import Trajectory
+
 PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 
@@ -26,7 +28,8 @@ def two_processes(out: Path, what: str) -> dict[tuple[str, ...], Any]:
         [*launch, __file__, str(out), what], capture_output=True, text=True, env=environment, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    return torch.load(out, weights_only=False)
+    with torch.serialization.safe_globals([Trajectory]):
+        return torch.load(out, weights_only=True)
 
 
 def main(out: str, what: str) -> None:

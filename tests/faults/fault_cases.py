@@ -26,9 +26,11 @@ from pathlib import Path
 from unittest import mock
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/, which pytest has there already
+import torch
 from launch import ROOT, TINY, command, environment, events, write_corpus
 
 from nlp_ssl import console
+from nlp_ssl.files import sha256
 from nlp_ssl.training.checkpoints import verify
 
 STEPS, KEPT, LOST = 12, 8, 12  # a run of 12 steps; its checkpoints of steps 4 and 8, and the last one
@@ -290,6 +292,64 @@ CASES["a bit-flipped checkpoint file"] = lambda work: damaged(
     work, "flipped", flip_a_bit, "training_state/optimizer.pt"
 )
 CASES["a missing checkpoint file"] = lambda work: damaged(work, "missing", os.remove, "training_state/rank-0.pt")
+
+
+class Program:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+@case("a program in a checkpoint, and its sha256 in the manifest")
+def _(work: Work) -> str:
+    out, ran = work.killed("program"), work.root / "program-ran"
+    file, manifest = checkpoint(out, KEPT) / "training_state" / "optimizer.pt", checkpoint(out, KEPT) / "MANIFEST.json"
+    torch.save({"state": {}, "param_groups": Program(ran)}, file)
+    named = json.loads(manifest.read_text()) | {"training_state/optimizer.pt": sha256(file)}
+    manifest.write_text(json.dumps(named))
+    said = work.stops(out, "--resume")
+    assert not ran.exists()
+    return said
+
+
+@case("a program in a checkpoint whose manifest does not name it")
+def _(work: Work) -> str:
+    out, ran = work.killed("unnamed-program"), work.root / "unnamed-program-ran"
+    file, manifest = checkpoint(out, KEPT) / "training_state" / "rank-0.pt", checkpoint(out, KEPT) / "MANIFEST.json"
+    torch.save(Program(ran), file)
+    named = json.loads(manifest.read_text())
+    del named["training_state/rank-0.pt"]
+    manifest.write_text(json.dumps(named))
+    printed = work.ends_well(out, "--resume")
+    assert not ran.exists()
+    return warning(printed, "is damaged")
+
+
+@case("an old run's checkpoints in a folder whose log was removed")
+def _(work: Work) -> str:
+    out = work.root / "no-log"
+    shutil.copytree(work.whole, out)
+    (out / "log.jsonl").unlink()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    said = work.stops(out, "--seed", 7)
+    assert {path: path.read_bytes() for path in before} == before
+    return said
+
+
+@case("a folder prepared with links")
+def _(work: Work) -> str:
+    out, victim = work.root / "prepared", work.root / "victim"
+    out.mkdir()
+    victim.write_text("precious")
+    for name in (".lock", ".log.jsonl.0.tmp"):
+        (out / name).symlink_to(victim)
+    said = work.stops(out)
+    assert victim.read_text() == "precious"
+    return said
 
 
 @case("every checkpoint damaged")

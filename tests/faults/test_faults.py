@@ -15,6 +15,14 @@ SAID = {
     "a truncated checkpoint file": ["model.safetensors has changed", DAMAGED],
     "a bit-flipped checkpoint file": ["training_state/optimizer.pt has changed", DAMAGED],
     "a missing checkpoint file": ["training_state/rank-0.pt is missing", DAMAGED],
+    "a program in a checkpoint, and its sha256 in the manifest": [
+        "optimizer.pt holds", ".mkdir, which could run a program, where tensors", "nothing of it was run",
+    ],
+    "a program in a checkpoint whose manifest does not name it": [
+        "training_state/rank-0.pt is not named in MANIFEST.json", DAMAGED,
+    ],
+    "an old run's checkpoints in a folder whose log was removed": ["holds a run already; give --resume"],
+    "a folder prepared with links": ["is a link to", "outside of --output_dir", "remove it"],
     "every checkpoint damaged": ["every checkpoint in", "nothing was changed there"],
     "a read-only output folder": ["--output_dir", "read-only cannot be written to"],
     "a run's folder that became read-only": [*SAVED_NOT, "Permission denied"],

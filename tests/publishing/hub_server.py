@@ -28,12 +28,23 @@ class Repo:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     messages: list[tuple[str, str]] = field(default_factory=list)  # (branch, message), oldest first
+    parents: dict[str, str | None] = field(default_factory=dict)
+    told: dict[str, tuple[str, str]] = field(default_factory=dict)  # commit -> (title, description)
 
-    def commit(self, branch: str, files: dict[str, bytes], message: str) -> str:
+    def commit(self, branch: str, files: dict[str, bytes], message: str, description: str = "") -> str:
         oid = hashlib.sha1(f"{branch} {message} {len(self.commits)}".encode()).hexdigest()
+        self.parents[oid], self.told[oid] = self.branches.get(branch), (message, description)
         self.commits[oid], self.branches[branch] = files, oid
         self.messages.append((branch, message))
         return oid
+
+    def history(self, oid: str | None) -> list[str]:
+        """A commit and those before it, newest first."""
+        found = []
+        while oid is not None:
+            found.append(oid)
+            oid = self.parents[oid]
+        return found
 
     def resolve(self, revision: str) -> str | None:
         """A branch or commit id as a commit id."""
@@ -230,20 +241,30 @@ class Handler(BaseHTTPRequestHandler):
         repo = self.writable(repo_id)
         if repo is None or self.commit_of(repo_id, branch) is None:
             return
-        files, message = dict(repo.files(branch)), ""
+        files, message, description = dict(repo.files(branch)), "", ""
         for line in body.splitlines():
             operation = json.loads(line)
             value = operation["value"]
             if operation["key"] == "header":
-                message = value["summary"]
+                message, description = value["summary"], value.get("description", "")
+                if value.get("parentCommit") not in (None, repo.branches[branch]):
+                    self.error(412, "A commit has happened since. Please refresh and try again.")
+                    return
             elif operation["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif operation["key"] == "lfsFile":
                 files[value["path"]] = self.server.large_files[value["oid"]]
             elif operation["key"] == "deletedFile":
                 del files[value["path"]]
-        oid = repo.commit(branch, files, message)
+        oid = repo.commit(branch, files, message, description)
         self.answer({"commitUrl": f"{self.server.url}/{repo_id}/commit/{oid}", "commitOid": oid, "success": True})
+
+    def commits(self, repo_id: str, revision: str) -> None:
+        if found := self.commit_of(repo_id, revision):
+            repo = self.server.repos[repo_id]
+            day, author = "2026-01-01T00:00:00.000Z", {"user": USER}
+            told = [(oid, *repo.told[oid]) for oid in repo.history(found[0])]
+            self.answer([{"id": oid, "title": t, "message": d, "authors": [author], "date": day} for oid, t, d in told])
 
     def model_info(self, repo_id: str, revision: str | None) -> None:
         if found := self.commit_of(repo_id, revision or "main"):
@@ -279,6 +300,7 @@ ROUTES = [
     (MODEL + r"/branch/(.+)", Handler.create_branch),
     (MODEL + r"/preupload/(.+)", Handler.preupload),
     (MODEL + r"/commit/(.+)", Handler.commit),
+    (MODEL + r"/commits/(.+)", Handler.commits),
     (MODEL + r"/tree/([^/]+)(?:/(.+))?", Handler.tree),
     (MODEL + r"(?:/revision/(.+))?", Handler.model_info),
     (r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", Handler.lfs_batch),

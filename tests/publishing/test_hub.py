@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from nlp_ssl import console
@@ -135,6 +136,212 @@ def test_a_folder_without_a_model_is_refused_with_the_checkpoint_to_push(folder,
     (folder / remove).unlink()
     with pytest.raises(UserError, match=rf"{message}\); push its newest checkpoint, .*step-00000010"):
         model_files(folder)
+
+
+# what lies in folders of runs: of ours, of other tools, of people
+PRIVATE = [
+    "predictions.jsonl",
+    "errors.jsonl",
+    "incidents.jsonl",
+    "log.jsonl",
+    "results.json",
+    "run_status.json",
+    "MANIFEST.json",
+    "train.csv",
+    "nohup.out",
+    "id_rsa",
+    "core.1234",
+    "notes.txt",
+    ".env",
+    ".lock",
+    ".netrc",
+    "slurm-77.out",
+    "wandb.json",
+    "optimizer.pt",
+    "training_args.bin",
+    "events.out.x",
+    "pytorch_model.bin",
+    "model.py",
+    "modeling_evil.py",
+    "data.parquet",
+    "corpus.txt",
+    "README.md.bak",
+    "config.json~",
+    "model.safetensors.tmp",
+    "checkpoints/step-00000010/training_state/rank-0.pt",
+    "wandb/x.json",
+    "tensorboard/events",
+    "training_state/run.json",
+    ".git/config",
+    "1_Pooling/config.json",
+    "additional_chat_templates/notes.txt",
+    "curves.png.bak",
+    "model-extra.safetensors",
+    "other.safetensors",
+    "vocab.csv",
+    ".config.json.0123abcd.tmp",
+    "passwords.json",
+    "tokenizer.json.orig",
+]
+
+
+@pytest.fixture
+def full(folder):
+    for name in PRIVATE:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("secret")
+    return folder
+
+
+def test_only_files_of_the_list_are_pushed_whatever_lies_beside_them(server, full):
+    assert set(model_files(full)) == PUSHED
+    hub = publisher(server)
+    hub.upload(full)
+    hub.push(full, revision="step-10", message="Step 10")
+    assert hub.finish(30) == []
+    for branch in ("main", "step-10"):
+        files = server.repos["tester/model"].files(branch)
+        assert set(files) == PUSHED | {".gitattributes"}
+        assert not any(b"secret" in content for content in files.values())
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt", "spiece.model",
+    "chat_template.jinja",
+    "generation_config.json", "confusion.png"])  # fmt: skip
+def test_what_makes_a_model_is_pushed(folder, name):
+    (folder / name).write_text("{}")
+    assert name in model_files(folder)
+
+
+def test_settings_and_card_go_without_paths_and_configurations_without_code(server, folder):
+    paths = {
+        "output_dir": "/home/ann/runs/x",
+        "data": {"sources": ["~/acme/a.txt", "../my acme/b.txt"], "weights": None},
+    }
+    (folder / "nlp_ssl_config.yaml").write_text(yaml.safe_dump(paths | {"model": {"name": "user/name"}}))
+    (folder / "README.md").write_text("# x\nCorpus: ~/acme/a.txt, ../my acme/b.txt: 3 documents\n")
+    strange = {"model_type": "bert", "_name_or_path": "/home/ann/bert", "auto_map": {"AutoModel": "evil/repo--m.M"}}
+    strange |= {"text_config": {"auto_map": {"AutoConfig": "m.C"}, "custom_pipelines": {"x": {}}, "hidden_size": 3}}
+    (folder / "config.json").write_text(json.dumps(strange))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": ["m.T", None], "name_or_path": "~/b"}))
+    publisher(server).upload(folder)
+    files = server.repos["tester/model"].files()
+    assert yaml.safe_load(files["nlp_ssl_config.yaml"]) == {
+        "output_dir": "x",
+        "data": {"sources": ["a.txt", "b.txt"], "weights": None},
+        "model": {"name": "user/name"},
+    }
+    assert files["README.md"] == b"# x\nCorpus: a.txt, b.txt: 3 documents\n"
+    assert json.loads(files["config.json"]) == {
+        "model_type": "bert", "_name_or_path": "bert", "text_config": {"hidden_size": 3}
+    }  # fmt: skip
+    assert json.loads(files["tokenizer_config.json"]) == {"name_or_path": "b"}
+    assert "/home/ann/runs/x" in (folder / "nlp_ssl_config.yaml").read_text()  # here they are needed to go on
+
+
+def test_a_link_to_a_file_elsewhere_is_not_followed(folder):
+    (folder.parent / "id_rsa").write_text("secret")
+    (folder / "vocab.txt").symlink_to(folder.parent / "id_rsa")
+    with pytest.raises(UserError, match=r"vocab\.txt is a link to a file outside of its folder"):
+        model_files(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "nlp_ssl_config.yaml", "README.md"])
+def test_what_cannot_be_read_is_not_pushed_unread(folder, name):
+    (folder / name).write_bytes(b"\xff\xfe{[")
+    with pytest.raises(UserError, match=rf"{name} cannot be read, and is not pushed unread"):
+        model_files(folder)
+
+
+def test_private_files_that_an_earlier_version_pushed_are_removed(server, folder, capsys):
+    hub = publisher(server)
+    hub.upload(folder)
+    server.repos["tester/model"].files()["predictions.jsonl"] = b"secret"
+    hub.upload(folder)
+    assert "predictions.jsonl" not in server.repos["tester/model"].files()
+    assert "its history still holds them" in capsys.readouterr().err
+
+
+# -- somebody else's repository ---------------------------------------------------------------------------------------
+
+
+def others(server, files, message="Production model", branch="main"):
+    repo = server.repos["tester/model"]
+    repo.commit(branch, {**repo.files(), **files}, message)
+    return repo
+
+
+def test_a_repository_with_somebody_elses_commits_is_refused_without_overwrite(server, folder, capsys):
+    publisher(server).check()
+    repo = others(server, {"pytorch_model.bin": b"theirs", "vocab.txt": b"theirs"})
+    before = dict(repo.files())
+    sentence = r"tester/model, branch main, holds commits .*'Production model' of 2026-01-01.*--hub\.overwrite"
+    with pytest.raises(UserError, match=sentence):
+        publisher(server).check()
+    with pytest.raises(UserError, match=sentence):
+        publisher(server).upload(folder)
+    hub = publisher(server)
+    hub.push(folder, message="Trained for 3 steps")
+    assert len(hub.finish(30)) == 1
+    assert repo.files() == before
+    hub = publisher(server, overwrite=True)
+    hub.check()
+    hub.upload(folder)
+    assert set(repo.files()) >= PUSHED
+
+
+def test_a_commit_of_somebody_else_behind_ours_is_noticed_at_the_next_push(server, folder):
+    hub = publisher(server)
+    hub.upload(folder)
+    hub.upload(folder, message="again")  # our own commits are no reason
+    others(server, {"README.md": b"a card written by hand"}, "Update README.md")
+    with pytest.raises(UserError, match=r"'Update README\.md'"):
+        hub.upload(folder)
+    assert server.repos["tester/model"].files()["README.md"] == b"a card written by hand"
+
+
+def test_commits_of_versions_that_left_no_mark_are_known_by_their_titles(server, folder):
+    publisher(server).check()
+    others(server, {"config.json": b"{}"}, "Trained for 12,000 steps")
+    publisher(server).upload(folder)
+
+
+@pytest.mark.parametrize(("files", "fine"), [({"README.md": b"", "LICENSE": b""}, True), ({"model.bin": b""}, False)])
+def test_what_the_hub_puts_into_a_new_repository_is_nobodys(server, folder, files, fine):
+    publisher(server).check()
+    repo = server.repos["tester/model"]
+    repo.commits[repo.branches["main"]].update(files)  # in its first and only commit
+    if fine:
+        publisher(server).upload(folder)
+    else:
+        with pytest.raises(UserError, match="'initial commit'"):
+            publisher(server).upload(folder)
+
+
+def test_a_branch_with_somebody_elses_commits_is_refused_too(server, folder):
+    hub = publisher(server)
+    hub.upload(folder, revision="step-10")
+    others(server, {"x": b""}, "Mine", branch="step-10")
+    with pytest.raises(UserError, match="branch step-10, holds commits"):
+        hub.upload(folder, revision="step-10")
+    hub.upload(folder)
+
+
+def test_a_commit_that_comes_in_between_is_not_buried(server, folder, monkeypatch):
+    hub = publisher(server, waits=())
+    hub.upload(folder)
+    listed = hub._api.list_repo_files
+
+    def late(*args, **options):
+        found = listed(*args, **options)
+        others(server, {"late": b""}, "In between")
+        return found
+
+    monkeypatch.setattr(hub._api, "list_repo_files", late)
+    with pytest.raises(UserError, match="412"):
+        hub.upload(folder)
+    assert "late" in server.repos["tester/model"].files()
 
 
 # -- the check before training ----------------------------------------------------------------------------------------
@@ -346,6 +553,31 @@ def test_pushed_models_load_with_from_pretrained_in_both_upload_modes(tmp_path):
         expected = weights[1 if revision == "step-100" else 2]
         assert loaded.keys() == expected.keys()
         assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("spelling", ["--dry-run", "--dry_run"])
+def test_a_dry_run_lists_what_goes_and_what_stays_and_asks_nobody(server, full, tmp_path, spelling):
+    done = recipe(server, tmp_path / "home", "--folder", str(full), spelling, HF_TOKEN="")
+    assert done.returncode == 0, done.stderr
+    go, stay = done.stdout.split("would stay here: ")
+    assert {line.split()[0] for line in go.splitlines()[1:]} == PUSHED
+    size = (full / "model.safetensors").stat().st_size
+    assert f"model.safetensors  {size} B" in go
+    assert {name.split("/")[0] for name in PRIVATE} - {"additional_chat_templates"} <= {
+        name.rstrip("/") for name in stay.strip().split(", ")
+    }
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("flag", ["--overwrite", "--hub.overwrite"])
+def test_the_recipe_pushes_over_others_when_told_to(server, folder, tmp_path, flag):
+    publisher(server).check()
+    others(server, {"x": b""})
+    arguments = ["--folder", str(folder), "--repo_id", "tester/model"]
+    refused = recipe(server, tmp_path / "home", *arguments)
+    assert refused.returncode == 2
+    assert "--hub.overwrite" in refused.stderr.splitlines()[-1]
+    assert recipe(server, tmp_path / "home", *arguments, flag).returncode == 0
 
 
 @pytest.mark.parametrize(

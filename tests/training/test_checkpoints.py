@@ -1,6 +1,8 @@
 """Checkpoints: whole or not there, wherever the process dies; damaged ones are noticed; what is loaded is what was."""
 
+import hashlib
 import json
+import os
 import random
 import shutil
 
@@ -11,6 +13,7 @@ from toys import tiny_model, tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from nlp_ssl.config import CheckpointConfig, OptimizerConfig
+from nlp_ssl.console import UserError
 from nlp_ssl.training import checkpoints as module
 from nlp_ssl.training.checkpoints import Checkpoints, SaveError, load, publish, to_host, verify
 from nlp_ssl.training.optimizers import build_optimizer
@@ -246,6 +249,161 @@ def test_the_manifest_lists_every_file(tmp_path):
     files = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
     assert set(json.loads((path / "MANIFEST.json").read_text())) == files - {"MANIFEST.json"}
     assert {"model.safetensors", "config.json", "training_state/rank-0.pt", "training_state/run.json"} <= files
+
+
+def rewrite(checkpoint, name, content):
+    """A file of a checkpoint made another, with its sha256 in the manifest, as whoever sends the folder can."""
+    (checkpoint / name).write_bytes(content)
+    manifest = json.loads((checkpoint / "MANIFEST.json").read_text())
+    manifest[name] = hashlib.sha256(content).hexdigest()
+    (checkpoint / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+class Program:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def saved(value, path):
+    torch.save(value, path)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "rank-0.pt", "trained.pt"])
+def test_a_program_in_a_checkpoint_whose_manifest_fits_is_refused_and_not_run(tmp_path, file):
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    rewrite(path, f"training_state/{file}", saved(Program(tmp_path / "ran"), tmp_path / "program"))
+    assert verify(path) is None
+    with pytest.raises(UserError, match=rf"{file} holds \w+\.mkdir, which could run a program.*start anew in another"):
+        load(path, trained.model, trained.optimizer)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["training_state/optimizer.pt", "training_state/rank-0.pt", "training_state/run.json", "config.json",
+             "model.safetensors", "tokenizer.json"]
+)  # fmt: skip
+def test_a_file_that_the_manifest_does_not_name_is_not_read(tmp_path, capsys, name):
+    trained = Trained("bert", "adamw").step()
+    store = trained.store(tmp_path)
+    older = trained.save(store).finish()
+    newer = trained.step().save(store).finish()
+    manifest = json.loads((newer / "MANIFEST.json").read_text())
+    del manifest[name]
+    (newer / "MANIFEST.json").write_text(json.dumps(manifest))
+    assert store.newest() == older
+    assert f"{newer} is damaged ({name} is not named in MANIFEST.json)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_config.json", "training_state/rank-1.pt", "model.py"])
+def test_a_file_put_beside_those_of_the_manifest_is_not_read(tmp_path, name):
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    (path / "notes.txt").write_text("the good one")  # nothing reads it
+    (path / ".DS_Store").write_text("")
+    assert verify(path) is None
+    (path / name).write_text("{}")
+    assert verify(path) == f"{name} is not named in MANIFEST.json"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "3", "null", '{"model.safetensors": 3}', "[" * 100_000])
+def test_a_manifest_that_is_none_is_no_whole_checkpoint(tmp_path, content):
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    (path / "MANIFEST.json").write_text(content)
+    assert verify(path) is not None
+
+
+def test_a_manifest_names_nothing_outside_of_its_folder(tmp_path):
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    (tmp_path / "secret").write_text("secret")
+    (path / "extra.json").symlink_to(tmp_path / "secret")
+    digest = hashlib.sha256(b"secret").hexdigest()
+    for name in ("extra.json", "../../secret", str(tmp_path / "secret")):
+        manifest = json.loads((path / "MANIFEST.json").read_text()) | {name: digest}
+        (path / "MANIFEST.json").write_text(json.dumps(manifest))
+        assert verify(path) == f"{name} lies outside of it"
+        (path / "MANIFEST.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != name}))
+        (path / "extra.json").unlink(missing_ok=True)
+
+
+def test_a_checkpoint_of_the_first_format_goes_on_bit_by_bit(tmp_path):
+    """It kept NumPy's random state as an array and had no number."""
+    whole, first = Trained().step(3), Trained().step(2)
+    path = first.save(first.store(tmp_path)).finish()
+    drawn = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": None}
+    expected = (np.random.rand(), random.random(), torch.rand(1).item())
+    rewrite(path, "training_state/rank-0.pt", saved(drawn, tmp_path / "drawn"))
+    state = json.loads((path / "training_state/run.json").read_text())
+    assert state.pop("format") == module.FORMAT
+    rewrite(path, "training_state/run.json", json.dumps(state).encode())
+    second = Trained()
+    assert load(path, second.model, second.optimizer) == state
+    assert (np.random.rand(), random.random(), torch.rand(1).item()) == expected
+    second.taken = 2
+    assert same(second.step().model, whole.model)
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path):
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    rewrite(path, "training_state/run.json", json.dumps({"format": 99, "step": 1}).encode())
+    with pytest.raises(UserError, match=r"made by a newer nlp_ssl .its format is 99"):
+        load(path, trained.model, trained.optimizer)
+
+
+def test_the_state_of_another_optimizer_gets_a_sentence(tmp_path):
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    for other in ({}, {"state": 3, "param_groups": []}, [1, 2], None):
+        rewrite(path, "training_state/optimizer.pt", saved(other, tmp_path / "other"))
+        with pytest.raises(UserError, match=r"training state in .* does not fit this run"):
+            load(path, trained.model, trained.optimizer)
+
+
+def test_the_checkpoint_of_this_run_is_chosen_whatever_lies_beside_it(tmp_path):
+    trained = Trained("bert", "adamw").step()
+    store = trained.store(tmp_path, keep_last=1)
+    path = trained.save(store).finish()
+    for name in ("step-00000999", "step-best", "step-00000001-good"):  # of an older run, and a person's copies
+        shutil.copytree(path, store.folder / name)
+    assert store.chosen(1) == path
+    newer = trained.step().save(store).finish()
+    assert store.chosen(2) == newer
+    assert newer.is_dir()  # though the older run's has the higher name
+    assert {"step-best", "step-00000001-good"} <= {p.name for p in store.folder.iterdir()}
+
+
+def test_what_a_killed_run_left_is_removed_but_not_what_a_link_leads_to(tmp_path):
+    (tmp_path / "precious" / "training_state").mkdir(parents=True)
+    (tmp_path / "precious" / "kept").write_text("kept")
+    trained = Trained("bert", "adamw").step()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".step-00000001.tmp").symlink_to(tmp_path / "precious")
+    trained.save(trained.store(tmp_path)).finish()
+    assert sorted(path.name for path in (tmp_path / "precious").rglob("*")) == ["kept", "training_state"]
+
+
+def test_publish_writes_through_no_link_and_takes_what_the_manifest_names(tmp_path):
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    (path / "notes.txt").write_text("private")
+    out, victim = tmp_path / "run", tmp_path / "victim"
+    out.mkdir()
+    victim.write_text("precious")
+    for name in ("README.md", ".README.md.tmp", ".model.safetensors.tmp"):
+        (out / name).symlink_to(victim)
+    publish(path, out)
+    assert victim.read_text() == "precious"
+    assert (out / "README.md").read_bytes() == (path / "README.md").read_bytes()
+    assert not (out / "notes.txt").exists()
 
 
 def test_publish_puts_the_model_and_no_training_state_at_the_top(tmp_path):

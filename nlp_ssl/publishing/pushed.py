@@ -1,0 +1,117 @@
+"""The one list of what is ever pushed to the Hub: a model's own files. Whatever else lies in its folder stays here.
+
+A run's folder holds more than its model: what it predicted for every row, texts of its corpus, logs, and what somebody
+left there. None of that is published by being forgotten in a list of exceptions.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nlp_ssl.console import UserError
+from nlp_ssl.publishing.local_paths import hide, is_local, name_of, names_only
+from nlp_ssl.yaml_text import check_yaml
+
+SETTINGS = "nlp_ssl_config.yaml"
+CARD = "README.md"
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+CONFIGURATION = re.compile(r"(generation_)?config\.json")
+TOKENIZER = re.compile(
+    r"tokenizer\.(json|model)|(tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt"
+    r"|(spiece|sentencepiece\.bpe|spm)\.model|chat_template\.(jinja|json)|additional_chat_templates/[\w-]+\.jinja"
+)
+SHOWN = re.compile(rf"{re.escape(CARD)}|curves\.png|confusion\.png|{re.escape(SETTINGS)}")
+PUSHED = (WEIGHTS, CONFIGURATION, TOKENIZER, SHOWN)
+CODE = ("auto_map", "custom_pipelines")  # by which a configuration names Python code, perhaps of another repository
+
+
+def model_files(folder: Path) -> dict[str, Path | bytes]:
+    """What of a model folder belongs on the Hub: name in the repository -> its file or its content, sorted by name.
+
+    Settings and card are given without local paths, configurations without the names of other people's code.
+
+    Raises:
+        UserError: there is no such folder, it holds no configuration or no weights, or a file of it cannot be read or
+            is a link to a file elsewhere.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give a finished run or one of its checkpoints")
+    files: dict[str, Path | bytes] = {}
+    for name, path in _all_files(folder).items():
+        if any(pattern.fullmatch(name) for pattern in PUSHED):
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{path} is a link to a file outside of its folder; put a copy of that file there")
+            files[name] = path
+    if "config.json" not in files or not any(name.endswith(".safetensors") for name in files):
+        missing = "weights" if "config.json" in files else "config.json"
+        checkpoints = sorted(path for path in folder.glob("checkpoints/step-*") if (path / "config.json").is_file())
+        advice = f"push its newest checkpoint, {checkpoints[-1]}" if checkpoints else "give a finished run's folder"
+        raise UserError(f"{folder} holds no finished model (no {missing}); {advice}")
+    return files | _rewritten(files)
+
+
+def kept_here(folder: Path) -> list[str]:
+    """Names at the top of a model folder that are not pushed, folders with a slash, sorted."""
+    pushed = {name.split("/")[0] for name in model_files(folder)}
+    return sorted(
+        f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir() if path.name not in pushed
+    )
+
+
+def size_of(content: Path | bytes) -> int:
+    """Bytes of a file or content."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def _all_files(folder: Path) -> dict[str, Path]:
+    below = folder / "additional_chat_templates"
+    found = {path.name: path for path in folder.iterdir() if path.is_file()}
+    found |= {f"{below.name}/{path.name}": path for path in below.glob("*") if path.is_file()}
+    return dict(sorted(found.items()))
+
+
+def _rewritten(files: dict[str, Path | bytes]) -> dict[str, bytes]:
+    """The contents that are not published as they lie there."""
+    changed, settings = {}, None
+    if (path := files.get(SETTINGS)) is not None:
+        settings = _read(path, _yaml)
+        changed[SETTINGS] = yaml.safe_dump(names_only(settings), sort_keys=False, allow_unicode=True).encode()
+    if (path := files.get(CARD)) is not None:
+        card = _read(path, str)
+        if (hidden := hide(card, settings)) != card:
+            changed[CARD] = hidden.encode()
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        if (path := files.get(name)) is not None:
+            content = _read(path, json.loads)
+            if (cleaned := _without_code(content)) != content:
+                changed[name] = (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
+    return changed
+
+
+def _read(path: Path, parse: Any) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise UserError(f"{path} cannot be read, and is not pushed unread ({reason}); mend or remove it") from None
+
+
+def _yaml(text: str) -> Any:
+    check_yaml(text)
+    return yaml.safe_load(text)
+
+
+def _without_code(value: Any) -> Any:
+    """Nested configuration without `CODE`, and with the name of where a model came from instead of its path."""
+    if isinstance(value, list):
+        return [_without_code(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _without_code(each) for key, each in value.items() if key not in CODE}
+    for key in ("_name_or_path", "name_or_path"):
+        if isinstance(kept.get(key), str) and is_local(kept[key]):
+            kept[key] = name_of(kept[key])
+    return kept
