@@ -15,7 +15,12 @@ class Load:
     def of_others(self) -> float:
         """The share of all cores, 0 to 1, that other programs took since."""
         seconds = max(1e-3, time.monotonic() - self.begun) * (psutil.cpu_count() or 1)
-        return max(0.0, (_busy() - self.busy - (_own() - self.own)) / seconds)
+        others = _busy() - self.busy - self.of_ours()
+        return min(1.0, max(0.0, others / seconds))
+
+    def of_ours(self) -> float:
+        """Seconds of cores that this process and its descendants worked since."""
+        return _own() - self.own
 
 
 def _busy() -> float:
