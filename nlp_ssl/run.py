@@ -62,6 +62,7 @@ class Run:
         measure: evaluates on held-out data and returns numbers by name, `held_out_loss` among them; given a question
             that all processes ask before every batch, whose "yes" makes it raise `Interrupted`.
         card: model card from the facts of a moment: `(facts) -> markdown`.
+        look: further facts for the card, from the finished model's folder; every process calls it.
         reference: levels to draw in the curves, by name.
         identity: what a resumed run must share with the one that it goes on with, such as the data's fingerprint.
     """
@@ -78,6 +79,7 @@ class Run:
     measure: Callable[[torch.nn.Module, Callable[[], bool]], dict[str, float]]
     card: Callable[[dict[str, Any]], str]
     identity: dict[str, Any]
+    look: Callable[[Path], dict[str, Any]] = lambda folder: {}
     reference: dict[str, float] | None = None
     step: int = 0
     data_offset: int = 0  # rows of so many steps were passed over, so that the data are ahead of the steps
@@ -383,9 +385,13 @@ class Run:
             console.say(f"the best is kept: step {self.step:,}")
         if self.accelerator.is_main_process:
             publish(chosen, self.folder)
+        found = self.look(self.folder)
+        if self.accelerator.is_main_process:
             if (curves := report.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
                 console.say(f"curves: {curves}")
-                (self.folder / "README.md").write_text(self.card(self._facts() | {"curves": curves.name}))
+                found = found | {"curves": curves.name}
+            if found:
+                (self.folder / "README.md").write_text(self.card(self._facts() | found))
             write_status(self.folder, "finished", self.step)
             if self.publisher:
                 self.publisher.push(self.folder, message=f"Trained for {self.step:,} steps")
