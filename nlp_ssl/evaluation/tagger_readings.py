@@ -64,10 +64,11 @@ class TaggerReadings:
         others = {"with punctuation that touches its neighbours": self.typed}
         others["word by word (`is_split_into_words=True`)"] = self.split
         listed = "".join(f", {score:.4f} {way}" for way, score in others.items() if score is not None)
+        way = f"`aggregation_strategy={self.reading!r}`".replace("'", '"')
         return (
-            f'Give it text as above, with `aggregation_strategy="{self.reading}"`, written as in training (blanks between'
-            f" words and before punctuation, none in languages that write none). {self.metric} of {self.num_sentences}"
-            f" validation sentences: {self.run:.4f} in training's own count, {self.pipeline:.4f} read so{listed}."
+            f"Give it text as above, with {way}, written as in training: blanks between words and before punctuation, "
+            f"none in languages that write none. {self.metric} of {self.num_sentences} validation sentences: "
+            f"{self.run:.4f} as the run counts, {self.pipeline:.4f} read so{listed}."
         )
 
 
