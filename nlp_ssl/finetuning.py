@@ -24,10 +24,9 @@ from nlp_ssl.data.phases import Phase, Phases
 from nlp_ssl.data.tokenising import tokenizer_fingerprint
 from nlp_ssl.data.tokenizer import load_tokenizer
 from nlp_ssl.data.tokens import fingerprint
-from nlp_ssl.data.written import as_written
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
-from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write_predictions
+from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, example, worst_errors, write_predictions
 from nlp_ssl.evaluation.scoring import measure, predict
 from nlp_ssl.evaluation.tagger_readings import TaggerReadings, read_tagger
 from nlp_ssl.machine import in_turn, make_accelerator, train_batches, training_device
@@ -235,7 +234,7 @@ class FinetuningRun:
             self._show_readings()
             reader = pipeline(self.task.objective.pipeline, str(run.folder), device="cpu")
             for row in list(data.validation.select(range(min(3, len(data.validation))))):
-                console.say(f"  {_example(reader, data, row, self.task.objective)}")
+                console.say(f"  {example(reader, data, row, self.task.objective)}")
         console.say(
             f"done: {run.folder} is a model that transformers loads; what it says of each row: {PREDICTIONS_FILE}"
         )
@@ -377,25 +376,3 @@ def _interval(data: LabelledData, predictions: list[Prediction]) -> dict[str, st
     one = scorer(metric, [p.predicted for p in known], [p.reference for p in known])
     low, high = bootstrap([one], len(known))
     return {f"95 % of {MAIN.get(metric, metric)}": f"{low:.4f} - {high:.4f}"}
-
-
-def _example(predict: Any, data: LabelledData, row: dict[str, Any], objective: Classification | Tagging) -> str:
-    """One validation row, its true label and the prediction."""
-    if isinstance(objective, Tagging):
-        text, _ = as_written(row["tokens"])
-        found = predict(text, aggregation_strategy=objective.reading)
-        listed = ", ".join(f"{text[e['start'] : e['end']].strip()} ({e['entity_group']})" for e in found) or "none"
-        truth = [
-            f"{w} ({data.labels[t]})" for w, t in zip(row["tokens"], row["tags"], strict=True) if data.labels[t] != "O"
-        ]
-        return f"{text[:100]}  ->  {listed}  (it was: {', '.join(truth) or 'none'})"
-    texts = [row[column] for column in data.text_columns]
-    inputs = {"text": texts[0], "text_pair": texts[1]} if len(texts) == 2 else texts[0]
-    found = predict(inputs, truncation=True)
-    found = found[0] if isinstance(found, list) else found
-    if data.kind == "multilabel":
-        truth = ", ".join(data.labels[i] for i in row["label"]) or "none"
-    else:
-        truth = row["label"] if data.labels is None else data.labels[row["label"]]
-    guess = f"{found['score']:.2f}" if data.labels is None else f"{found['label']} {found['score']:.0%}"
-    return f"{' | '.join(t[:100] for t in texts)}  ->  {guess}  (it was: {truth})".replace("\n", " ")

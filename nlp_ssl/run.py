@@ -217,11 +217,8 @@ class Run:
 
     def _setup(self) -> dict[str, Any]:
         """What rounding may depend on."""
-        return {
-            "processes": self.accelerator.num_processes,
-            "hardware": self.accelerator.device.type,
-            "versions": library_versions(),
-        }
+        where = {"processes": self.accelerator.num_processes, "hardware": self.accelerator.device.type}
+        return where | {"versions": library_versions()}
 
     def _steps(self) -> Iterator[Step]:
         """The loop, with a progress bar that knows the time left."""
@@ -246,9 +243,8 @@ class Run:
                 if math.isfinite(step.loss):
                     loss = step.loss if loss is None else 0.9 * loss + 0.1 * step.loss
                 bar.total = self.horizon.steps
-                bar.set_postfix_str(
-                    f"loss {loss or step.loss:.3f}, {step.num_tokens / step.seconds:,.0f} tokens/s", refresh=False
-                )
+                shown = f"loss {loss or step.loss:.3f}, {step.num_tokens / step.seconds:,.0f} tokens/s"
+                bar.set_postfix_str(shown, refresh=False)
                 bar.update(step.number - bar.n)
                 yield step
 
@@ -275,8 +271,7 @@ class Run:
             "seconds": step.elapsed,
         }
         self.log.write("step", step.number, **values)
-        numbers = {f"train/{key}": value for key, value in values.items() if key != "digest"}
-        self.accelerator.log(numbers, step=step.number)
+        self.accelerator.log({f"train/{k}": value for k, value in values.items() if k != "digest"}, step=step.number)
 
     def _incident(self, step: Step) -> bool:
         """Name the rows of a step that was not applied; returns whether to go back because of it."""
@@ -389,9 +384,8 @@ class Run:
         if self.accelerator.is_main_process:
             if (curves := report.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
                 console.say(f"curves: {curves}")
-                found = found | {"curves": curves.name}
-            if found:
-                (self.folder / "README.md").write_text(self.card(self._facts() | found))
+            found |= self._facts() | {"curves": curves and curves.name}
+            (self.folder / "README.md").write_text(self.card(found))
             write_status(self.folder, "finished", self.step)
             if self.publisher:
                 self.publisher.push(self.folder, message=f"Trained for {self.step:,} steps")

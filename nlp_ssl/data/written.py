@@ -27,11 +27,12 @@ def as_written(words: Sequence[str]) -> tuple[str, list[Span]]:
     Args:
         words: the words; one that is empty gets an empty range.
     """
-    if not _is_without_blanks(words):
-        given_by_characters = max(map(len, words), default=0) == 1 and any(word.isspace() for word in words)
-        return _join(words, lambda *_: not given_by_characters)
-    if max(map(len, words)) == 1:
+    kinds = {_kind(character) for word in words for character in word}
+    is_by_character = max(map(len, words), default=0) == 1
+    if is_by_character and ("without" in kinds or any(word.isspace() for word in words)):
         return _join(words, lambda *_: False)
+    if not _is_without_blanks(words):
+        return _join(words, lambda *_: True)
     return _join(words, lambda left, right: (_edge(left[::-1]), _edge(right)) in _APART)
 
 

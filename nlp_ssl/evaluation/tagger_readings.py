@@ -115,17 +115,24 @@ def read_tagger(
 
 def _why(objective: Tagging, sentences: Sequence[list[str]]) -> str:
     """Why `pipeline` reads otherwise than the run: what the tokenizer hides from it, else what the model gets wrong."""
-    unread, joined = [], []
+    dropped, joined, run_on = [], [], []
     for words, tokens in zip(sentences, word_tokens(objective.tokenizer, sentences), strict=True):
-        unread += [word for word, at in zip(words, tokens.first, strict=True) if at is None]
-        if objective.reading == "first":
-            at_words = zip(words, tokens.first, strict=True)
-            joined += [word for word, at in at_words if at is not None and not tokens.begins[at]]
+        run_on += tokens.run_on
+        for word, first, has_token in zip(words, tokens.first, tokens.has_token, strict=True):
+            if not has_token:
+                dropped.append(word)
+            elif objective.reading == "first" and first is not None and not tokens.begins[first]:
+                joined.append(word)
     causes = []
+    if run_on:
+        causes.append(
+            f"cannot begin or end an entity inside a token, and {len(run_on):,} tokens, such as {run_on[0]!r}, run "
+            "from one word into the next"
+        )
     if joined:
         causes.append(f"takes {len(joined):,} words, such as {joined[0]!r}, for parts of the word before them")
-    if unread:
-        causes.append(f"sees no token of their own for {len(unread):,} words, such as {unread[0]!r}")
+    if dropped:
+        causes.append(f"sees nothing of {len(dropped):,} words, such as {dropped[0]!r}, which have no token")
     if not causes:
         causes.append(
             "reads more tokens than the first of each word (blanks, parts of words), and the model says otherwise there"

@@ -33,6 +33,7 @@ class WordTokens:
             first token is already that of the word before.
         has_token: whether a word has a token at all.
         begins: whether `aggregation_strategy="first"` takes a token for the beginning of a word.
+        run_on: the text of each token that runs from one word into the next.
     """
 
     ids: list[int]
@@ -41,6 +42,7 @@ class WordTokens:
     first: list[int | None]
     has_token: list[bool]
     begins: list[bool]
+    run_on: list[str]
 
 
 def word_tokens(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sequence[str]]) -> list[WordTokens]:
@@ -88,7 +90,7 @@ def _align(
     tokens = tokenizer.convert_ids_to_tokens(ids)
     first: list[int | None] = [None] * len(spans)
     has_token = [False] * len(spans)
-    is_blank, owners, word = [], [], 0
+    is_blank, owners, run_on, word = [], [], [], 0
     for at, (token, (start, end)) in enumerate(zip(tokens, offsets, strict=True)):
         surface = text[start:end]
         is_blank.append(_is_blank(token, surface))
@@ -99,18 +101,24 @@ def _align(
         while word < len(spans) - 1 and spans[word][1] <= start:
             word += 1
         owners.append(word)
-        is_free = True
+        is_free, num_words = True, 0
         for i in range(word, len(spans)):
             if spans[i][0] >= end:
                 break
-            if not has_token[i] and spans[i][0] < spans[i][1]:
+            if spans[i][0] == spans[i][1]:
+                continue
+            num_words += 1
+            if not has_token[i]:
                 has_token[i] = True
                 if is_free:
                     first[i], is_free = at, False
+        if num_words > 1:
+            run_on.append(surface.strip())
     behind = len(spans) - 1
     for at in reversed(range(len(owners))):
         owners[at] = behind = behind if owners[at] is None else owners[at]
-    return WordTokens(ids, owners, is_blank, first, has_token, _begins(tokenizer, text, ids, tokens, offsets))
+    begins = _begins(tokenizer, text, ids, tokens, offsets)
+    return WordTokens(ids, owners, is_blank, first, has_token, begins, run_on)
 
 
 def _is_blank(token: str, surface: str) -> bool:
