@@ -18,6 +18,7 @@ from nlp_ssl import console
 from nlp_ssl.config import to_dict
 from nlp_ssl.config_finetuning import FinetuneConfig, TransferConfig
 from nlp_ssl.console import UserError
+from nlp_ssl.data.batches import held_out_rows
 from nlp_ssl.data.labelled import LabelledData, open_classification, open_tagging
 from nlp_ssl.data.lengths import LengthCut
 from nlp_ssl.data.phases import Phase, Phases
@@ -26,8 +27,9 @@ from nlp_ssl.data.tokenizer import load_tokenizer
 from nlp_ssl.data.tokens import fingerprint
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
-from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write_predictions
+from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, example, worst_errors, write_predictions
 from nlp_ssl.evaluation.scoring import in_own_order, measure, predict
+from nlp_ssl.evaluation.tagger_readings import TaggerReadings, read_tagger
 from nlp_ssl.files import replace
 from nlp_ssl.machine import in_turn, make_accelerator, train_batches, training_device
 from nlp_ssl.models import presets
@@ -38,6 +40,7 @@ from nlp_ssl.objectives.label_matching import fit_head
 from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.objectives.tagging import Tagging
+from nlp_ssl.objectives.word_tokens import choose_reading
 from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.publishing.report import format_table, plot_confusion
@@ -50,6 +53,7 @@ from nlp_ssl.training.transfer import freeze
 
 Task = Literal["classification", "ner"]
 OVERHEAD = {"cpu": 256, "cuda": 4096}  # tokens that cost about as much as one more micro-batch
+READ_BACK = 100  # validation sentences that plain transformers reads at the end of a tagger's run
 FEWEST_STEPS, MOST_EPOCHS = 1000, 20  # small sets need more steps than the usual three epochs (Zhang et al. 2020)
 
 
@@ -96,7 +100,8 @@ def prepare(config: FinetuneConfig, task: Task) -> Prepared:
         several = data.kind == "multilabel"
         objective = Classification(tokenizer, data.labels, data.text_columns, config.max_length, several, weights)
     else:
-        objective = Tagging(tokenizer, data.labels, config.max_length)
+        reading = choose_reading(tokenizer, data.train["tokens"])
+        objective = Tagging(tokenizer, data.labels, config.max_length, reading)
     model_config = architecture(config.model, objective.auto_class, tokenizer, config.max_length, config.model.dropout)
     model_config.update(objective.config_kwargs())
     if pooling := getattr(config, "pooling", None):
@@ -118,6 +123,7 @@ class FinetuningRun:
 
     def __init__(self, config: FinetuneConfig, task: Prepared) -> None:
         self.config, self.task = config, task
+        self.readings: TaggerReadings | None = None
         self.accelerator = accelerator = make_accelerator(config)
         rows, objective = task.rows["train"], task.objective
         derive(config, task, accelerator.num_processes)
@@ -147,6 +153,7 @@ class FinetuningRun:
             horizon=Horizon.of(config.train, phases),
             measure=self._evaluate,
             card=self._card,
+            look=self._look,
             identity=run_identity(
                 config,
                 model,
@@ -177,6 +184,27 @@ class FinetuningRun:
         predictions, loss = self.predict(module, "validation", stop)
         data = self.task.data
         return _numbers(measure(data.metrics, in_own_order(data, predictions)), loss)
+
+    def _look(self, folder: Path) -> dict[str, Any]:
+        """Let plain transformers read validation sentences with a finished tagger, beside what the run says of them."""
+        objective, rows = self.task.objective, self.task.rows["validation"]
+        if not isinstance(objective, Tagging):
+            return {}
+        chosen = held_out_rows(len(rows), READ_BACK)
+        chosen = [int(i) for i in chosen if len(rows[int(i)]["labels"]) == 1]  # windows are the run's alone
+        if not chosen:
+            return {}
+        found, _ = predict(
+            self.run.module,
+            rows.select(chosen),
+            self.accelerator,
+            batch_size=self.config.evaluation.batch_size,
+            desc="read validation sentences",
+        )
+        if self.accelerator.is_main_process:
+            sentences = self.task.data.validation.select(chosen)["tokens"][:]
+            self.readings = read_tagger(folder, objective, sentences, found)
+        return {"readings": self.readings}
 
     def predict(
         self, module: nn.Module, part: str, stop: Callable[[], bool] = lambda: False
@@ -220,13 +248,22 @@ class FinetuningRun:
             if run.publisher is not None and data.kind == "classification":  # the confusion matrix was not there before
                 run.publisher.push(run.folder, message=f"Trained for {run.step:,} steps: confusion matrix")
                 run.publisher.finish()
+            self._show_readings()
             reader = pipeline(self.task.objective.pipeline, str(run.folder), device="cpu", trust_remote_code=False)
             for row in list(data.validation.select(range(min(3, len(data.validation))))):
-                console.say(f"  {_example(reader, data, row)}")
+                console.say(f"  {example(reader, data, row, self.task.objective)}")
         console.say(
             f"done: {run.folder} is a model that transformers loads; what it says of each row: {PREDICTIONS_FILE}"
         )
         run.close(last=last)
+
+    def _show_readings(self) -> None:
+        if (found := self.readings) is None:
+            return
+        console.say(f"{found.num_sentences} validation sentences, read by plain transformers from {self.run.folder}:")
+        console.say(format_table(found.rows()))
+        if found.why is not None:
+            console.say(f"pipeline's {found.metric} is not the run's: {found.why}")
 
     def _show_errors(self, predictions: list[Prediction]) -> None:
         data, folder = self.task.data, self.run.folder
@@ -243,11 +280,14 @@ class FinetuningRun:
         config, data, objective = self.config, self.task.data, self.task.objective
         scores = {key: facts.pop(key) for key in self.run.results if key in facts}
         scores.pop("held_out_loss", None)
+        readings: TaggerReadings | None = facts.pop("readings", None)
         return model_card(
             config.hub.repo_id or Path(config.output_dir).resolve().name,
             pipeline_tag=objective.pipeline,
             model=config.hub.repo_id or Path(config.output_dir).name,
             curves=facts.pop("curves", None),
+            aggregation_strategy=getattr(objective, "reading", None),
+            limits=[] if readings is None else [readings.advice()],
             base_model=None if is_from_scratch(config.model) else config.model.name,
             metrics=[
                 Metric(key, value, hide(data.name, to_dict(config)), "validation") for key, value in scores.items()
@@ -354,24 +394,3 @@ def _interval(data: LabelledData, predictions: list[Prediction]) -> dict[str, st
     one = scorer(metric, [p.predicted for p in known], [p.reference for p in known])
     low, high = bootstrap([one], len(known))
     return {f"95 % of {MAIN.get(metric, metric)}": f"{low:.4f} - {high:.4f}"}
-
-
-def _example(predict: Any, data: LabelledData, row: dict[str, Any]) -> str:
-    """One validation row, its true label and the prediction."""
-    if data.kind == "tagging":
-        found = predict(" ".join(row["tokens"]), aggregation_strategy="first")
-        listed = ", ".join(f"{e['word'].strip()} ({e['entity_group']})" for e in found) or "none"
-        truth = [
-            f"{w} ({data.labels[t]})" for w, t in zip(row["tokens"], row["tags"], strict=True) if data.labels[t] != "O"
-        ]
-        return f"{' '.join(row['tokens'])[:100]}  ->  {listed}  (it was: {', '.join(truth) or 'none'})"
-    texts = [row[column] for column in data.text_columns]
-    inputs = {"text": texts[0], "text_pair": texts[1]} if len(texts) == 2 else texts[0]
-    found = predict(inputs, truncation=True)
-    found = found[0] if isinstance(found, list) else found
-    if data.kind == "multilabel":
-        truth = ", ".join(data.labels[i] for i in row["label"]) or "none"
-    else:
-        truth = row["label"] if data.labels is None else data.labels[row["label"]]
-    guess = f"{found['score']:.2f}" if data.labels is None else f"{found['label']} {found['score']:.0%}"
-    return f"{' | '.join(t[:100] for t in texts)}  ->  {guess}  (it was: {truth})".replace("\n", " ")

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from nlp_ssl import console
-from nlp_ssl.config import PretrainConfig
+from nlp_ssl.config import PretrainConfig, TrainConfig
 from nlp_ssl.config_finetuning import FinetuneConfig
 from nlp_ssl.data.batches import Batch, TrainBatches
 from nlp_ssl.data.phases import Phases
@@ -94,6 +94,16 @@ def compile_module(module: torch.nn.Module) -> None:
     """
     torch._dynamo.config.recompile_limit = 32  # shapes: two of labels, a few of documents, a last micro-batch
     module.compile(dynamic=False)
+
+
+def make_fast(module: torch.nn.Module, config: TrainConfig, device: torch.device) -> None:
+    """What a run's proofs are better without, so behind these: products in TF32 on a GPU, and a compiled module."""
+    if device.type == "cuda" and config.mixed_precision == "no":
+        torch.set_float32_matmul_precision("high")
+        console.say("arithmetic: products of float32 are in TF32, with 10 bits behind the point")
+    if config.compile:
+        compile_module(module)
+        console.say("compile: the first step takes a minute or so, as every new shape of a batch (--train.compile)")
 
 
 def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:

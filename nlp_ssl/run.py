@@ -21,7 +21,7 @@ from nlp_ssl.console import Interrupted, UserError
 from nlp_ssl.data.batches import TrainBatches
 from nlp_ssl.files import replace
 from nlp_ssl.incidents import INCIDENTS_FILE, name_rows, report_incident
-from nlp_ssl.machine import compile_module, describe_exactness, describe_hardware, end_run, library_versions
+from nlp_ssl.machine import describe_exactness, describe_hardware, end_run, library_versions, make_fast
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
 from nlp_ssl.outcome import outcome, write_status
 from nlp_ssl.publishing import report
@@ -63,6 +63,7 @@ class Run:
         measure: evaluates on held-out data and returns numbers by name, `held_out_loss` among them; given a question
             that all processes ask before every batch, whose "yes" makes it raise `Interrupted`.
         card: model card from the facts of a moment: `(facts) -> markdown`.
+        look: further facts for the card, from the finished model's folder; every process calls it.
         reference: levels to draw in the curves, by name.
         identity: what a resumed run must share with the one that it goes on with, such as the data's fingerprint.
     """
@@ -79,6 +80,7 @@ class Run:
     measure: Callable[[torch.nn.Module, Callable[[], bool]], dict[str, float]]
     card: Callable[[dict[str, Any]], str]
     identity: dict[str, Any]
+    look: Callable[[Path], dict[str, Any]] = lambda folder: {}
     reference: dict[str, float] | None = None
     step: int = 0
     data_offset: int = 0  # rows of so many steps were passed over, so that the data are ahead of the steps
@@ -158,12 +160,7 @@ class Run:
         if config.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         optimizer = build_optimizer(self.model, config.optimizer, getattr(config, "transfer", None))
-        if self.accelerator.device.type == "cuda" and config.train.mixed_precision == "no":
-            torch.set_float32_matmul_precision("high")  # only now: proofs before a run are in float32 as it is
-            console.say("arithmetic: products of float32 are in TF32, with 10 bits behind the point")
-        if config.train.compile:
-            compile_module(self.module)
-            console.say("compile: the first step takes a minute or so, as every new shape of a batch (--train.compile)")
+        make_fast(self.module, config.train, self.accelerator.device)
         self.module, self.optimizer = self.accelerator.prepare(self.module, optimizer)
         if (hub := config.hub).repo_id and self.accelerator.is_main_process:
             self.publisher = HubPublisher(hub.repo_id, private=hub.private, overwrite=hub.overwrite)
@@ -220,11 +217,8 @@ class Run:
 
     def _setup(self) -> dict[str, Any]:
         """What rounding may depend on."""
-        return {
-            "processes": self.accelerator.num_processes,
-            "hardware": self.accelerator.device.type,
-            "versions": library_versions(),
-        }
+        where = {"processes": self.accelerator.num_processes, "hardware": self.accelerator.device.type}
+        return where | {"versions": library_versions()}
 
     def _steps(self) -> Iterator[Step]:
         """The loop, with a progress bar that knows the time left."""
@@ -249,9 +243,8 @@ class Run:
                 if math.isfinite(step.loss):
                     loss = step.loss if loss is None else 0.9 * loss + 0.1 * step.loss
                 bar.total = self.horizon.steps
-                bar.set_postfix_str(
-                    f"loss {loss or step.loss:.3f}, {step.num_tokens / step.seconds:,.0f} tokens/s", refresh=False
-                )
+                shown = f"loss {loss or step.loss:.3f}, {step.num_tokens / step.seconds:,.0f} tokens/s"
+                bar.set_postfix_str(shown, refresh=False)
                 bar.update(step.number - bar.n)
                 yield step
 
@@ -278,8 +271,7 @@ class Run:
             "seconds": step.elapsed,
         }
         self.log.write("step", step.number, **values)
-        numbers = {f"train/{key}": value for key, value in values.items() if key != "digest"}
-        self.accelerator.log(numbers, step=step.number)
+        self.accelerator.log({f"train/{k}": value for k, value in values.items() if k != "digest"}, step=step.number)
 
     def _incident(self, step: Step) -> bool:
         """Name the rows of a step that was not applied; returns whether to go back because of it."""
@@ -387,9 +379,12 @@ class Run:
             console.say(f"the best is kept: step {self.step:,}")
         if self.accelerator.is_main_process:
             publish(chosen, self.folder)
+        found = self.look(self.folder)
+        if self.accelerator.is_main_process:
             if (curves := report.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
                 console.say(f"curves: {curves}")
-                replace(self.folder / "README.md", self.card(self._facts() | {"curves": curves.name}))
+            found |= self._facts() | {"curves": curves and curves.name}
+            replace(self.folder / "README.md", self.card(found))
             write_status(self.folder, "finished", self.step)
             if self.publisher:
                 self.publisher.push(self.folder, message=f"Trained for {self.step:,} steps")

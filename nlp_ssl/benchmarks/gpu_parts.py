@@ -194,7 +194,7 @@ def _make_tiny(chosen: Any) -> None:
     inner = "n_inner" if gpt else "intermediate_size"
     chosen.model.name = {"bert": "bert-tiny", "gpt2": "gpt2-tiny"}.get(chosen.model.name.split("-")[0], "bert-tiny")
     chosen.model.overrides = {layers: 2, width: 32, inner: 48}
-    chosen.tokenizer.vocab_size, chosen.tokens.row_length = 320, 48
+    chosen.tokenizer.kind, chosen.tokenizer.vocab_size, chosen.tokens.row_length = "bpe", 320, 48
     chosen.data.held_out_fraction = 0.1
     chosen.train.batch_size = chosen.train.micro_batch = 8
     chosen.train.cpu_threads = 1
@@ -241,7 +241,7 @@ def finetuning(config: GpuConfig) -> dict[str, Any]:
     pretrained = _benchmark(config, model)
     prepared = prepare(pretrained, kind_of(pretrained))
     folder = _work(config) / "untrained"
-    AutoModelForMaskedLM.from_config(prepared.model_config).save_pretrained(folder)
+    AutoModelForMaskedLM.from_config(prepared.model_config, trust_remote_code=False).save_pretrained(folder)
     prepared.tokenizer.save_pretrained(folder)
     chosen = FinetuneBenchmarkConfig(rounds=config.rounds, steps=2 if config.tiny else 2 * config.steps)
     chosen.model.name, chosen.output_dir = str(folder), str(_work(config) / "finetuning")

@@ -24,6 +24,7 @@ _WORD_CHARS = {"wordpiece": 100, "bpe": 1000, "unigram": 100}  # training cuts l
 _BYTE_PIECES = [f"<0x{byte:02X}>" for byte in range(256)]
 # Each of these characters has an entry, so that a text that says `<0x41>` is spelt, and not made an A.
 _BYTE_SPELLING = {*"".join(_BYTE_PIECES)}
+_ASCII = {chr(code) for code in range(0x21, 0x7F)}  # that is no white space
 _NEVER_IN_TEXT = -1000.0  # Unigram score of entries that text is not to be cut into
 
 
@@ -118,8 +119,9 @@ def _train_unigram(
     scratch.train_from_iterator(_texts(sample), trainer, length=len(sample))
     found = {piece: score for piece, score in json.loads(scratch.to_str())["model"]["vocab"] if piece not in fixed}
     found |= dict.fromkeys(_BYTE_SPELLING - found.keys(), min(found.values()))
+    pieces = _with_blanks(_canonical_pieces(found), _begin_words(sample, normalizer), num_pieces)
 
-    vocab = [(token, _NEVER_IN_TEXT) for token in fixed] + _canonical_pieces(found)[:num_pieces]
+    vocab = [(token, _NEVER_IN_TEXT) for token in fixed] + pieces
     backend = Tokenizer(models.Unigram(vocab=vocab, unk_id=fixed.index("<unk>"), byte_fallback=True))
     backend.add_special_tokens(added)
     backend.normalizer = normalizer
@@ -154,6 +156,39 @@ def _canonical_pieces(scores: dict[str, float]) -> list[tuple[str, float]]:
         piece: round(lowest if len(piece) == 1 and score < filled_in else score, 4) for piece, score in scores.items()
     }
     return sorted(exact.items(), key=lambda entry: (len(entry[0]) > 1, -entry[1], entry[0]))
+
+
+def _begin_words(sample: list[bytes], normalizer: normalizers.Normalizer) -> list[str]:
+    """The characters that begin words behind a blank, the most frequent first; all of ASCII, others if seen twice."""
+    counts: Counter[str] = Counter()
+    with progress(total=sum(map(len, sample)), desc="count beginnings of words", unit="B") as bar:
+        for data in sample:
+            counts.update(word[0] for word in normalizer.normalize_str(data.decode()).split(" ") if word)
+            bar.update(len(data))
+    seen = [c for c in {*counts, *_ASCII} if not c.isspace() and (counts[c] > 1 or c in _ASCII)]
+    return sorted(seen, key=lambda c: (-counts[c], c))
+
+
+def _with_blanks(pieces: list[tuple[str, float]], beginnings: list[str], num_pieces: int) -> list[tuple[str, float]]:
+    """The first `num_pieces` Unigram pieces, among them those that let a word begin together with its blank.
+
+    The trainer keeps `▁` and drops most pieces of `▁` and one letter, so that words that it does not know begin with a
+    token that is nothing but a blank. Here `▁` with a character that begins words is a piece too, worth as much as the
+    two apart; `▁` alone is left for a blank that no word follows and for characters that never or seldom begin one.
+
+    Args:
+        pieces: in the order of `_canonical_pieces`.
+        beginnings: characters that begin words, the most frequent first.
+        num_pieces: how many to return, if there are so many. Blanks with a character take at most half of those that
+            are not single characters.
+    """
+    scores = dict(pieces)
+    characters = [(piece, _NEVER_IN_TEXT if piece == "▁" else score) for piece, score in pieces if len(piece) == 1]
+    begin = {f"▁{c}": round(scores["▁"] + scores[c], 4) for c in beginnings if c in scores and "▁" in scores}
+    chosen = [*begin][: max(0, num_pieces - len(characters)) // 2]
+    first = {piece: scores.get(piece, begin[piece]) for piece in chosen}
+    longer = {piece: score for piece, score in pieces if len(piece) > 1}
+    return [*characters, *(first | longer | (begin | longer)).items()][:num_pieces]
 
 
 def _alphabet(sample: list[bytes], normalizer: normalizers.Normalizer, kind: Kind) -> tuple[list[str], list[str]]:

@@ -8,8 +8,11 @@ from typing import Any
 from datasets import Dataset
 
 from nlp_ssl.data.labelled import LabelledData
+from nlp_ssl.data.written import as_written
 from nlp_ssl.files import replacing
+from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.labelled import Prediction
+from nlp_ssl.objectives.tagging import Tagging
 
 PREDICTIONS_FILE = "predictions.jsonl"
 
@@ -57,7 +60,9 @@ def worst_errors(data: LabelledData, predictions: list[Prediction], count: int =
     rows = []
     for i, prediction in errors[:count]:
         row = data.validation[i]
-        text = " | ".join(" ".join(value) if isinstance(value := row[c], list) else value for c in data.text_columns)
+        text = " | ".join(
+            as_written(value)[0] if isinstance(value := row[c], list) else value for c in data.text_columns
+        )
         found = {"label": data.named(prediction.reference), "predicted": data.named(prediction.predicted)}
         if data.kind == "tagging":
             found = {key: _entities_of(row["tokens"], tags) for key, tags in found.items()}
@@ -65,6 +70,28 @@ def worst_errors(data: LabelledData, predictions: list[Prediction], count: int =
             found["probability of the label"] = prediction.probabilities[prediction.reference]
         rows.append({"text": text[:120], **{key: v if isinstance(v, float) else str(v) for key, v in found.items()}})
     return rows
+
+
+def example(predict: Any, data: LabelledData, row: dict[str, Any], objective: Classification | Tagging) -> str:
+    """One validation row, its true label and the prediction of a `pipeline` of transformers, for the eye."""
+    if isinstance(objective, Tagging):
+        text, _ = as_written(row["tokens"])
+        found = predict(text, aggregation_strategy=objective.reading)
+        listed = ", ".join(f"{text[e['start'] : e['end']].strip()} ({e['entity_group']})" for e in found) or "none"
+        truth = [
+            f"{w} ({data.labels[t]})" for w, t in zip(row["tokens"], row["tags"], strict=True) if data.labels[t] != "O"
+        ]
+        return f"{text[:100]}  ->  {listed}  (it was: {', '.join(truth) or 'none'})"
+    texts = [row[column] for column in data.text_columns]
+    inputs = {"text": texts[0], "text_pair": texts[1]} if len(texts) == 2 else texts[0]
+    found = predict(inputs, truncation=True)
+    found = found[0] if isinstance(found, list) else found
+    if data.kind == "multilabel":
+        truth = ", ".join(data.labels[i] for i in row["label"]) or "none"
+    else:
+        truth = row["label"] if data.labels is None else data.labels[row["label"]]
+    guess = f"{found['score']:.2f}" if data.labels is None else f"{found['label']} {found['score']:.0%}"
+    return f"{' | '.join(t[:100] for t in texts)}  ->  {guess}  (it was: {truth})".replace("\n", " ")
 
 
 def _wrongness(kind: str, prediction: Prediction) -> float:

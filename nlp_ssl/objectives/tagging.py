@@ -1,9 +1,9 @@
 """Tagging of words (entities, parts of speech), with any `AutoModelForTokenClassification`."""
 
-from itertools import accumulate
+from collections.abc import Sequence
+from itertools import accumulate, groupby
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
@@ -21,25 +21,38 @@ from nlp_ssl.objectives.labelled import (
     padding_id,
 )
 from nlp_ssl.objectives.objective import digest_of, loss_precision
+from nlp_ssl.objectives.word_tokens import Reading, WordTokens, word_tokens
 
-COUNTS = ["split", "unseen_words", "cut_words"]
+RULES = 1  # raise it when the same sentences would get other labels
+# What is said of a set of sentences; each is counted in `Tagging.count`.
+REMARKS = {
+    "split": "{n:,} of {total:,} sentences are longer than {max_length} tokens: read in windows",
+    "unseen": "{n:,} words of characters that the tokenizer drops are read as no entity of their own",
+    "shared": "{n:,} words begin inside a token of the word before them: they are read as no entity of their own",
+    "cut": "{n:,} words longer than {max_length} tokens are read by their beginning",
+}
 
 
 class Tagging:
-    """Cross-entropy over tags at the first sub-word of every word; one target a word.
+    """Cross-entropy over tags at the first token of every word, and where else `pipeline` reads it; one target a word.
 
     A row of a batch is a sentence. One longer than `max_length` becomes several windows, each a row of the tensors and
     each but the first beginning with a quarter of words that the last has seen, so every word of every sentence is
     labelled exactly once and none is lost; `predictions` puts them together again.
 
-    Sub-words are those of the sentence written with single blanks, not of its words one by one: that is what the model
-    saw in pretraining and what `pipeline("token-classification")` will show it, for byte-level tokenizers too, whose
-    words differ with and without a blank before them. The tokenizer itself is never changed.
+    The tokens are those of the sentence as it is written (see `as_written`), not of its words one by one: that is what
+    the model saw in pretraining and what `pipeline("token-classification")` will show it, for byte-level tokenizers
+    too, whose tokens differ with and without a blank before them. The tokenizer itself is never changed.
+
+    A word's tag stands on its first token with a character of it. `pipeline` reads more than that: with `"first"` also
+    a blank that is a token of its own, each part of `U.S.` in WordPiece, each byte of a word's first character; with
+    `"simple"` every token. These continue what is around them: `I-` inside an entity, else `O`.
 
     Args:
         tokenizer: the model's; it must be a fast one, which knows where its tokens stand in the text.
-        tags: names of the tags in the order of their ids.
+        tags: names of the tags in the order of their ids; for each `B-` the `I-` of the same type.
         max_length: longest window in tokens, special ones included.
+        reading: the `aggregation_strategy` with which `pipeline` will read the model (see `choose_reading`).
 
     Raises:
         UserError: the tokenizer is not a fast one, or `max_length` is beyond what it announces or leaves no room.
@@ -48,11 +61,18 @@ class Tagging:
     auto_class = AutoModelForTokenClassification
     pipeline = "token-classification"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tags: list[str], max_length: int = 128):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tags: list[str],
+        max_length: int = 128,
+        reading: Reading = "first",
+    ):
         if not tokenizer.is_fast:
             raise UserError(f"tagging needs a fast tokenizer (tokenizer.json), not a {type(tokenizer).__name__}")
-        self.tokenizer, self.tags, self.max_length = tokenizer, tags, max_length
+        self.tokenizer, self.tags, self.max_length, self.reading = tokenizer, tags, max_length, reading
         self.pad_id = padding_id(tokenizer)
+        # a sentence without any token still needs one
         self.unknown_id = self.pad_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
         # the special tokens around a text, as this tokenizer's template writes them
         framed = tokenizer("a", return_special_tokens_mask=True)
@@ -60,6 +80,10 @@ class Tagging:
         ordinary = [i for i, s in enumerate(special) if not s] or [len(ids) - 1]
         self.prefix, self.suffix = ids[: ordinary[0]], ids[ordinary[-1] + 1 :]
         check_max_length(tokenizer, max_length, len(self.prefix) + len(self.suffix))
+        # parts of speech and other tags without B- and I- continue as themselves
+        ids_of = {tag: i for i, tag in enumerate(tags)}
+        self._outside = ids_of.get("O") if any(tag.startswith(("B-", "I-")) for tag in tags) else None
+        self._continued = [ids_of.get(f"I-{tag[2:]}", i) if tag[:2] == "B-" else i for i, tag in enumerate(tags)]
 
     def config_kwargs(self) -> dict[str, Any]:
         """What the model's configuration must say about the task, for `from_pretrained` or `from_config`."""
@@ -76,117 +100,186 @@ class Tagging:
             dataset: `tokens` (the words of a sentence) and `tags` (an id a word).
 
         Returns:
-            A row a sentence: `input_ids` and `labels`, lists of equally long windows' lists of int; a label is the
-            tag's id on the first sub-word of a word that the window is the first to show, -100 elsewhere; and `length`,
-            the tokens of all its windows.
+            A row a sentence. `input_ids`, `labels` and `continued` are lists of equally long windows' lists of int,
+            -100 where there is nothing to learn and where the window shows again what the one before has shown: a label
+            is a word's tag, `continued` the tag of another token that `pipeline` reads. `unread` is a list of int, the
+            tag of each word without a token of its own and -100 of the others; `length`, the tokens of all windows.
         """
 
         def tokenise(batch: dict[str, list]) -> dict[str, list]:
             rows = [
-                self._windows(pieces, tags)
-                for pieces, tags in zip(self._pieces(batch["tokens"]), batch["tags"], strict=True)
+                self._row(found, tags)
+                for found, tags in zip(word_tokens(self.tokenizer, batch["tokens"]), batch["tags"], strict=True)
             ]
             return {key: [row[key] for row in rows] for key in rows[0]}
 
-        prepared = cached_map(dataset, tokenise, [self.max_length, self.tokenizer])
-        split, unseen, cut = (sum(prepared[column]) for column in COUNTS)
-        if split:
-            say(f"{split:,} of {len(prepared):,} sentences are longer than {self.max_length} tokens: read in windows")
-        if unseen:
-            say(f"{unseen:,} words of characters that the tokenizer drops are read as its unknown token")
-        if cut:
-            say(f"{cut:,} words longer than {self.max_length} tokens are read by their beginning")
-        return prepared.remove_columns(COUNTS)
+        decided_by = [RULES, self.max_length, self.tokenizer, self.tags, self.reading]
+        prepared = cached_map(dataset, tokenise, decided_by)
+        for name, remark in REMARKS.items():
+            if n := sum(prepared[name]):
+                say(remark.format(n=n, total=len(prepared), max_length=self.max_length))
+        return prepared.remove_columns(list(REMARKS))
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Lay the windows of all sentences below each other and pad to the longest, rounded up to a multiple of 8.
 
         Returns:
-            `input_ids`, `attention_mask`, `labels`, int64 (windows, S), and `sentence`, int64 (windows,): the row that
-            a window belongs to; and its `digest`.
+            `input_ids`, `attention_mask`, `labels`, `continued`, int64 (windows, S), `sentence`, int64 (windows,): the
+            row that a window belongs to, and `unread`, int64 (rows, W), W the most words without a token of their own
+            or 0; and its `digest`.
         """
         rows = list(rows)  # read once
         batch = pad_rows([ids for row in rows for ids in row["input_ids"]], self.pad_id)
-        labels = torch.full_like(batch["input_ids"], IGNORED)
-        windows = [window for row in rows for window in row["labels"]]
-        for i, window in enumerate(windows):
-            labels[i, : len(window)] = torch.tensor(window)
+        for name in ("labels", "continued"):
+            batch[name] = _filled(batch["input_ids"].shape, [window for row in rows for window in row[name]])
+        unread = [row["unread"] for row in rows]
+        batch["unread"] = _filled((len(rows), max(map(len, unread))), unread)
         sentence = [i for i, row in enumerate(rows) for _ in row["labels"]]
-        seen = (batch["input_ids"] + 1) * batch["attention_mask"] + (labels - IGNORED << 32)
+        seen = (batch["input_ids"] + 1) * batch["attention_mask"] + (self._targets(batch) - IGNORED << 32)
         digest = digest_of(*(each[sentence] for each in addresses(rows)), seen.numpy())
-        return batch | {"labels": labels, "sentence": torch.tensor(sentence), "digest": digest}
+        return batch | {"sentence": torch.tensor(sentence), "digest": digest}
 
     def num_targets(self, batch: dict[str, Tensor]) -> int:
         """Number of labelled words."""
         return int((batch["labels"] != IGNORED).sum())
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum over words of the cross-entropy in nats, and `correct`, the number of words tagged right."""
-        logits, labels = self._logits(model, batch), batch["labels"]
-        loss_sum = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED)
-        return loss_sum, {"correct": (logits.argmax(dim=-1) == labels).sum()}
+        """Sum over words of the cross-entropy in nats, all that `pipeline` reads of a word together, and `correct`, the
+        number of words tagged right."""
+        logits, targets = self._logits(model, batch), self._targets(batch)
+        loss_sum = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORED)
+        return loss_sum, {"correct": (logits.argmax(dim=-1) == batch["labels"]).sum()}
 
     @torch.no_grad()
     def predictions(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Prediction]:
-        """Predicted and true tag names, one `Prediction` a whole sentence, in their order."""
+        """Predicted and true tag names, one `Prediction` a whole sentence, in their order.
+
+        A word without a token of its own is predicted as what `pipeline` shows of it: as inside of the entity that goes
+        on behind it, else as `O`.
+        """
         predicted, labels = self._logits(model, batch).argmax(dim=-1).cpu(), batch["labels"].cpu()
-        sentences = batch["sentence"].tolist()
-        results = [Prediction([], []) for _ in set(sentences)]
-        for i, sentence in enumerate(sentences):
+        unread = [self._names(row) for row in batch["unread"].cpu()]
+        read: list[tuple[list[str], list[str]]] = [([], []) for _ in unread]
+        for i, sentence in enumerate(batch["sentence"].tolist()):
             real = labels[i] != IGNORED
-            for tags, ids in ((results[sentence].predicted, predicted[i]), (results[sentence].reference, labels[i])):
-                tags += [self.tags[tag] for tag in ids[real].tolist()]
-        return results
+            for names, ids in zip(read[sentence], (predicted[i], labels[i]), strict=True):
+                names += self._names(ids[real])
+        return [
+            Prediction(_fill_gaps(_put_back(tags, gaps, [None] * len(gaps))), _put_back(truth, gaps, gaps))
+            for (tags, truth), gaps in zip(read, unread, strict=True)
+        ]
+
+    def _names(self, ids: Tensor) -> list[str | None]:
+        return [None if i == IGNORED else self.tags[i] for i in ids.tolist()]
+
+    def _targets(self, batch: dict[str, Tensor]) -> Tensor:
+        return torch.where(batch["labels"] == IGNORED, batch["continued"], batch["labels"])
 
     def _logits(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return loss_precision(model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits)
 
-    def _pieces(self, sentences: list[list[str]]) -> list[list[list[int]]]:
-        """The sub-word ids of every word of every sentence; an empty list for a word that the tokenizer drops."""
-        encoded = self.tokenizer(
-            [" ".join(words) for words in sentences],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        results = []
-        for words, ids, offsets in zip(sentences, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            # the word of every character; a blank belongs to the word behind it, as in `Ġword`
-            owner = np.repeat(np.arange(len(words)), [len(word) + (i > 0) for i, word in enumerate(words)])
-            pieces: list[list[int]] = [[] for _ in words]
-            for token, (start, _) in zip(ids, offsets, strict=True):
-                pieces[owner[min(start, len(owner) - 1)]].append(token)
-            results.append(pieces)
-        return results
-
-    def _windows(self, pieces: list[list[int]], tags: list[int]) -> dict[str, Any]:
-        """Cut a sentence into windows of whole words that overlap by a quarter."""
+    def _row(self, found: WordTokens, tags: list[int]) -> dict[str, Any]:
+        """A sentence as `prepare` returns it, with what is counted of it."""
         capacity = self.max_length - len(self.prefix) - len(self.suffix)
-        unseen, cut = sum(not p for p in pieces), sum(len(p) > capacity for p in pieces)
-        pieces = [(p or [self.unknown_id])[:capacity] for p in pieces]
-        ends = list(accumulate(map(len, pieces)))  # tokens up to and with each word
-        input_ids, labels, done = [], [], 0
-        while done < len(pieces):
+        labels, continued = self._label(found, tags)
+        ids, lengths, num_cut, at = [], [], 0, 0
+        kept: tuple[list[int], list[int]] = ([], [])
+        for _, group in groupby(found.words):
+            length = len(list(group))
+            piece = slice(at, at + min(length, capacity))
+            ids += found.ids[piece]
+            for all_of_it, new in zip(kept, (labels, continued), strict=True):
+                all_of_it += new[piece]
+            lengths.append(piece.stop - at)
+            num_cut += length > capacity
+            at += length
+        if not ids:
+            ids, kept, lengths = [self.unknown_id], ([IGNORED], [IGNORED]), [1]
+        row = self._windows(ids, kept, lengths)
+        is_unread = [first is None for first in found.first]
+        unread = [tag if missed else IGNORED for tag, missed in zip(tags, is_unread, strict=True)]
+        shared = sum(missed and has_token for missed, has_token in zip(is_unread, found.has_token, strict=True))
+        counts = {"split": len(row["labels"]) > 1, "unseen": sum(is_unread) - shared, "shared": shared, "cut": num_cut}
+        return row | {"unread": unread if any(is_unread) else []} | counts
+
+    def _label(self, found: WordTokens, tags: list[int]) -> tuple[list[int], list[int]]:
+        """The labels of a sentence's tokens, and the tags of the other tokens that `pipeline` reads."""
+        said: list[int] = []  # the tag of each word as its tokens can say it
+        for tag, first in zip(tags, found.first, strict=True):
+            goes_on = bool(said) and self._continued[said[-1]] == tag
+            said.append(tag if first is not None or goes_on or self._outside is None else self._outside)
+        labels, continued = [IGNORED] * len(found.ids), [IGNORED] * len(found.ids)
+        for word, at in enumerate(found.first):
+            if at is not None:
+                labels[at] = tags[word]
+        last = max((at for at, blank in enumerate(found.is_blank) if not blank), default=-1)
+        for at, word in enumerate(found.words):
+            if labels[at] != IGNORED or not (self.reading == "simple" or found.begins[at]):
+                continue
+            first, tag = found.first[word], said[word]
+            is_before = found.is_blank[at] and (first is None or at < first)
+            goes_on = self._continued[tag] == tag  # of a blank before a word that begins an entity nothing is said
+            if self._outside is not None and (at > last or (is_before and not goes_on)):
+                continued[at] = self._outside
+            else:
+                continued[at] = self._continued[tag]
+        return labels, continued
+
+    def _windows(self, ids: list[int], targets: Sequence[list[int]], lengths: list[int]) -> dict[str, Any]:
+        """Cut a sentence into windows of whole words that overlap by a quarter.
+
+        Args:
+            ids: its tokens.
+            targets: `labels` and `continued` of the tokens.
+            lengths: the tokens of each word.
+        """
+        capacity = self.max_length - len(self.prefix) - len(self.suffix)
+        ends = list(accumulate(lengths))  # tokens up to and with each word
+        input_ids: list[list[int]] = []
+        windows: tuple[list[list[int]], list[list[int]]] = ([], [])
+        done = 0
+        while done < len(lengths):
             first = done
             # words seen before, as context, while they fill no more than a quarter and leave room for a new one
-            room = min(capacity // 4, capacity - len(pieces[done]))
-            while first > 0 and ends[done - 1] - ends[first - 1] + len(pieces[first - 1]) <= room:
+            room = min(capacity // 4, capacity - lengths[done])
+            while first > 0 and ends[done - 1] - ends[first - 1] + lengths[first - 1] <= room:
                 first -= 1
-            start = ends[first] - len(pieces[first])
-            end = done
-            while end < len(pieces) and ends[end] - start <= capacity:
-                end += 1
-            ids = [token for p in pieces[first:end] for token in p]
-            row = [IGNORED] * len(ids)
-            for word in range(done, end):
-                row[ends[word] - len(pieces[word]) - start] = tags[word]
-            input_ids.append([*self.prefix, *ids, *self.suffix])
-            labels.append([*[IGNORED] * len(self.prefix), *row, *[IGNORED] * len(self.suffix)])
-            done = end
-        return {
-            "input_ids": input_ids,
-            "labels": labels,
-            "length": sum(map(len, input_ids)),
-            **dict(zip(COUNTS, (len(labels) > 1, unseen, cut), strict=True)),
-        }
+            start, new = ends[first] - lengths[first], ends[done] - lengths[done]
+            while done < len(lengths) and ends[done] - start <= capacity:
+                done += 1
+            end = ends[done - 1]
+            input_ids.append([*self.prefix, *ids[start:end], *self.suffix])
+            for window, row in zip(windows, targets, strict=True):
+                before, behind = [IGNORED] * (len(self.prefix) + new - start), [IGNORED] * len(self.suffix)
+                window.append([*before, *row[new:end], *behind])
+        length = sum(map(len, input_ids))
+        return {"input_ids": input_ids, "labels": windows[0], "continued": windows[1], "length": length}
+
+
+def _filled(shape: Sequence[int], rows: list[list[int]]) -> Tensor:
+    """Rows of int, filled up with -100."""
+    filled = torch.full(tuple(shape), IGNORED)
+    for i, row in enumerate(rows):
+        filled[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return filled
+
+
+def _put_back(read: list[str], unread: list[str | None], tags: list[str | None]) -> list[str | None]:
+    """The tags of all words: those of words that were read, and `tags` where `unread` has a name."""
+    rest, found = iter(read), []
+    for i in range(len(read) + len(unread) - unread.count(None)):
+        is_unread = i < len(unread) and unread[i] is not None
+        found.append(tags[i] if is_unread else next(rest))
+    return found
+
+
+def _fill_gaps(tags: list[str | None]) -> list[str]:
+    """`None` becomes `I-` where the entity before it goes on behind it, else `O`."""
+    filled: list[str] = []
+    for i, tag in enumerate(tags):
+        if tag is None:
+            behind = next((other for other in tags[i:] if other is not None), "O")
+            goes_on = bool(filled) and behind[:2] == "I-" and filled[-1][2:] == behind[2:]
+            tag = behind if goes_on else "O"
+        filled.append(tag)
+    return filled

@@ -122,6 +122,7 @@ def model_card(
     limits: Iterable[str] = (),
     curves: str | None = None,
     recipe: str | None = None,
+    aggregation_strategy: str | None = None,
 ) -> str:
     """Write a model card.
 
@@ -142,6 +143,7 @@ def model_card(
         limits: further sentences on what the model cannot do.
         curves: file name of the picture of the loss, beside the card.
         recipe: the program that made the model; the one that fits `pipeline_tag` when `None`.
+        aggregation_strategy: how the snippet of a tagger reads it: `"first"` token of a word when `None`.
 
     Returns:
         Markdown with YAML front matter, ending in a newline.
@@ -151,13 +153,14 @@ def model_card(
     known = {**MODEL_FACTS, **DATA_FACTS, **PROCEDURE_FACTS, **RESULT_FACTS}
     others = {name: name.replace("_", " ").capitalize() for name in facts if name not in known}
     recipe = recipe or RECIPES[pipeline_tag]
+    strategy = aggregation_strategy or "first"
     parts = [
         f"---\n{_front_matter(title, pipeline_tag, metrics, base_model, language, license, datasets, tags)}\n---",
         f"# {_line(title)}",
         _what(pipeline_tag, facts, base_model),
         _table(MODEL_FACTS, facts),
         "## How to use",
-        f"```python\n{_snippet(pipeline_tag, model, example)}\n```",
+        f"```python\n{_snippet(pipeline_tag, model, example, strategy)}\n```",
         _section("## Training data", _table(DATA_FACTS, facts)),
         _section("## Training procedure", _table({**PROCEDURE_FACTS, **others}, facts)),
         _section("## Results", _results(facts, metrics), f"![Training and held-out loss]({curves})" if curves else ""),
@@ -219,7 +222,7 @@ def _what(pipeline_tag: str, facts: Mapping[str, Any], base_model: str | None) -
     return f"This is {WHAT[pipeline_tag]}. It is a model{size}, {origin} with `nlp_ssl`; plain `transformers` loads it."
 
 
-def _snippet(pipeline_tag: str, model: str, example: str | tuple[str, str] | None) -> str:
+def _snippet(pipeline_tag: str, model: str, example: str | tuple[str, str] | None, strategy: str) -> str:
     lines = ["from transformers import pipeline", ""]
     if pipeline_tag == "fill-mask":
         text = repr(example) if example else 'f"The function returns a {fill.tokenizer.mask_token}."'
@@ -239,7 +242,7 @@ def _snippet(pipeline_tag: str, model: str, example: str | tuple[str, str] | Non
         lines += [f'classify = pipeline("text-classification", model={model!r})', f"print(classify({text!r}))"]
     else:
         lines += [
-            f'tag = pipeline("token-classification", model={model!r}, aggregation_strategy="simple")',
+            f'tag = pipeline("token-classification", model={model!r}, aggregation_strategy="{strategy}")',
             f"for entity in tag({example or 'A sentence with names.'!r}):",
             "    print(entity['entity_group'], entity['word'], f\"{entity['score']:.3f}\")",
         ]

@@ -135,6 +135,15 @@ def test_autotokenizer_of_another_process_reads_it(trained, kind, tmp_path):
     assert read["tokens"][place + 1] in ("value", "Ġvalue", "▁value")
 
 
+def test_unigram_words_begin_together_with_their_blank(trained):
+    tokenizer = trained["unigram"]
+    words = [word for text in TEXTS for word in text.split()] + ["Zxq", "QUARK", "{x}", "~", "Größe", "Привет"]
+    lone = [word for word in words if tokenizer.tokenize(f"a {word}")[1] == "▁" and word[0] in tokenizer.get_vocab()]
+    assert len(lone) < len(words) / 100
+    assert not [word for word in lone if word[0].isascii()]
+    assert tokenizer.tokenize("a  b") == ["▁a", "▁", "▁b"]  # a blank that no word follows
+
+
 @pytest.mark.parametrize("model_type", ["bert", "modernbert", "deberta-v2", "gpt2", "llama"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_model_folder_changes_it(trained, kind, model_type, tmp_path):

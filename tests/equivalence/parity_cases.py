@@ -121,7 +121,8 @@ def labelled(task: str) -> list[dict[str, Any]]:
         ids = [BEGIN, *rng.integers(FIRST_WORD, VOCABULARY, rng.integers(2, 24)).tolist(), END]
         if task == "tagging":
             tags = np.where(rng.random(len(ids)) < rng.random(), rng.integers(0, len(LABELS), len(ids)), IGNORED)
-            rows.append({"input_ids": [ids], "labels": [[IGNORED, *tags[1:-1].tolist(), IGNORED]]})
+            labels = [IGNORED, *tags[1:-1].tolist(), IGNORED]
+            rows.append({"input_ids": [ids], "labels": [labels], "continued": [[IGNORED] * len(ids)], "unread": []})
         else:
             label = int(rng.integers(0, len(LABELS))) if task == "classification" else float(i / 4 - 2)
             rows.append({"input_ids": ids, "labels": None if i % 5 == 4 else label})

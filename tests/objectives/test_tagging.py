@@ -175,10 +175,11 @@ def test_loss_is_the_closed_form_sentence_by_sentence():
     for row in rows:
         with torch.no_grad():
             logits = model(torch.tensor(row["input_ids"])).logits[0]
-        for position, label in enumerate(row["labels"][0]):
-            if label != -100:
-                expected -= (logits[position] - logits[position].exp().sum().log())[label].item()
-                correct += int(logits[position].argmax()) == label
+        for position, (label, continued) in enumerate(zip(row["labels"][0], row["continued"][0], strict=True)):
+            assert -100 in (label, continued)
+            for target in {label, continued} - {-100}:
+                expected -= (logits[position] - logits[position].exp().sum().log())[target].item()
+            correct += label != -100 and int(logits[position].argmax()) == label
     assert loss_sum.item() == pytest.approx(expected, rel=1e-5)
     assert metrics["correct"].item() == correct
 

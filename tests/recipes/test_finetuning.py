@@ -165,7 +165,7 @@ def test_a_plain_loop_learns_the_same_classifier(model: Path, labelled: tuple[Pa
 
 
 def test_a_plain_loop_learns_the_same_tagger(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
-    run(
+    printed = run(
         "finetune_ner.py", "--data.train_file", labelled[1], "--data.validation_file", labelled[1],
         "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.steps", 12, "--train.batch_size", 16,
         "--schedule.name", "constant", "--schedule.warmup", 0, "--optimizer.lr", "1e-3", "--seed", 5,
@@ -191,6 +191,24 @@ def test_a_plain_loop_learns_the_same_tagger(model: Path, labelled: tuple[Path, 
             yield {**batch, "labels": targets}
 
     compare(load_file(tmp_path / "run" / "model.safetensors"), plain_loop(network, batches(), 1e-3), model)
+
+    # the run's score, and the same from plain transformers, which reads whole sentences
+    (f1,) = {float(line.split()[-1]) for line in printed.splitlines() if line.startswith(("this run, ", "pipeline("))}
+    tag = pipeline("token-classification", str(tmp_path / "run"), aggregation_strategy="first")
+    hits = total = 0
+    for sentence in sentences:
+        text = " ".join(columns[0] for columns in sentence)
+        found = {(e["start"], e["end"]) for e in tag(text)}
+        true, at = set(), 0
+        for columns in sentence:
+            if columns[-1] == "B-ANIMAL":
+                true.add((at, at + len(columns[0])))
+            at += len(columns[0]) + 1
+        hits, total = hits + len(found & true), total + len(found) + len(true)
+    assert f1 == pytest.approx(2 * hits / total, abs=1e-4)
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert 'aggregation_strategy="first"' in card
+    assert f"{f1:.4f} as the run counts, {f1:.4f} read so" in card
 
 
 def compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], model: Path) -> None:
