@@ -1,7 +1,14 @@
 """nlp_ssl: from raw text to a published Hugging Face language model."""
 
+import os
 from importlib import import_module
 from typing import Any
+
+# How long OpenMP's threads spin at a barrier before they sleep. By default so long that on a machine with other work
+# they lose their cores while they wait for each other, and a step takes several times as long; so short, an idle
+# machine is no slower (CONTRIBUTING.md). It is read when torch is loaded, and changes no result.
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "2000"
 
 _WHERE = {
     "nlp_ssl.config": (

@@ -22,6 +22,7 @@ from nlp_ssl.data.batches import TrainBatches
 from nlp_ssl.files import replace
 from nlp_ssl.incidents import INCIDENTS_FILE, name_rows, report_incident
 from nlp_ssl.machine import describe_exactness, describe_hardware, end_run, library_versions, make_fast
+from nlp_ssl.models.loading import save_model
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
 from nlp_ssl.outcome import outcome, write_status
 from nlp_ssl.publishing import report
@@ -323,7 +324,7 @@ class Run:
 
     def _write_model(self, folder: Path, weights: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         """Everything that makes a folder a model of the Hub; called on a thread."""
-        self.inner.save_pretrained(folder, state_dict=weights)
+        save_model(self.inner, folder, weights)
         self.tokenizer.save_pretrained(folder)
         settings = plain(to_dict(self.config)) | {"resume": plain(to_dict(ResumeConfig()))}
         (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False))

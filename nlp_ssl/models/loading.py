@@ -226,6 +226,26 @@ def build_model(
     return model
 
 
+def save_model(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Save a model with some weights as `save_pretrained` does, its settings for generation as they were published.
+
+    Published ones are often such as transformers before 5.23 refuses to save: a temperature, and no sampling.
+    """
+    settings = model.generation_config if model.can_generate() else None
+    try:
+        if settings is not None:
+            settings.validate(strict=True)
+    except ValueError:
+        model.generation_config = type(settings)()
+        try:
+            model.save_pretrained(folder, state_dict=weights)
+        finally:
+            model.generation_config = settings
+        (folder / "generation_config.json").write_text(settings.to_json_string(), encoding="utf-8")
+    else:
+        model.save_pretrained(folder, state_dict=weights)
+
+
 def _last_layer(model: PreTrainedModel, auto_class: Any) -> set[str]:
     """The parameters of a head that have another shape with another number of labels."""
     wider = copy.deepcopy(model.config)

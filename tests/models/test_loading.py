@@ -17,7 +17,7 @@ from transformers import (
 
 from nlp_ssl.config import ModelConfig
 from nlp_ssl.console import UserError
-from nlp_ssl.models.loading import architecture, build_model, find_config, isolates, max_positions
+from nlp_ssl.models.loading import architecture, build_model, find_config, isolates, max_positions, save_model
 from nlp_ssl.models.packed import PackedModel
 
 MLM, CLM = AutoModelForMaskedLM, AutoModelForCausalLM
@@ -215,3 +215,23 @@ def test_positions_that_begin_after_padding():
     assert max_positions(tiny_config("bert")) == 64
     assert isolates(tiny_config("bert"), MLM)
     assert not isolates(tiny_config("mpnet"), MLM)
+
+
+def test_settings_for_generation_are_saved_as_they_were_published(tmp_path):
+    published = {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 5, "eos_token_id": 2, "pad_token_id": 1}
+    model = tiny_model("gpt2")
+    model.save_pretrained(tmp_path / "published")
+    settings = tmp_path / "published" / "generation_config.json"
+    settings.write_text(json.dumps(published))
+    config = ModelConfig(name=str(tmp_path / "published"))
+    shape = find_config(config.name)
+    loaded = build_model(config, shape, AutoModelForCausalLM, isolated=True)
+    with pytest.raises(ValueError, match="temperature"):  # what some versions of transformers would say when saving
+        loaded.generation_config.validate(strict=True)
+    save_model(loaded, tmp_path / "saved", loaded.state_dict())
+    saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert saved.items() >= published.items()
+    assert loaded.generation_config.temperature == 0.6
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    prompt = torch.tensor([[5, 6, 7]])
+    assert torch.equal(again.generate(prompt), model.generate(prompt, **published))
