@@ -171,7 +171,8 @@ class TrainConfig:
     micro_batch: int | None = None
     """Rows in one forward and backward pass of one process. Does not change the result, only memory and speed."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
-    """Arithmetic of the matrix products. Derived: bf16 where the hardware multiplies it, fp16 on older GPUs."""
+    """Arithmetic of the matrix products. Derived: bf16 where the hardware multiplies it, fp16 on older GPUs. `no` is
+    float32, on a CUDA GPU TF32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool | None = None

@@ -203,7 +203,11 @@ class FinetuningRun:
         )
         if self.accelerator.is_main_process:
             sentences = self.task.data.validation.select(chosen)["tokens"][:]
-            self.readings = read_tagger(folder, objective, sentences, found)
+            try:
+                self.readings = read_tagger(folder, objective, sentences, found)
+            except Exception as error:  # whatever plain transformers makes of the folder, the run is finished
+                said = " ".join(str(error).split())[:200]
+                console.warn(f"plain pipeline could not read the validation sentences ({type(error).__name__}: {said})")
         return {"readings": self.readings}
 
     def predict(

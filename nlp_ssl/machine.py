@@ -100,7 +100,7 @@ def make_fast(module: torch.nn.Module, config: TrainConfig, device: torch.device
     """What a run's proofs are better without, so behind these: products in TF32 on a GPU, and a compiled module."""
     if device.type == "cuda" and config.mixed_precision == "no":
         torch.set_float32_matmul_precision("high")
-        console.say("arithmetic: products of float32 are in TF32, with 10 bits behind the point")
+        console.say("arithmetic: products of float32 are in TF32 (a mantissa of 10 bits)")
     if config.compile:
         compile_module(module)
         console.say("compile: the first step takes a minute or so, as every new shape of a batch (--train.compile)")
@@ -180,7 +180,8 @@ def describe_hardware(accelerator: Accelerator) -> str:
     else:
         name = f"{platform.machine()} {accelerator.device.type} ({torch.get_num_threads()} threads)"
     many = f"{accelerator.num_processes} processes on " if accelerator.num_processes > 1 else ""
-    return f"{many}{name}, {accelerator.mixed_precision.replace('no', 'float32')}"
+    single = "TF32" if accelerator.device.type == "cuda" else "float32"
+    return f"{many}{name}, {accelerator.mixed_precision.replace('no', single)}"
 
 
 def describe_exactness(

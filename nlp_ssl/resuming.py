@@ -10,7 +10,7 @@ from nlp_ssl import console
 from nlp_ssl.config import to_dict
 from nlp_ssl.console import UserError
 from nlp_ssl.run_settings import CONFIG_FILE, RunConfig, flatten, plain
-from nlp_ssl.training.checkpoints import Checkpoints, read_state
+from nlp_ssl.training.checkpoints import NAME, Checkpoints, read_state
 from nlp_ssl.yaml_text import check_yaml
 
 # settings that change the result; what the data settings change is in the data's fingerprint
@@ -20,7 +20,7 @@ DECIDING += ("transfer.", "class_weights")
 # what is not applied, and what is taken for the best, from now on
 JUDGING = ("train.spike_factor", "train.on_spike", "train.on_nonfinite")
 JUDGING += ("evaluation.metric", "evaluation.patience", "checkpoint.keep_best")
-ELSEWHERE = ("resume.", "output_dir", "seeds")
+ELSEWHERE = ("resume.", "output_dir", "seeds", "train.compile")  # or in the set-up
 NAMES = {
     "model": "the model's architecture",
     "tokenizer": "the tokenizer (trained on the corpus, unless one is named)",
@@ -35,7 +35,7 @@ def choose_checkpoint(checkpoints: Checkpoints) -> Path | None:
     names = [None]
     if console.rank() == 0:
         found = checkpoints.newest()
-        if found is None and any(checkpoints.folder.glob("step-*")):
+        if found is None and any(NAME.fullmatch(path.name) for path in checkpoints.folder.glob("step-*")):
             raise UserError(
                 f"every checkpoint in {checkpoints.folder} is damaged; nothing was changed there: put a copy back, or "
                 "start anew in another --output_dir"

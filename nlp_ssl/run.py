@@ -219,7 +219,7 @@ class Run:
     def _setup(self) -> dict[str, Any]:
         """What rounding may depend on."""
         where = {"processes": self.accelerator.num_processes, "hardware": self.accelerator.device.type}
-        return where | {"versions": library_versions()}
+        return where | {"versions": library_versions()} | ({"compile": True} if self.config.train.compile else {})
 
     def _steps(self) -> Iterator[Step]:
         """The loop, with a progress bar that knows the time left."""

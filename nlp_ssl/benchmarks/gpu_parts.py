@@ -131,6 +131,8 @@ def proofs(config: GpuConfig) -> dict[str, Any]:
     folder = Path(__file__).parents[2] / "tests" / "gpu"
     if not folder.is_dir():
         raise UserError("the tests lie in a clone of the project, not in an installed package; run this in a clone")
+    if importlib.util.find_spec("pytest") is None:
+        raise UserError("pytest is not installed here, and the proofs are tests: pip install pytest")
     workers = ["-n", "4"] if importlib.util.find_spec("xdist") and config.device == "cuda" else []
     command = [sys.executable, "-m", "pytest", str(folder), "-m", "gpu", "-v", "-rs", "--tb=short", *workers]
     # small kernels are compiled faster by the process that wants them
@@ -258,7 +260,7 @@ def pretraining(config: GpuConfig) -> dict[str, Any]:
     from nlp_ssl.config import MLMConfig
 
     chosen = MLMConfig(output_dir=str(_work(config) / "pretraining"))
-    chosen.resume.enabled = True
+    chosen.resume.enabled = chosen.resume.allow_changed = True  # other minutes than before
     chosen.data.sources, chosen.tokenizer.kind, chosen.tokenizer.path = config.sources, "bpe", config.bpe
     chosen.model.name, chosen.tokens.row_length = "modernbert-base", 1024
     chosen.train.minutes = max(0.05, 0.8 * config.minutes - 1.0)  # less what goes before, and evaluations

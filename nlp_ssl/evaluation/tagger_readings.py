@@ -68,7 +68,7 @@ class TaggerReadings:
         return (
             f"Give it text as above, with {way}, written as in training: blanks between words and before punctuation, "
             f"none in languages that write none. {self.metric} of {self.num_sentences} validation sentences: "
-            f"{self.run:.4f} as the run counts, {self.pipeline:.4f} read so{listed}."
+            f"{self.run:.4f} counted by the run, {self.pipeline:.4f} by this call{listed}."
         )
 
 
@@ -135,7 +135,8 @@ def _why(objective: Tagging, sentences: Sequence[list[str]]) -> str:
         causes.append(f"sees nothing of {len(dropped):,} words, such as {dropped[0]!r}, which have no token")
     if not causes:
         causes.append(
-            "reads more tokens than the first of each word (blanks, parts of words), and the model says otherwise there"
+            "reads more tokens than the first of each word (blanks, parts of words), for which the model predicts "
+            "another tag"
         )
     return f"pipeline {' and '.join(causes)}"
 
@@ -171,13 +172,14 @@ def _tags(tags: list[str]) -> Found:
 
 
 def _tags_of(groups: list[dict[str, Any]], spans: list[Span]) -> Found:
-    """Each word and the tag of the group that it begins in; neighbours of one tag are one group."""
-    return {
-        (word, group["entity_group"])
+    """Each word and the tag of the group that it begins in, `O` outside of all; neighbours of one tag are one group."""
+    found = {
+        word: group["entity_group"]
         for group in groups
         for word, (start, _) in enumerate(spans)
         if group["start"] <= start < group["end"]
     }
+    return {(word, found.get(word, "O")) for word in range(len(spans))}
 
 
 def _tags_split(reader: Any, words: list[str], max_length: int) -> list[str] | None:

@@ -41,8 +41,8 @@ def find_config(name: str, revision: str | None = None) -> PreTrainedConfig:
         if Path(name).exists():
             raise UserError(f"{name} holds no model that transformers can read: {_first_line(error)}") from None
         raise UserError(
-            f"'{name}' is no preset, no folder here, and could not be had from the Hub ({_first_line(error)}); presets "
-            f"work offline: {', '.join(presets.preset_names())}"
+            f"'{name}' is no preset, no folder here, and could not be downloaded from the Hub ({_first_line(error)}); "
+            f"presets work offline: {', '.join(presets.preset_names())}"
         ) from None
 
 

@@ -18,7 +18,7 @@ from nlp_ssl.data.labelled import LabelledData, arrange
 from nlp_ssl.models.loading import model_class
 
 MOST_SHOWN = 10  # labels in a message
-NAME_THEM = "name them by --head_labels or in its config.json (id2label)"
+NAME_THEM = "name them in its config.json (id2label), or by --head_labels in fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def match_labels(
 
     1. Names. Case, blanks, hyphens and underscores make no difference, unless they are all that tells two classes
        apart. `LABEL_3` is the number 3. The head may have more classes than the data, unless it has no names at all
-       (`LABEL_0`, `LABEL_1`, ...).
+       (`LABEL_0`, `LABEL_1`, ... or `0`, `1`, ...).
     2. `other_names`, likewise; where they are numbers, of all classes.
     3. Numbers, where the data's labels are `0` to `n - 1`, nobody names them, and the head has `n` rows: its own.
 
@@ -59,7 +59,7 @@ def match_labels(
         other_names: what the data's source calls each of its labels besides: their numbers, or the names of numbers.
         optional: labels that no row has, which the head may lack.
     """
-    without_names = is_unnamed(head)
+    without_names = is_unnamed(head) or set(head) == set(map(str, range(len(head))))
     rows = _find(head, labels)
     found = _name_rows(head, labels, rows, optional, whole=without_names)
     new = [label for label, row in zip(labels, rows, strict=True) if row is None and label not in optional]
@@ -182,7 +182,7 @@ def fit_head(
             f"{pairs}; if that is wrong, {NAME_THEM}"
         )
     else:
-        more = f"; of {_listed(match.gone)} the data has no row" if match.gone else ""
+        more = f"; the data has no rows of {_listed(match.gone)}" if match.gone else ""
         say(f"head: that of {name} is kept, its classes are found by name: {_listed(match.rows)}{more}")
     return arrange(data, match.rows), True
 

@@ -36,7 +36,7 @@ MODEL_FILES = re.compile(
 # What earlier versions pushed, though it holds texts of the data.
 PRIVATE_FILES = re.compile(r"(predictions|errors|incidents)\.jsonl")
 OURS = "Pushed by nlp_ssl."  # the description of our commits
-FORMER_TITLES = re.compile(r"Trained for [\d,]+ steps|Step \d+")  # of those that had none
+FORMER_TITLES = re.compile(r"Trained for [\d,]+ steps|Step \d+|Push .+")  # of those that had none
 CREATED_WITH = {".gitattributes", "README.md", "LICENSE"}  # what the Hub puts into a new repository
 
 EXPECTED = (HTTPError, OSError, RuntimeError, ValueError)  # what huggingface_hub and hf_xet raise when a push fails

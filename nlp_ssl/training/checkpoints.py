@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from nlp_ssl.config import CheckpointConfig
 from nlp_ssl.console import UserError, rank, warn
-from nlp_ssl.files import disk_error, remove, replacing, sha256, sync
+from nlp_ssl.files import disk_error, no_links, remove, replacing, sha256, sync
 from nlp_ssl.training.adapters import merge, trained_weights
 from nlp_ssl.training.interrupts import any_process
 from nlp_ssl.training.state_files import read_tensors, rng_state, set_rng_state
@@ -232,7 +232,12 @@ class Checkpoints:
 
     def chosen(self, step: int) -> Path:
         """The checkpoint that becomes the model of a run that ended at a step: its last one, or the best if kept."""
-        return (self.best() if self.keep.keep_best else None) or self.of(step)
+        scored = sorted((value, path) for path in self.list() if (value := _value(path)) is not None)
+        for _, path in scored if self.keep.keep_best else ():
+            if not (broken := verify(path)):
+                return path
+            warn(f"{path}, the best, is damaged ({broken}); the next best becomes the model")
+        return self.of(step)
 
     def newest(self) -> Path | None:
         """The newest checkpoint that verifies; those passed over are named."""
@@ -262,7 +267,8 @@ def verify(folder: Path) -> str | None:
     if not isinstance(manifest, dict):
         return f"{MANIFEST} has changed"
     for name, digest in manifest.items():
-        if Path(name).is_absolute() or ".." in Path(name).parts or (folder / name).is_symlink():
+        inside = folder.resolve() / name
+        if Path(name).is_absolute() or inside.resolve() != inside:  # dots, or a link on the way
             return f"{name} lies outside of it"
         if not (folder / name).is_file():
             return f"{name} is missing"
@@ -316,7 +322,11 @@ def load_weights(folder: Path, model: PreTrainedModel) -> dict[str, Any]:
         UserError: a model with adapters stands on other weights than it was trained on; see `load`.
     """
     state = read_state(folder)
-    stored = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True).state_dict()
+    stored = (
+        type(model)
+        .from_pretrained(folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager")
+        .state_dict()
+    )
     if not (folder / STATE / TRAINED).exists():
         model.load_state_dict(stored)
     else:  # the rest is the model's that training began from
@@ -350,7 +360,7 @@ def publish(checkpoint: Path, folder: Path) -> None:
     """Put a checkpoint's model, without its training state, at the top of a folder, file by file, each whole."""
     for name in json.loads((checkpoint / MANIFEST).read_text()):
         if "/" not in name:
-            with open(checkpoint / name, "rb") as source, replacing(folder / name) as target:
+            with open(checkpoint / name, "rb", opener=no_links) as source, replacing(folder / name) as target:
                 shutil.copyfileobj(source, target)
 
 

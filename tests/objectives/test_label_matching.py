@@ -38,6 +38,7 @@ UNNAMED = ["LABEL_0", "LABEL_1", "LABEL_2"]
         (["0", "1", "2"], ["LABEL_0", "LABEL_1", "LABEL_2"], ["LABEL_0", "LABEL_1", "LABEL_2"]),
         (UNNAMED, NLI, None),
         (UNNAMED, ["0", "1"], None),
+        (["0", "1", "2", "3", "4"], ["0", "1"], None),
         (UNNAMED, ["1", "2", "3"], None),
         (["1", "2", "3"], ["0", "1", "2"], None),
         # a subset in the data keeps the head, a class more does not

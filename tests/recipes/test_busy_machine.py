@@ -1,4 +1,4 @@
-"""OpenMP's threads give their cores away soon when they wait: said before torch is loaded, and never to a user who chose."""
+"""How long OpenMP's threads spin is set before torch is loaded, and not where a user has set it."""
 
 import os
 import re

@@ -241,6 +241,16 @@ def test_what_is_kept(tmp_path):
         store.save(step, trained.model, trained.optimizer, {"step": step, "value": losses.get(step)}, {})
         store.finish()
     assert [int(path.name.split("-")[1]) for path in store.list()] == [2, 4, 8, 9, 10]
+    assert store.chosen(10).name == "step-00000002"
+    # a best one that is damaged, or holds a link to what is not its own, does not become the model
+    (store.of(2) / "model.safetensors").write_bytes(b"flipped")
+    assert store.chosen(10).name == "step-00000009"
+    (tmp_path / "secret").write_bytes((store.of(9) / "tokenizer.json").read_bytes())
+    (store.of(9) / "tokenizer.json").unlink()
+    (store.of(9) / "tokenizer.json").symlink_to(tmp_path / "secret")
+    assert store.chosen(10).name == "step-00000010"
+    with pytest.raises(OSError, match="symbolic links"):
+        publish(store.of(9), tmp_path)
 
 
 def test_the_manifest_lists_every_file(tmp_path):
