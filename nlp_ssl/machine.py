@@ -7,9 +7,12 @@ import importlib.util
 import itertools
 import os
 import platform
+import shutil
+import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -80,11 +83,19 @@ def best_precision(device: torch.device) -> str:
     return "no"
 
 
-def compiles(device: torch.device) -> bool:
-    """Whether `torch.compile` pays here without being asked: on a CUDA GPU that Triton makes kernels for."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (7, 0)
+def why_not_compiled(device: torch.device) -> str | None:
+    """Why pretraining does not use `torch.compile` by itself; `None` on a CUDA GPU where Triton has what it needs."""
+    if device.type != "cuda":
+        return "it pays on a CUDA GPU"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    if torch.cuda.get_device_capability(device) < (7, 0):
+        return "Triton needs a GPU of compute capability 7.0"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs a C compiler (install gcc)"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Triton needs Python's headers (install python3-dev)"
+    return None
 
 
 def compile_module(module: torch.nn.Module) -> None:

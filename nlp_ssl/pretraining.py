@@ -19,7 +19,7 @@ from nlp_ssl.data.tokens import fingerprint
 from nlp_ssl.data.verification import Verification
 from nlp_ssl.evaluation.perplexity import bits_per_byte, evaluate
 from nlp_ssl.evaluation.samples import continue_texts, fill_masks
-from nlp_ssl.machine import DTYPES, compiles, make_accelerator, train_batches, training_device
+from nlp_ssl.machine import DTYPES, make_accelerator, train_batches, training_device, why_not_compiled
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import build_model, describe, is_from_scratch
 from nlp_ssl.models.packed import PackedModel, check_isolation, check_varlen
@@ -66,8 +66,9 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
     share = math.ceil(train.batch_size / world_size)
     fits = even_share(share, max(1, at_once // length))
     fill(train, "micro_batch", fits, "changes memory and speed, not the result")
-    if compiles(device):
-        fill(train, "compile", True, "kernels made for this model and its shapes")
+    why_not = why_not_compiled(device)
+    if gpu or why_not is None:
+        fill(train, "compile", why_not is None, why_not or "kernels made for this model and its shapes")
     for phase in config.phases:
         phase.batch_size = phase.batch_size or train.batch_size
     if (smallest := min(part.batch_size for part in (train, *config.phases))) < world_size:

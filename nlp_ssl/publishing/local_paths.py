@@ -18,17 +18,19 @@ REMOTE = ("hf", "http", "https")
 NAMELESS = "local"  # of a path that ends in no name, such as `/` or `..`
 
 
-def is_local(text: str) -> bool:
+def is_local(text: str, near: Path | None = None) -> bool:
     """Whether a value is a path on some machine: no bare name, and no Hub id such as `user/name` or address.
 
-    What could be both a Hub id and a folder, such as `runs/mlm`, is a folder if it is here.
+    What could be both a Hub id and a folder, such as `runs/mlm`, is a folder if it is here, or beside a folder above
+    `near`, where a run that lies there was probably started.
     """
     if (scheme := re.match(r"([A-Za-z][\w+.-]+)://", text)) is not None:
         return scheme[1].lower() not in REMOTE or "@" in urlsplit(text).netloc  # a password is nobody's business either
     if text.startswith("~") or WINDOWS.search(text) or text in (".", ".."):
         return True
     hub_id = len(text) <= LONGEST_ID and HUB_ID.fullmatch(text) and not DATA_FILE.search(text)
-    return "/" in text and (not hub_id or text.startswith("runs/") or Path(text).exists())
+    starts = [Path(), *(near.resolve().parents if near else ())]
+    return "/" in text and (not hub_id or text.startswith("runs/") or any((start / text).exists() for start in starts))
 
 
 def name_of(path: str) -> str:
@@ -39,34 +41,35 @@ def name_of(path: str) -> str:
     return parts[-1] if parts and not re.fullmatch(r"~.*|[A-Za-z]:", parts[-1]) else NAMELESS
 
 
-def names_only(settings: Any, key: str = "") -> Any:
+def names_only(settings: Any, key: str = "", near: Path | None = None) -> Any:
     """Nested settings with every local path reduced to its name; `output_dir` is always one.
 
     Args:
         settings: dictionaries, lists and values.
         key: of the option that these are the value of.
+        near: see `is_local`.
     """
     if isinstance(settings, dict):
-        return {name: names_only(value, name) for name, value in settings.items()}
+        return {name: names_only(value, name, near) for name, value in settings.items()}
     if isinstance(settings, list | tuple):
-        return [names_only(value, key) for value in settings]
+        return [names_only(value, key, near) for value in settings]
     if not isinstance(settings, str) or key in NO_PATHS:
         return settings
-    return name_of(settings) if is_local(settings) or (key == "output_dir" and "/" in settings) else settings
+    return name_of(settings) if is_local(settings, near) or (key == "output_dir" and "/" in settings) else settings
 
 
-def paths_in(settings: Any, key: str = "") -> set[str]:
+def paths_in(settings: Any, key: str = "", near: Path | None = None) -> set[str]:
     """The local paths that nested settings hold."""
     if isinstance(settings, dict):
-        return {path for name, value in settings.items() for path in paths_in(value, name)}
+        return {path for name, value in settings.items() for path in paths_in(value, name, near)}
     if isinstance(settings, list | tuple):
-        return {path for value in settings for path in paths_in(value, key)}
-    return {settings} if isinstance(settings, str) and names_only(settings, key) != settings else set()
+        return {path for value in settings for path in paths_in(value, key, near)}
+    return {settings} if isinstance(settings, str) and names_only(settings, key, near) != settings else set()
 
 
-def hide(text: str, settings: Any) -> str:
+def hide(text: str, settings: Any, near: Path | None = None) -> str:
     """A text in which the local paths of a run's settings, and any absolute path, are their last names."""
-    for path in sorted(paths_in(settings), key=len, reverse=True):
+    for path in sorted(paths_in(settings, near=near), key=len, reverse=True):
         spellings = {path, str(Path(path)), os.path.expanduser(path), str(Path(path).absolute())}
         for spelling in sorted(spellings, key=len, reverse=True):
             if re.search(r"[\\/~]", spelling) and re.search(r"\w", spelling):  # no bare dots

@@ -50,7 +50,7 @@ def model_files(folder: Path) -> dict[str, Path | bytes]:
         checkpoints = sorted(path for path in folder.glob("checkpoints/step-*") if (path / "config.json").is_file())
         advice = f"push its newest checkpoint, {checkpoints[-1]}" if checkpoints else "give a finished run's folder"
         raise UserError(f"{folder} holds no finished model (no {missing}); {advice}")
-    return files | _rewritten(files)
+    return files | _rewritten(files, folder)
 
 
 def kept_here(folder: Path) -> list[str]:
@@ -73,15 +73,17 @@ def _all_files(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _rewritten(files: dict[str, Path | bytes]) -> dict[str, bytes]:
+def _rewritten(files: dict[str, Path | bytes], folder: Path) -> dict[str, bytes]:
     """The contents that are not published as they lie there."""
     changed, settings = {}, None
     if (path := files.get(SETTINGS)) is not None:
         settings = _read(path, _yaml)
-        changed[SETTINGS] = yaml.safe_dump(names_only(settings), sort_keys=False, allow_unicode=True).encode()
+        changed[SETTINGS] = yaml.safe_dump(
+            names_only(settings, near=folder), sort_keys=False, allow_unicode=True
+        ).encode()
     if (path := files.get(CARD)) is not None:
         card = _read(path, str)
-        if (hidden := hide(card, settings)) != card:
+        if (hidden := hide(card, settings, folder)) != card:
             changed[CARD] = hidden.encode()
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         if (path := files.get(name)) is not None:

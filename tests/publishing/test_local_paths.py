@@ -62,6 +62,10 @@ def test_a_folder_that_looks_like_a_hub_id_is_a_folder_if_it_is_here(tmp_path: P
     assert names_only({"name": "acme/secret"}) == {"name": "acme/secret"}
     (tmp_path / "acme" / "secret").mkdir(parents=True)
     assert names_only({"name": "acme/secret"}) == {"name": "secret"}
+    # ... also when the run is pushed from elsewhere
+    monkeypatch.chdir("/")
+    assert names_only({"name": "acme/secret"}) == {"name": "acme/secret"}
+    assert names_only({"name": "acme/secret"}, near=tmp_path / "runs" / "mlm") == {"name": "secret"}
 
 
 @pytest.mark.parametrize("config_class", [MLMConfig, FinetuneConfig])

@@ -1,5 +1,6 @@
 """A training step as the compiler and the device see it: one graph, few shapes, no read in its middle."""
 
+import importlib.util
 import sys
 import traceback
 from collections import Counter
@@ -8,12 +9,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 from launch import ROOT
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(ROOT / "tests" / "equivalence"))
 from parity_cases import CASES, Case, batches_of, build_model, objective
 
 from nlp_ssl.config import ScheduleConfig
+from nlp_ssl.evaluation.perplexity import evaluate
+from nlp_ssl.machine import why_not_compiled
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.pretraining import even_share
@@ -91,6 +95,43 @@ def test_batches_of_a_run_have_few_shapes():
         for part in batches.micro_batches(step)
     }
     assert len(shapes) <= 3  # two powers of two of documents, and labels beyond six standard deviations
+
+
+def test_an_evaluation_compiles_nothing_and_the_next_step_neither():
+    case = Case("bert", "masked")
+    counter = CompileCounter()
+    torch.compiler.reset()
+    accelerator = Accelerator(cpu=True)
+    module = module_of(case)
+    module.compile(backend=counter, dynamic=False)
+    module = accelerator.prepare(module)
+    batches = batches_of(case, 4)
+    batch = batches[(0, batches.micro_batches(0)[0])]
+    del batch["digest"]
+    module.train()(batch)[0].backward()
+    assert counter.frame_count == 1
+    few = {key: value[:2] if value.dim() == 2 else value for key, value in batch.items() if key != "cu_seqlens"}
+    held_out = [few | {"cu_seqlens": batch["cu_seqlens"], "label_positions": batch["label_positions"] % 80}]
+    found = evaluate(module, iter(held_out), module.objective.num_targets, accelerator)
+    assert found.loss > 0
+    module.train()(batch)[0].backward()
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("missing", ["triton", "compiler", "headers", "capability", None])
+def test_a_gpu_without_what_triton_needs_is_not_compiled_for_and_says_why(missing, monkeypatch, tmp_path):
+    (tmp_path / "Python.h").touch()
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if missing == "triton" else name)
+    monkeypatch.setattr("shutil.which", lambda name: None if missing == "compiler" else f"/usr/bin/{name}")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: tmp_path / ("none" if missing == "headers" else ""))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: (6, 1) if missing == "capability" else (9, 0)
+    )
+    named = {"triton": "triton", "compiler": "gcc", "headers": "python3-dev", "capability": "7.0"}
+    why = why_not_compiled(torch.device("cuda"))
+    assert named[missing] in why if missing else why is None
+    assert "CUDA" in why_not_compiled(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
