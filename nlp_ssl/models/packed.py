@@ -62,12 +62,12 @@ class PackedModel(nn.Module):
         """Logits.
 
         Args:
-            input_ids: int64, (B, S).
-            document_ids: int64, (B, S); 0 is padding.
-            position_ids: int64, (B, S); from 0 in every document.
+            input_ids: int32 or int64, (B, S).
+            document_ids: the same; 0 is padding.
+            position_ids: the same; from 0 in every document.
             cu_seqlens: int32; where documents begin among the B * S tokens (`packing.cumulative_lengths`). Read where
                 `self.varlen` is set.
-            label_positions: int64, (C,); indices into the B * S tokens.
+            label_positions: int32 or int64, (C,); indices into the B * S tokens.
             causal: have an isolated encoder's tokens see only their past.
 
         Returns:

@@ -11,15 +11,15 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from nlp_ssl.data.packing import cumulative_lengths, stack_rows
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
-from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, loss_precision, to_tensors
+from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, loss_precision, narrow, to_tensors
 
 
 class CausalLanguageModeling:
     """Asks every token of a packed row for the next one of its document.
 
     A label never crosses documents, and where a document was cut at the end of a row no end is taught. A collated batch
-    holds `input_ids`, `document_ids`, `position_ids` and `labels`, all (B, S); `cu_seqlens`, where documents begin; and
-    its `digest`. `labels` are already shifted.
+    holds `input_ids`, `document_ids`, `position_ids` (int32) and `labels` (int64), all (B, S); `cu_seqlens`, where
+    documents begin; and its `digest`. `labels` are already shifted.
 
     Args:
         tokenizer: the begin and end that packing adds are targets, but no text: bits per byte leave them out (and
@@ -45,9 +45,7 @@ class CausalLanguageModeling:
         seen[:, :-1] += follows.astype(np.int64) << 32
         return to_tensors(
             {
-                "input_ids": ids,
-                "document_ids": documents,
-                "position_ids": batch["position_ids"],
+                **narrow(batch),
                 "cu_seqlens": cumulative_lengths(documents),
                 "labels": labels,
             }

@@ -11,15 +11,15 @@ from transformers import AutoModelForMaskedLM
 from nlp_ssl.data.packing import cumulative_lengths, stack_rows
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.masking import SPAN_MAX, MaskingCollator
-from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, to_tensors
+from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, narrow, to_tensors
 
 
 class MaskedLanguageModeling:
     """Hides tokens of packed rows and asks for them; logits are computed only there.
 
-    A collated batch of B rows of S tokens holds `input_ids`, `document_ids`, `position_ids` (B, S); `cu_seqlens`, where
-    documents begin; in a fixed capacity of C slots, `label_positions` (C,), indices into the B * S tokens, and `labels`
-    (C,), -100 in spare slots; and its `digest`.
+    A collated batch of B rows of S tokens holds, as int32, `input_ids`, `document_ids`, `position_ids` (B, S),
+    `cu_seqlens`, where documents begin, and in a fixed capacity of C slots `label_positions` (C,), indices into the B * S
+    tokens; `labels` (C,), int64, -100 in spare slots; and its `digest`.
 
     Args:
         masking: the masking collator.
@@ -42,15 +42,13 @@ class MaskedLanguageModeling:
         capacity = self.capacity(input_ids.size)
         if len(positions) > capacity:  # beyond six sigma: the second, larger shape
             capacity = input_ids.size
-        label_positions = np.zeros(capacity, dtype=np.int64)
+        label_positions = np.zeros(capacity, dtype=np.int32)
         label_positions[: len(positions)] = positions
         slots = np.full(capacity, IGNORE, dtype=np.int64)
         slots[: len(positions)] = targets
         return to_tensors(
             {
-                "input_ids": input_ids,
-                "document_ids": batch["document_ids"],
-                "position_ids": batch["position_ids"],
+                **narrow(batch | {"input_ids": input_ids}),
                 "cu_seqlens": cumulative_lengths(batch["document_ids"]),
                 "label_positions": label_positions,
                 "labels": slots,

@@ -101,6 +101,11 @@ def _odd_numbers(count: int) -> np.ndarray:
     return hash64(np.arange(count)) | np.uint64(1)
 
 
+def narrow(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a model reads of packed rows, as int32: half the bytes on their way to a device."""
+    return {key: rows[key].astype(np.int32) for key in ("input_ids", "document_ids", "position_ids")}
+
+
 def to_tensors(arrays: dict[str, Any]) -> Batch:
     """NumPy arrays as CPU tensors that share their memory."""
     return {key: torch.from_numpy(value) for key, value in arrays.items()}

@@ -29,12 +29,13 @@ def take(rows, *numbers):
 def test_slots_hold_the_labels_and_the_row_can_be_restored(rows):
     mlm, some = objective(), take(rows, 0, 5, 9, 30)
     batch = mlm.collate(some)
-    labels, positions = batch["labels"], batch["label_positions"]
+    labels, positions = batch["labels"], batch["label_positions"].long()
     used = labels != IGNORE
     assert mlm.num_targets(batch) == int(used.sum()) > 0
+    assert {batch[key].dtype for key in ("input_ids", "document_ids", "position_ids")} == {torch.int32}
     restored = batch["input_ids"].flatten().clone()
-    restored[positions[used]] = labels[used]
-    assert torch.equal(restored, torch.from_numpy(np.concatenate([row["input_ids"] for row in some])))
+    restored[positions[used]] = labels[used].int()
+    assert torch.equal(restored, torch.from_numpy(np.concatenate([row["input_ids"] for row in some])).int())
     assert not set(labels[used].tolist()) & set(tokenizer("bpe").all_special_ids)
     assert len(positions) == len(labels) == mlm.capacity(batch["input_ids"].numel())
 
