@@ -18,8 +18,8 @@ class MaskedLanguageModeling:
     """Hides tokens of packed rows and asks for them; logits are computed only there.
 
     A collated batch of B rows of S tokens holds, as int32, `input_ids`, `document_ids`, `position_ids` (B, S),
-    `cu_seqlens`, where documents begin, and in a fixed capacity of C slots `label_positions` (C,), indices into the B * S
-    tokens; `labels` (C,), int64, -100 in spare slots; and its `digest`.
+    `cu_seqlens`, where documents begin, and in a fixed capacity of C slots `label_positions` (C,), indices into the
+    B * S tokens; `labels` (C,), int64, -100 in spare slots; and its `digest`.
 
     Args:
         masking: the masking collator.

@@ -208,7 +208,7 @@ def test_a_plain_loop_learns_the_same_tagger(model: Path, labelled: tuple[Path, 
     assert f1 == pytest.approx(2 * hits / total, abs=1e-4)
     card = (tmp_path / "run" / "README.md").read_text()
     assert 'aggregation_strategy="first"' in card
-    assert f"{f1:.4f} as the run counts, {f1:.4f} read so" in card
+    assert f"{f1:.4f} counted by the run, {f1:.4f} by this call" in card
 
 
 def compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], model: Path) -> None:

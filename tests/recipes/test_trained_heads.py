@@ -327,7 +327,7 @@ def test_a_whole_run_with_more_classes_than_the_data(nli, pairs, tmp_path):
         "finetune_classification.py", "--data.train_file", rows, "--data.validation_file", rows, "--model.name", model,
         "--max_length", 48, "--output_dir", out, "--seeds", "[0,1]", *NO_TRAINING,
     )  # fmt: skip
-    assert "of NEUTRAL the data has no row" in printed
+    assert "the data has no rows of NEUTRAL" in printed
     results = {row["metric"]: row["mean"] for row in json.loads((out / "results.json").read_text())}
     assert results == {"accuracy": 1, "f1_macro": 1}
     folder = out / "seed-1"
