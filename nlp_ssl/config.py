@@ -168,8 +168,9 @@ class TrainConfig:
     """Budget in passes over the data."""
     batch_size: int | None = None
     """Rows in a global batch: over all processes and micro-batches."""
-    micro_batch: int | None = None
-    """Rows in one forward and backward pass of one process. Does not change the result, only memory and speed."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Rows in one forward and backward pass of one process (the rest is gradient accumulation). Does not change the
+    result, only memory and speed. Derived by a rule from the memory; `auto` tries, when pretraining starts on a GPU."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Arithmetic of the matrix products. Derived: bf16 where the hardware multiplies it, fp16 on older GPUs. `no` is
     float32, on a CUDA GPU TF32."""

@@ -347,7 +347,7 @@ def derive(config: FinetuneConfig, task: Prepared, world_size: int) -> None:
             console.say(f"  lr of the adapters = {config.optimizer.lr:.3g} ({why})")
     if train.batch_size < world_size:
         raise UserError(f"--train.batch_size {train.batch_size} is smaller than the {world_size} processes")
-    if train.micro_batch is None:
+    if train.micro_batch in (None, "auto"):
         train.micro_batch = math.ceil(train.batch_size / world_size)
     if train.workers is None:
         train.workers = 2 if training_device().type == "cuda" else 0

@@ -33,6 +33,7 @@ from nlp_ssl.publishing.card import model_card
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.run import Run
 from nlp_ssl.run_settings import run_identity
+from nlp_ssl.training.micro_batch import find_micro_batch
 from nlp_ssl.training.optimizers import WEIGHT_DECAY
 from nlp_ssl.training.schedules import Horizon
 
@@ -65,6 +66,8 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
     at_once = tokens_at_once(model_config, kind, device)
     share = math.ceil(train.batch_size / world_size)
     fits = even_share(share, max(1, at_once // length))
+    if train.micro_batch == "auto" and device.type != "cuda":
+        train.micro_batch = None  # a CPU has no limit to be found
     fill(train, "micro_batch", fits, "changes memory and speed, not the result")
     why_not = why_not_compiled(device)
     if gpu or why_not is None:
@@ -79,7 +82,8 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
     fill(optimizer, "weight_decay", WEIGHT_DECAY[optimizer.name], f"with {optimizer.name}")
     rate = (0.5 if scratch else 0.1) / hidden
     fill(optimizer, "lr", rate, f"{0.5 if scratch else 0.1} / width, {'from scratch' if scratch else 'going on'}")
-    fill(config.evaluation, "batch_size", max(1, train.micro_batch), "the micro-batch")
+    tried = train.micro_batch == "auto"
+    fill(config.evaluation, "batch_size", fits if tried else train.micro_batch, "the micro-batch")
     for name, value, why in chosen:
         console.say(f"  {name} = {f'{value:.3g}' if isinstance(value, float) else value} ({why})")
 
@@ -119,6 +123,12 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
         packed_model.varlen = packed_model.pairwise is None and _use_varlen(config, model.config, accelerator)
     learning = build_objective(config, kind, data, config.seed, source=0)
     scoring = build_objective(config, kind, data, HELD_OUT_SEED, source=1)
+    module = ObjectiveModule(packed_model, learning)
+    if config.train.micro_batch == "auto":
+        share = math.ceil(config.train.batch_size / accelerator.num_processes)
+        found = find_micro_batch(module, data.train, learning.collate, share, accelerator)
+        config.train.micro_batch = found
+        console.say(f"  train.micro_batch = {found} (the largest that fits, found by trying)")
     phases = plan(config, data)
     verification = Verification()
     if accelerator.is_main_process:
@@ -147,7 +157,7 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
         folder=Path(config.output_dir),
         accelerator=accelerator,
         model=model,
-        module=ObjectiveModule(packed_model, learning),
+        module=module,
         objective=learning,
         tokenizer=data.tokenizer,
         batches=train_batches(config, phases, learning.collate, accelerator, check=verification),

@@ -41,7 +41,7 @@ def check_run(config: RunConfig) -> None:
     """
     for key in POSITIVE:
         value = attrgetter(key)(config)
-        if value is not None and value < 1:
+        if value not in (None, "auto") and value < 1:
             raise UserError(f"--{key} is {value}; it must be at least 1")
     if config.evaluation.patience is not None:
         config.checkpoint.keep_best = True
