@@ -128,7 +128,8 @@ def test_a_compiled_step_is_as_exact_as_one_that_is_not(case, accelerator):
     assert relative_distance(compiled, true) < 2 * relative_distance(eager, true)
 
 
-@pytest.mark.parametrize("case", [*PACKED, Case("bert", "classification")], ids=str)
+# packed rows alone: for padded ones transformers asks the device whether anything is padded
+@pytest.mark.parametrize("case", PACKED, ids=str)
 def test_a_step_reads_from_the_device_once(case, accelerator):
     model = build_model(case, case.isolates)
     packed = PackedModel(model, case.isolates) if case.is_packed else model

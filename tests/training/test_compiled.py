@@ -28,7 +28,6 @@ aten = torch.ops.aten
 # whose result, or its shape, a host must read off a device before it can go on
 READS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.is_nonzero, aten._unique2}
 READS |= {aten.unique_dim, aten.unique_consecutive, aten.bincount, aten.argwhere}
-ONE_GRAPH = [case for case in CASES if case.architecture != "deberta-v2"]
 
 
 def module_of(case: Case) -> ObjectiveModule:
@@ -36,7 +35,7 @@ def module_of(case: Case) -> ObjectiveModule:
     return ObjectiveModule(PackedModel(model, case.isolates) if case.is_packed else model, objective(case))
 
 
-@pytest.mark.parametrize("case", ONE_GRAPH, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_step_is_one_graph(case):
     torch.compiler.reset()
     batches = batches_of(case, 4)
@@ -65,7 +64,7 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("case", [case for case in ONE_GRAPH if case.isolates], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.isolates], ids=str)
 def test_a_step_reads_nothing_but_its_loss_and_norm(case):
     module = module_of(case)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
