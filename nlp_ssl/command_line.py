@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import re
 import sys
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 
@@ -36,8 +36,12 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
         def _fill_text(self, text: str, width: int, indent: str) -> str:
             return "\n".join(indent + line for line in text.splitlines())  # a docstring keeps its lines
 
-    # a section may be given as the name of a class, which would be imported: nothing may
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True, import_path_denylist=["*"])
+    # a section may be given as the name of a class, which would be imported: none may but those that are in lists
+    jsonargparse.set_parsing_settings(
+        docstring_parse_attribute_docstrings=True,
+        import_path_denylist=["*"],
+        import_path_allowlist=[f"{each.__module__}.{each.__qualname__}" for each in _listed(config_class)],
+    )
     jsonargparse.set_loader(YAML, load_yaml, exceptions=(yaml.YAMLError,))
     jsonargparse.set_dumper(YAML, _dump)
     parser = ArgumentParser(
@@ -70,6 +74,12 @@ def _keys(config_class: type, prefix: str = "") -> dict[str, Any]:
         else:
             keys[prefix + f.name] = f.type
     return keys
+
+
+def _listed(config_class: type) -> list[type]:
+    """The dataclasses that fields are lists of, such as that of a phase."""
+    parts = [part for f in dataclasses.fields(config_class) for part in get_args(f.type)]
+    return [part for part in parts if dataclasses.is_dataclass(part)]
 
 
 def _underscored(arg: str, known: dict[str, Any]) -> str:

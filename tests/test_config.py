@@ -9,7 +9,7 @@ import yaml
 
 from nlp_ssl import command_line, config, config_finetuning
 from nlp_ssl.command_line import parse
-from nlp_ssl.config import CLMConfig, MLMConfig, to_dict
+from nlp_ssl.config import CLMConfig, MLMConfig, PhaseConfig, to_dict
 from nlp_ssl.config_finetuning import FinetuneConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.files import cache_dir
@@ -165,3 +165,14 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("NLP_SSL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
     assert cache_dir() == tmp_path / "b" / "nlp_ssl"
+
+
+def test_a_list_of_phases_is_read_from_the_command_line_and_from_yaml(tmp_path):
+    expected = [PhaseConfig(steps=3, batch_size=2), PhaseConfig(steps=1, causal=True)]
+    assert (
+        parse(MLMConfig, argv=["--phases", "[{steps: 3, batch_size: 2}, {steps: 1, causal: true}]"]).phases == expected
+    )
+    (tmp_path / "run.yaml").write_text("phases:\n- steps: 3\n  batch_size: 2\n- {steps: 1, causal: true}\n")
+    assert parse(MLMConfig, argv=["--config", str(tmp_path / "run.yaml")]).phases == expected
+    with pytest.raises(UserError, match="steps"):
+        parse(MLMConfig, argv=["--phases", "[{stpes: 3}]"])
