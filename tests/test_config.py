@@ -174,5 +174,5 @@ def test_a_list_of_phases_is_read_from_the_command_line_and_from_yaml(tmp_path):
     )
     (tmp_path / "run.yaml").write_text("phases:\n- steps: 3\n  batch_size: 2\n- {steps: 1, causal: true}\n")
     assert parse(MLMConfig, argv=["--config", str(tmp_path / "run.yaml")]).phases == expected
-    with pytest.raises(UserError, match="steps"):
+    with pytest.raises(UserError, match="unknown key 'stpes'"):
         parse(MLMConfig, argv=["--phases", "[{stpes: 3}]"])
