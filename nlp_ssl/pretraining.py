@@ -70,7 +70,7 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
         train.micro_batch = None  # a CPU has no limit to be found
     fill(train, "micro_batch", fits, "changes memory and speed, not the result")
     why_not = why_not_compiled(device)
-    if gpu or why_not is None:
+    if gpu:
         fill(train, "compile", why_not is None, why_not or "kernels made for this model and its shapes")
     for phase in config.phases:
         phase.batch_size = phase.batch_size or train.batch_size

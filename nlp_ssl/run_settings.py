@@ -64,11 +64,7 @@ def _check_output_dir(config: RunConfig) -> None:
         raise UserError(f"--output_dir {folder} is a file; give a folder")
     if folder.is_symlink() and not folder.exists():
         raise UserError(f"--output_dir {folder} is a link to {folder.readlink()}, which is not there; make that folder")
-    if (link := link_out_of(folder)) is not None:  # whoever prepared the folder chose what a run would overwrite
-        raise UserError(
-            f"{link} is a link to {link.readlink()}, outside of --output_dir, and nothing is written through such a "
-            "link: remove it, or give another folder (which may be a link itself)"
-        )
+    check_links(folder)
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not os.access(existing, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise UserError(f"--output_dir {folder}: {existing} cannot be written to; give another folder")
@@ -80,6 +76,19 @@ def _check_output_dir(config: RunConfig) -> None:
             raise UserError(f"{folder} holds a run already; give --resume to go on with it, or another --output_dir")
     elif found - {STATUS_FILE, CHECKPOINTS}:  # a run that was interrupted before it learnt anything leaves no more
         raise UserError(f"--output_dir {folder} holds other files; give a new or empty folder")
+
+
+def check_links(folder: Path) -> None:
+    """Refuse an output folder in which whoever prepared it chose what a run would overwrite.
+
+    Raises:
+        UserError: a link in it leads out of it.
+    """
+    if (link := link_out_of(folder)) is not None:
+        raise UserError(
+            f"{link} is a link to {link.readlink()}, outside of --output_dir, and nothing is written through such a "
+            "link: remove it, or give another folder (which may be a link itself)"
+        )
 
 
 def lock_folder(folder: Path) -> TextIO:

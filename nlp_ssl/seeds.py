@@ -13,13 +13,12 @@ from nlp_ssl.console import UserError
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
-from nlp_ssl.files import link_out_of
 from nlp_ssl.files import replace as replace_file
 from nlp_ssl.finetuning import FinetuningRun, Prepared, Task, prepare
 from nlp_ssl.machine import in_turn
 from nlp_ssl.outcome import read_status
 from nlp_ssl.publishing.report import format_table, to_json
-from nlp_ssl.run_settings import check_run
+from nlp_ssl.run_settings import check_links, check_run
 
 RESULTS_FILE = "results.json"
 
@@ -43,8 +42,7 @@ def finetune(config: FinetuneConfig, task: Task, *, last: bool = True) -> list[d
     """
     if config.seeds is not None and len(set(config.seeds)) < max(1, len(config.seeds)):
         raise UserError(f"--seeds {config.seeds} names a seed twice, or none")
-    if (link := link_out_of(Path(config.output_dir))) is not None:
-        raise UserError(f"{link} is a link to {link.readlink()}, outside of --output_dir: remove it")
+    check_links(Path(config.output_dir))
     configs = _configs(config)
     for each in configs:
         check_run(each)

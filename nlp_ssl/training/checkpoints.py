@@ -223,8 +223,11 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """The complete checkpoint of the lowest `value`, the earliest of equals; `None` when none was evaluated."""
-        scored = [(value, path) for path in self.list() if (value := _value(path)) is not None]
-        return min(scored)[1] if scored else None
+        return next(iter(self._best_first()), None)
+
+    def _best_first(self) -> "list[Path]":
+        scored = sorted((value, path) for path in self.list() if (value := _value(path)) is not None)
+        return [path for _, path in scored]
 
     def of(self, step: int) -> Path:
         """The checkpoint of a step, whether it is there or not."""
@@ -232,8 +235,7 @@ class Checkpoints:
 
     def chosen(self, step: int) -> Path:
         """The checkpoint that becomes the model of a run that ended at a step: its last one, or the best if kept."""
-        scored = sorted((value, path) for path in self.list() if (value := _value(path)) is not None)
-        for _, path in scored if self.keep.keep_best else ():
+        for path in self._best_first() if self.keep.keep_best else ():
             if not (broken := verify(path)):
                 return path
             warn(f"{path}, the best, is damaged ({broken}); the next best becomes the model")
