@@ -8,3 +8,4 @@ os.environ["NLP_SSL_CACHE"] = os.path.join(_cache, "nlp_ssl")
 os.environ["HF_HOME"] = os.path.join(_cache, "huggingface")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side

@@ -4,9 +4,10 @@ import csv
 import json
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
+
+import forks
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -43,7 +44,7 @@ def run(recipe: str, *args: object, processes: int = 1, expect: int = 0, timeout
 
 def execute(arguments: list[str], expect: int = 0, timeout: int = 300, **variables: str) -> str:
     """Run a command line with more environment variables; returns what it printed."""
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=timeout, env=environment() | variables)
+    done = forks.run(arguments, timeout=timeout, env=environment() | variables)
     assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 

@@ -6,10 +6,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from toys import tiny_config, tiny_model, tokenizer
@@ -234,9 +234,8 @@ def test_a_sub_configuration_names_no_code_either(tmp_path: Path) -> None:
     program = (
         "import sys; from nlp_ssl.models.loading import find_config; print(find_config(sys.argv[1]).to_json_string())"
     )
-    shown = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "both")], capture_output=True, text=True, check=True
-    )
+    shown = forks.run([sys.executable, "-c", program, str(tmp_path / "both")], env=forks.ENVIRONMENT, timeout=120)
+    assert shown.returncode == 0, shown.stderr
     assert '"text_config"' in shown.stdout
     assert "auto_map" not in shown.stdout
 

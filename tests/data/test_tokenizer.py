@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import forks
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -445,12 +446,12 @@ def test_recipe_trains_saves_and_audits(trained, tmp_path):
     command = [sys.executable, str(REPO / "recipes" / "train_tokenizer.py")]
     command += ["--config", str(REPO / "recipes" / "configs" / "tokenizer_bpe_32k.yaml"), "--data.sources", str(source)]
     command += ["--data.held_out_fraction", "0.2", "--output_dir", str(folder), "--compare", f"[{other}]"]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    refused = forks.run(command, env=forks.ENVIRONMENT, timeout=120)
     assert refused.returncode == 2  # this text does not fill 32,768 entries
     assert "lower the vocabulary size" in refused.stderr.splitlines()[-1]
     assert not folder.exists()
 
-    done = subprocess.run([*command, "--tokenizer.vocab_size", "1000"], capture_output=True, text=True, timeout=120)
+    done = forks.run([*command, "--tokenizer.vocab_size", "1000"], env=forks.ENVIRONMENT, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "words kept whole" in done.stdout
     assert "tokens to baseline's" in done.stdout

@@ -1,11 +1,11 @@
 """The same cases on two processes, all in one launch: `two_processes` starts it, and it runs `main`."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forks
 import torch
 
 from nlp_ssl.proofs import Trajectory
@@ -24,9 +24,7 @@ def two_processes(out: Path, what: str) -> dict[tuple[str, ...], Any]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     path = os.pathsep.join(filter(None, [*PATHS, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, __file__, str(out), what], capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
+    done = forks.run([*launch, __file__, str(out), what], env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     with torch.serialization.safe_globals([Trajectory]):
         return torch.load(out, weights_only=True)

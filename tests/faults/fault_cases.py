@@ -27,6 +27,7 @@ from unittest import mock
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/, which pytest has there already
 import torch
+from forks import Fork
 from launch import ROOT, TINY, command, environment, events, write_corpus
 
 from nlp_ssl import console
@@ -451,7 +452,7 @@ def _(work: Work) -> str:
     out = work.root / "shared"
     first = command("pretrain_mlm.py", *work.command_line(out, "--train.steps", 5000, "--checkpoint.every", 1000))
     variables = environment() | {"NLP_SSL_CACHE": str(work.cache)}
-    with subprocess.Popen(first, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with Fork(first, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         deadline = time.monotonic() + 120
         while not (out / "log.jsonl").exists() or not events(out, "step"):
             assert time.monotonic() < deadline

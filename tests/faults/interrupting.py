@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from forks import Fork
 from launch import BIN, ROOT, command, environment, events
 
 SECONDS = 20  # to end in, on a busy machine; alone it takes 2
@@ -30,7 +32,8 @@ class Started:
     def __init__(self, arguments: list[str], log: Path) -> None:
         self.log, self.mark = log, uuid.uuid4().hex
         with open(log, "w") as out:
-            self.process = subprocess.Popen(
+            start = Fork if arguments[0] == sys.executable else subprocess.Popen  # launchers with all that is theirs
+            self.process = start(
                 arguments,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -55,9 +58,11 @@ class Started:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == self.mark:
+                # a fork's environment is not to be seen from outside, its session is
+                ours = os.getsid(process.pid) == self.process.pid or process.environ().get(MARK) == self.mark
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
-            except psutil.Error:  # not ours, or just gone
+            except (psutil.Error, ProcessLookupError, PermissionError):  # not ours, or just gone
                 continue
         return found
 

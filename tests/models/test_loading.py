@@ -1,9 +1,9 @@
 """Models from presets and folders: what is refused, and that a saved model owes nothing to us."""
 
 import json
-import subprocess
 import sys
 
+import forks
 import pytest
 import torch
 from toys import tiny_config, tiny_model, tokenizer
@@ -70,7 +70,7 @@ def test_a_saved_model_loads_in_plain_transformers_and_gives_the_same_logits(tmp
         stored = json.loads((tmp_path / auto_class.__name__ / "config.json").read_text())
         assert "isolated" not in json.dumps(stored)
         assert not [key for key in stored if "attn_implementation" in key]
-    result = subprocess.run([sys.executable, "-c", LOAD, str(tmp_path)], capture_output=True, text=True, check=False)
+    result = forks.run([sys.executable, "-c", LOAD, str(tmp_path)], env=forks.ENVIRONMENT, timeout=120)
     assert result.returncode == 0, result.stderr
     differences = [float(line) for line in result.stdout.split()]
     assert len(differences) == 2

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forks import Fork
 from launch import TINY, command, environment, events, run, write_corpus
 
 STEPS = ["--train.steps", "12", "--train.batch_size", "12", "--evaluation.every", "6", "--checkpoint.every", "5"]
@@ -85,7 +86,7 @@ LIFE += ["--optimizer.name", "adamw", "--optimizer.lr", "2e-3", PHASES]
 def stopped_after(step: int, arguments: list[str], out: Path, processes: int) -> None:
     """Start a recipe, and ask it to stop once it has taken a step."""
     arguments = command("pretrain_mlm.py", *arguments, "--output_dir", out, processes=processes)
-    with subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with Fork(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         deadline = time.monotonic() + 120
         while not (out / "log.jsonl").exists() or all(e["step"] < step for e in events(out, "step")):
             assert time.monotonic() < deadline
