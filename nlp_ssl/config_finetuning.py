@@ -111,3 +111,30 @@ class NERConfig(FinetuneConfig):
 
     output_dir: str = "runs/ner"
     """Folder of the run: checkpoints, logs and, at its top, the finished model."""
+
+
+@dataclass
+class GlueConfig:
+    """One measurement of a model on GLUE."""
+
+    output_dir: str = "runs/glue"
+    """Folder of the measurement: a folder a task, `results.json`, and the files for the benchmark's server."""
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name="runs/mlm"))
+    protocol: str = "cramming"
+    """Whose hyperparameters, metrics and average: `devlin`, `cramming` or `mosaic`."""
+    tasks: list[str] | None = None
+    """Which tasks, such as `[cola, rte]`. Derived: all whose files there are, all nine from the Hub."""
+    glue_dir: str | None = None
+    """Folder with the files of the benchmark as it was published (`CoLA/train.tsv`, ...), instead of the Hub."""
+    seeds: list[int] | None = None
+    """Run each task with these seeds instead of the protocol's."""
+    lr: list[float] | None = None
+    """Rates to try instead of the protocol's, which are for models of about 768; the best on the development set
+    counts."""
+    max_train: int | None = None
+    """Use at most so many training rows of a task (for a quick try)."""
+    parallel: int | None = None
+    """How many tasks run at once, each in a process of its own. Derived: the number of GPUs, at least 1."""
+    mixed_precision: str | None = None
+    """Arithmetic of the matrix products; see `train.mixed_precision` of the fine-tuning recipes."""

@@ -4,7 +4,9 @@ Only rank 0 speaks. A recipe's process exits 0 when it finished, 2 on a user's m
 trace) and 75 when it was stopped and can be resumed; anything else is a bug of ours and keeps its stack trace.
 """
 
+import atexit
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -243,6 +245,7 @@ def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
     """Run a recipe: parse its configuration, call `main(config)`, and exit with the code its outcome deserves."""
     interrupts.listen()  # to the end: a late signal must not change the exit code
     interrupts.watch_launcher()
+    atexit.register(gc.freeze)  # a process that ends need not look for garbage among a million objects: a second less
     try:
         main(parse())
     except PeerGone as error:

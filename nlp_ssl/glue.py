@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,11 @@ from nlp_ssl import console
 from nlp_ssl.config import (
     CheckpointConfig,
     EvaluationConfig,
-    ModelConfig,
     OptimizerConfig,
-    ResumeConfig,
     ScheduleConfig,
     TrainConfig,
 )
-from nlp_ssl.config_finetuning import ClassificationConfig, LabelledConfig
+from nlp_ssl.config_finetuning import ClassificationConfig, GlueConfig, LabelledConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.labelled_sources import GLUE_FILES
 from nlp_ssl.data.labelled_sources import TASKS as HUB_TASKS
@@ -34,33 +32,6 @@ from nlp_ssl.publishing.report import format_table, to_json
 from nlp_ssl.seeds import RESULTS_FILE, finetune
 
 Numbers = dict[tuple[str, str, str], list[float]]  # (task, set, metric) -> one number a seed
-
-
-@dataclass
-class GlueConfig:
-    """One measurement of a model on GLUE."""
-
-    output_dir: str = "runs/glue"
-    """Folder of the measurement: a folder a task, `results.json`, and the files for the benchmark's server."""
-    resume: ResumeConfig = field(default_factory=ResumeConfig)
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(name="runs/mlm"))
-    protocol: str = "cramming"
-    """Whose hyperparameters, metrics and average: `devlin`, `cramming` or `mosaic`."""
-    tasks: list[str] | None = None
-    """Which tasks, such as `[cola, rte]`. Derived: all whose files there are, all nine from the Hub."""
-    glue_dir: str | None = None
-    """Folder with the files of the benchmark as it was published (`CoLA/train.tsv`, ...), instead of the Hub."""
-    seeds: list[int] | None = None
-    """Run each task with these seeds instead of the protocol's."""
-    lr: list[float] | None = None
-    """Rates to try instead of the protocol's, which are for models of about 768; the best on the development set
-    counts."""
-    max_train: int | None = None
-    """Use at most so many training rows of a task (for a quick try)."""
-    parallel: int | None = None
-    """How many tasks run at once, each in a process of its own. Derived: the number of GPUs, at least 1."""
-    mixed_precision: str | None = None
-    """Arithmetic of the matrix products; see `train.mixed_precision` of the fine-tuning recipes."""
 
 
 def evaluate_glue(config: GlueConfig) -> dict[str, Any]:

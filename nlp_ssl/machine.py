@@ -11,7 +11,6 @@ import shutil
 import sysconfig
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -219,15 +218,3 @@ def out_of_memory_advice(micro_batch: int) -> str:
         f"out of memory with micro-batches of {micro_batch} rows; give --train.micro_batch {max(1, micro_batch // 2)}, "
         "which does not change the result, or --train.gradient_checkpointing"
     )
-
-
-def library_versions() -> str:
-    """The versions that a result depends on."""
-
-    def number(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:  # run from a folder that nobody installed
-            return "from source"
-
-    return ", ".join(f"{name} {number(name)}" for name in ("nlp_ssl", "torch", "transformers", "tokenizers"))

@@ -15,13 +15,13 @@ import yaml
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlp_ssl import console
+from nlp_ssl import console, libraries
 from nlp_ssl.config import ResumeConfig, to_dict
 from nlp_ssl.console import Interrupted, UserError
 from nlp_ssl.data.batches import TrainBatches
 from nlp_ssl.files import replace
 from nlp_ssl.incidents import INCIDENTS_FILE, name_rows, report_incident
-from nlp_ssl.machine import describe_exactness, describe_hardware, end_run, library_versions, make_fast
+from nlp_ssl.machine import describe_exactness, describe_hardware, end_run, make_fast
 from nlp_ssl.models.loading import save_model
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
 from nlp_ssl.outcome import outcome, write_status
@@ -219,7 +219,7 @@ class Run:
     def _setup(self) -> dict[str, Any]:
         """What rounding may depend on."""
         where = {"processes": self.accelerator.num_processes, "hardware": self.accelerator.device.type}
-        return where | {"versions": library_versions()} | ({"compile": True} if self.config.train.compile else {})
+        return where | {"versions": libraries.versions()} | ({"compile": True} if self.config.train.compile else {})
 
     def _steps(self) -> Iterator[Step]:
         """The loop, with a progress bar that knows the time left."""
@@ -344,7 +344,7 @@ class Run:
             "tokens_per_second": round(self.tokens_seen / self.step_seconds) if self.step_seconds else None,
             "hardware": describe_hardware(self.accelerator),
             "processes": self.accelerator.num_processes,
-            "versions": library_versions(),
+            "versions": libraries.versions(),
             **self.results,
         }
 

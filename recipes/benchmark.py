@@ -17,22 +17,24 @@ import tempfile
 from pathlib import Path
 
 from nlp_ssl import console
-from nlp_ssl.benchmarks.contest import compare_steps
-from nlp_ssl.benchmarks.learning import compare_losses
 from nlp_ssl.benchmarks.settings import BenchmarkConfig, check
-from nlp_ssl.benchmarks.stages import STAGES
 from nlp_ssl.command_line import parse
-from nlp_ssl.publishing.report import format_table
-
-MEASURE = {"step": compare_steps, "loss": compare_losses} | STAGES
+from nlp_ssl.libraries import importing
 
 
 def main(config: BenchmarkConfig) -> None:
     """Measure, print a table, leave the numbers."""
     check(config)
+    with importing():
+        from nlp_ssl.benchmarks.contest import compare_steps
+        from nlp_ssl.benchmarks.learning import compare_losses
+        from nlp_ssl.benchmarks.stages import STAGES
+        from nlp_ssl.publishing.report import format_table
+
+    measure = {"step": compare_steps, "loss": compare_losses} | STAGES
     with tempfile.TemporaryDirectory(prefix="nlp_ssl-benchmark-") as folder:
         config.output_dir = f"{folder}/run"
-        measured = MEASURE[config.stage](config)
+        measured = measure[config.stage](config)
 
     console.say(format_table(measured["rows"]))
     for note in measured["notes"]:

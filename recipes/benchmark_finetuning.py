@@ -10,13 +10,17 @@ import tempfile
 from pathlib import Path
 
 from nlp_ssl import console
-from nlp_ssl.benchmarks.finetuning import FinetuneBenchmarkConfig, compare_finetuning
+from nlp_ssl.benchmarks.settings import FinetuneBenchmarkConfig
 from nlp_ssl.command_line import parse
-from nlp_ssl.publishing.report import format_table, to_json
+from nlp_ssl.libraries import importing
 
 
 def main(config: FinetuneBenchmarkConfig) -> None:
     """Measure, print a table, leave the numbers."""
+    with importing():
+        from nlp_ssl.benchmarks.finetuning import compare_finetuning
+        from nlp_ssl.publishing.report import format_table, to_json
+
     with tempfile.TemporaryDirectory(prefix="nlp_ssl-benchmark-") as folder:
         config.output_dir = f"{folder}/run"
         measured = compare_finetuning(config)

@@ -16,17 +16,17 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nlp_ssl import console
 from nlp_ssl.command_line import parse
 from nlp_ssl.config_finetuning import ClassificationConfig, FinetuneConfig, NERConfig
 from nlp_ssl.console import UserError
-from nlp_ssl.data.labelled import LabelledData, open_classification, open_tagging
 from nlp_ssl.files import replace
-from nlp_ssl.machine import in_turn
-from nlp_ssl.publishing.report import format_table, plot_transfer, to_json
-from nlp_ssl.seeds import finetune
+from nlp_ssl.libraries import importing
+
+if TYPE_CHECKING:
+    from nlp_ssl.data.labelled import LabelledData
 
 Way = Literal["pretrained", "from scratch", "frozen"]
 
@@ -51,6 +51,12 @@ def main(config: TransferComparisonConfig) -> None:
     """Every way at every number of labels; a table, a picture."""
     if not config.fractions or min(config.fractions) <= 0 or max(config.fractions) > 1:
         raise UserError(f"--fractions {config.fractions}: give shares above 0 and up to 1, such as [0.01, 0.1, 1]")
+    with importing():
+        from nlp_ssl.data.labelled import open_classification, open_tagging
+        from nlp_ssl.machine import in_turn
+        from nlp_ssl.publishing.report import format_table, plot_transfer, to_json
+        from nlp_ssl.seeds import finetune
+
     read = open_classification if config.kind == "classification" else open_tagging
     data: LabelledData = in_turn(lambda: read(config.data))
     rows: list[dict[str, Any]] = []
@@ -88,7 +94,7 @@ def run_config(config: TransferComparisonConfig) -> FinetuneConfig:
     return kind(**{f.name: copy.deepcopy(getattr(config, f.name)) for f in fields(kind)})
 
 
-def commonest(data: LabelledData) -> dict[str, float]:
+def commonest(data: "LabelledData") -> dict[str, float]:
     """What always guessing the commonest class of the training rows scores on each set; none but for classes."""
     if data.kind != "classification" or data.metrics[0] != "accuracy":
         return {}

@@ -17,11 +17,14 @@ and without pretraining, for comparison: add --model.from_scratch. A number to t
 from nlp_ssl import console
 from nlp_ssl.command_line import parse
 from nlp_ssl.config_finetuning import NERConfig
-from nlp_ssl.seeds import finetune
+from nlp_ssl.libraries import importing
 
 
 def main(config: NERConfig) -> None:
     """Labelled sentences, a head on the model, training, entity F1."""
+    with importing():
+        from nlp_ssl.seeds import finetune
+
     finetune(config, "ner")
 
 

@@ -16,16 +16,7 @@ from nlp_ssl import console
 from nlp_ssl.command_line import parse
 from nlp_ssl.config import CorpusConfig, TokenizerConfig
 from nlp_ssl.console import UserError, say
-from nlp_ssl.data.corpus import open_corpus
-from nlp_ssl.data.tokenizer import (
-    check_tokenizer_folder,
-    derive_vocab_size,
-    load_tokenizer,
-    num_text_bytes,
-    save_tokenizer,
-    train_tokenizer,
-)
-from nlp_ssl.data.tokenizer_audit import audit, format_audit
+from nlp_ssl.libraries import importing
 
 AUDIT_BYTES = 4e6  # more held-out text would not move the numbers
 
@@ -44,20 +35,25 @@ class TokenizerRunConfig:
 
 def main(config: TokenizerRunConfig) -> None:
     """Train, save, audit."""
+    with importing():
+        from nlp_ssl.data import tokenizer as tokenizers
+        from nlp_ssl.data.corpus import open_corpus
+        from nlp_ssl.data.tokenizer_audit import audit, format_audit
+
     wanted = config.tokenizer
     if wanted.path:
         raise UserError("this recipe trains a new tokenizer: to audit an existing one, name it with --compare")
-    check_tokenizer_folder(config.output_dir)
-    others = {path: load_tokenizer(path) for path in config.compare}
+    tokenizers.check_tokenizer_folder(config.output_dir)
+    others = {path: tokenizers.load_tokenizer(path) for path in config.compare}
 
     corpus = open_corpus(config.data)
     say(corpus.description)
     vocab_size = wanted.vocab_size
     if vocab_size is None:
-        vocab_size = derive_vocab_size(num_text_bytes(corpus.train))
+        vocab_size = tokenizers.derive_vocab_size(tokenizers.num_text_bytes(corpus.train))
         say(f"vocabulary: {vocab_size:,} entries, derived from the size of the corpus")
 
-    tokenizer = train_tokenizer(
+    tokenizer = tokenizers.train_tokenizer(
         texts(corpus.train),
         wanted.kind or "bpe",
         vocab_size,
@@ -66,7 +62,7 @@ def main(config: TokenizerRunConfig) -> None:
         model_max_length=wanted.model_max_length,
         sample_bytes=wanted.sample_mb * 1e6,
     )
-    save_tokenizer(tokenizer, config.output_dir)
+    tokenizers.save_tokenizer(tokenizer, config.output_dir)
     say(f"saved in {config.output_dir}")
 
     held_out = list(at_most(AUDIT_BYTES, texts(corpus.held_out)))

@@ -23,6 +23,7 @@ SAME |= {
     "seeds": "finetuning",
     "glue": "finetuning",
     "files": "config",
+    "libraries": "config",
     "config_finetuning": "config",
     "incidents": "resuming",
     "saving": "resuming",

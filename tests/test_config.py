@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import yaml
+from launch import ROOT
 
 from nlp_ssl import command_line, config, config_finetuning
 from nlp_ssl.command_line import parse
@@ -150,12 +151,22 @@ def test_an_undocumented_key_would_be_seen(capsys):
     assert "--part.silent SILENT (type:" in " ".join(capsys.readouterr().out.split())
 
 
-def test_reading_a_configuration_is_quick():
-    """The command line answers before torch is imported."""
-    program = "import sys; from nlp_ssl.command_line import parse; from nlp_ssl.config import MLMConfig; "
-    program += "parse(MLMConfig, argv=[]); "
-    program += "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), 'heavy imports'"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+HELP_OF_ALL = """
+import contextlib, io, runpy, sys
+for recipe in sys.argv[1:]:
+    sys.argv = [recipe, "--help"]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as shown:
+        runpy.run_path(recipe, run_name="__main__")
+    assert shown.getvalue().startswith("usage: "), recipe
+    heavy = {"torch", "transformers", "datasets", "accelerate", "pandas", "scipy"} & sys.modules.keys()
+    assert not heavy, f"{recipe} --help imports {heavy}"
+"""
+
+
+def test_every_recipe_answers_before_a_large_library_is_imported():
+    recipes = sorted(map(str, (ROOT / "recipes").glob("*.py")))
+    assert len(recipes) > 10
+    result = subprocess.run([sys.executable, "-c", HELP_OF_ALL, *recipes], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 

@@ -5,7 +5,6 @@ import os
 import statistics
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,7 +14,7 @@ from transformers import DataCollatorWithPadding, Trainer, default_data_collator
 from nlp_ssl.benchmarks import contenders
 from nlp_ssl.benchmarks.contenders import Parts, TakesTurns
 from nlp_ssl.benchmarks.contest import OURS, Answers, contest, ratios
-from nlp_ssl.config_finetuning import ClassificationConfig
+from nlp_ssl.benchmarks.settings import FINETUNING_TRAINERS, FinetuneBenchmarkConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.data.lengths import PAD_TO_MULTIPLE_OF
 from nlp_ssl.finetuning import FinetuningRun, Prepared, prepare
@@ -23,23 +22,6 @@ from nlp_ssl.machine import training_device
 from nlp_ssl.models.loading import build_model
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.optimizers import build_optimizer
-
-TRAINERS = ("script", "best")
-
-
-@dataclass
-class FinetuneBenchmarkConfig(ClassificationConfig):
-    """One benchmark of fine-tuning: the options of a run, and what is measured."""
-
-    against: list[str] = field(default_factory=lambda: list(TRAINERS))
-    """Trainers to run beside: `script` as `run_glue.py` sets it (float32, every row padded to `max_length`), `best`
-    with bf16, rows of like length together, padded to the longest of a batch, and a loader worker."""
-    rounds: int = 5
-    """How often every contender has its turn; medians are of these."""
-    steps: int = 20
-    """Optimizer steps in a turn."""
-    results: str = "runs/benchmark_finetuning.json"
-    """Where everything that was measured is written; an older file is replaced."""
 
 
 def compare_finetuning(config: FinetuneBenchmarkConfig) -> dict[str, Any]:
@@ -49,8 +31,8 @@ def compare_finetuning(config: FinetuneBenchmarkConfig) -> dict[str, Any]:
         UserError: an unknown Trainer, a number that must be positive, or what a fine-tuning run refuses.
     """
     for name in config.against:
-        if name not in TRAINERS:
-            raise UserError(f"--against {name}: there are {', '.join(TRAINERS)}")
+        if name not in FINETUNING_TRAINERS:
+            raise UserError(f"--against {name}: there are {', '.join(FINETUNING_TRAINERS)}")
     if min(config.rounds, config.steps) < 1:
         raise UserError("--rounds and --steps must be at least 1")
     task = prepare(config, "classification")  # once, and seen; the contenders find it

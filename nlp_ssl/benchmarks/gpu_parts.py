@@ -95,12 +95,13 @@ def hardware(config: GpuConfig) -> dict[str, Any]:
     """What the machine is, and what it reaches."""
     import torch
 
-    from nlp_ssl.machine import DTYPES, best_precision, library_versions, training_device
+    from nlp_ssl import libraries
+    from nlp_ssl.machine import DTYPES, best_precision, training_device
     from nlp_ssl.training.throughput import datasheet_peak, measured_bandwidth, measured_peak
 
     device = training_device()
     precision = best_precision(device)
-    found: dict[str, Any] = {"commit": _commit(), "versions": library_versions(), "precision": precision}
+    found: dict[str, Any] = {"commit": _commit(), "versions": libraries.versions(), "precision": precision}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         found |= {

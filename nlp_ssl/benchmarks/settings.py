@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nlp_ssl.config import MLMConfig
+from nlp_ssl.config_finetuning import ClassificationConfig
 from nlp_ssl.console import UserError
 
 TRAINERS = ("script", "bf16", "best")
 CONTENDERS = ("eager", *TRAINERS)
+FINETUNING_TRAINERS = ("script", "best")
 Stage = Literal["step", "loss", "tokenise", "pack", "batches", "masking", "resume", "save"]
 
 
@@ -35,6 +37,21 @@ class BenchmarkConfig(MLMConfig):
     trainer_lr: float = 1e-3
     """Their peak learning rate (`loss`); the scripts' own, 5e-5, is for going on from trained weights."""
     results: str = "runs/benchmark.json"
+    """Where everything that was measured is written; an older file is replaced."""
+
+
+@dataclass
+class FinetuneBenchmarkConfig(ClassificationConfig):
+    """One benchmark of fine-tuning: the options of a run, and what is measured."""
+
+    against: list[str] = field(default_factory=lambda: list(FINETUNING_TRAINERS))
+    """Trainers to run beside: `script` as `run_glue.py` sets it (float32, every row padded to `max_length`), `best`
+    with bf16, rows of like length together, padded to the longest of a batch, and a loader worker."""
+    rounds: int = 5
+    """How often every contender has its turn; medians are of these."""
+    steps: int = 20
+    """Optimizer steps in a turn."""
+    results: str = "runs/benchmark_finetuning.json"
     """Where everything that was measured is written; an older file is replaced."""
 
 

@@ -11,8 +11,7 @@ from transformers import pipeline
 
 from nlp_ssl.command_line import parse
 from nlp_ssl.config import CLMConfig, MLMConfig
-from nlp_ssl.config_finetuning import FinetuneConfig
-from nlp_ssl.glue import GlueConfig
+from nlp_ssl.config_finetuning import FinetuneConfig, GlueConfig
 
 
 @pytest.fixture(scope="module")
