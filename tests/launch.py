@@ -42,9 +42,11 @@ def run(recipe: str, *args: object, processes: int = 1, expect: int = 0, timeout
     return execute(command(recipe, *args, processes=processes), expect, timeout)
 
 
-def execute(arguments: list[str], expect: int = 0, timeout: int = 300, **variables: str) -> str:
-    """Run a command line with more environment variables; returns what it printed."""
-    done = forks.run(arguments, timeout=timeout, env=environment() | variables)
+def execute(
+    arguments: list[str], expect: int = 0, timeout: int = 300, cwd: Path | None = None, **variables: str
+) -> str:
+    """Run a command line with more environment variables, in a folder; returns what it printed."""
+    done = forks.run(arguments, timeout=timeout, cwd=cwd, env=environment() | variables)
     assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
