@@ -32,7 +32,7 @@ LIBRARIES += ["transformers.modeling_utils", "transformers.models.auto.modeling_
 LIBRARIES += ["transformers.models.bert.modeling_bert", "transformers.models.modernbert.modeling_modernbert"]
 LIBRARIES += ["transformers.models.llama.modeling_llama", "transformers.trainer"]
 READ_AT_IMPORT = ("DATASETS_", "HF_", "HUGGING", "LD_", "MPL", "OMP_", "PYTHON", "TORCH_LOGS")
-READ_AT_IMPORT += ("TORCHDYNAMO_", "TORCHINDUCTOR_", "TRANSFORMERS_", "XDG_")
+READ_AT_IMPORT += ("TRANSFORMERS_", "XDG_")
 ADDRESS = "NLP_SSL_TEST_FORKS"  # where the server listens
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}  # of the server
 
