@@ -1,6 +1,6 @@
 """The options that people have in their scripts and YAML files: none goes or changes its name unnoticed.
 
-    python tests/test_options.py        # writes options.txt anew, for a change that is meant
+python tests/test_options.py        # writes options.txt anew, for a change that is meant
 """
 
 import dataclasses
