@@ -4,14 +4,17 @@ import dataclasses
 import difflib
 import re
 import sys
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 
 from nlp_ssl.console import UserError
 from nlp_ssl.yaml_text import load_yaml
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 YAML = "checked_yaml"  # how jsonargparse calls our way of reading it
 QUOTED = 200  # characters of what somebody wrote
 
@@ -67,9 +70,9 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
 
 def _keys(config_class: type, prefix: str = "") -> dict[str, Any]:
     """Dotted key -> type, of every field and nested field."""
-    keys = {}
+    keys: dict[str, Any] = {}
     for f in dataclasses.fields(config_class):
-        if dataclasses.is_dataclass(f.type):
+        if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
             keys |= _keys(f.type, f"{prefix}{f.name}.")
         else:
             keys[prefix + f.name] = f.type
@@ -79,7 +82,7 @@ def _keys(config_class: type, prefix: str = "") -> dict[str, Any]:
 def _listed(config_class: type) -> list[type]:
     """The dataclasses that fields are lists of, such as that of a phase."""
     parts = [part for f in dataclasses.fields(config_class) for part in get_args(f.type)]
-    return [part for part in parts if dataclasses.is_dataclass(part)]
+    return [part for part in parts if isinstance(part, type) and dataclasses.is_dataclass(part)]
 
 
 def _underscored(arg: str, known: dict[str, Any]) -> str:

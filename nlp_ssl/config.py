@@ -6,9 +6,16 @@ A field that is `None` is derived when the run starts, and the run prints what i
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 Scalar = bool | int | float | str | None
+
+if TYPE_CHECKING:
+    # filled in before they are read: a type checker is not to ask whether a field still is `None` or "auto"
+    Derived: TypeAlias = Any
+    Auto: TypeAlias = Any
+else:
+    Derived, Auto = None, Literal["auto"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -53,10 +60,10 @@ class TokenizerConfig:
 
     path: str | None = None
     """Hub id or folder of an existing tokenizer. Without it: the model's own, or a new one trained on the corpus."""
-    kind: Literal["wordpiece", "bpe", "unigram"] | None = None
+    kind: Literal["wordpiece", "bpe", "unigram"] | Derived = None
     """Algorithm of a new tokenizer: WordPiece with BERT's normalisation, byte-level BPE, or Unigram with byte fallback.
     Derived from the model family when not given."""
-    vocab_size: int | None = None
+    vocab_size: int | Derived = None
     """Number of entries of a new tokenizer, special tokens included. Derived from the size of the corpus."""
     lowercase: bool = False
     """Lowercase and strip accents (WordPiece and Unigram)."""
@@ -74,9 +81,9 @@ class TokensConfig:
 
     folder: str | None = None
     """Where the tokenised corpus is kept; by default in the cache, under its fingerprint."""
-    row_length: int | None = None
+    row_length: int | Derived = None
     """Tokens in a packed row, special tokens included. Derived from the model."""
-    packing: Literal["packed", "one_document"] | None = None
+    packing: Literal["packed", "one_document"] | Derived = None
     """`packed`: several whole documents a row, isolated from each other; `one_document`: one document (or piece) a row,
     padded. Derived: packed wherever the architecture can isolate documents."""
     num_proc: int | None = None
@@ -91,7 +98,7 @@ class TokensConfig:
 class ModelConfig:
     """What learns."""
 
-    name: str | None = None
+    name: str | Derived = None
     """A preset such as `modernbert-tiny` or `gpt2-small`, a Hub id, or a folder. Derived from the machine."""
     from_scratch: bool = False
     """For a Hub id or folder: take its architecture but not its weights."""
@@ -123,10 +130,10 @@ class MaskingConfig:
 class OptimizerConfig:
     """How the weights move."""
 
-    name: Literal["adamw", "muon"] | None = None
+    name: Literal["adamw", "muon"] | Derived = None
     """`adamw`, or `muon`: Muon for the matrices inside the layers, AdamW for the rest. Derived: Muon for ModernBERT and
     Llama from scratch, AdamW otherwise."""
-    lr: float | None = None
+    lr: float | Derived = None
     """Peak rate of AdamW. Derived: 0.5 / width from scratch, 0.1 / width going on, 31 / width² fine-tuning."""
     muon_lr: float = 0.02
     """Peak learning rate of Muon."""
@@ -134,7 +141,7 @@ class OptimizerConfig:
     """AdamW's decay rates."""
     eps: float = 1e-8
     """AdamW's epsilon."""
-    weight_decay: float | None = None
+    weight_decay: float | Derived = None
     """Decoupled weight decay; none on biases, norms and embeddings. Derived: 0.1 with Muon, 0.01 with AdamW alone."""
     max_grad_norm: float = 1.0
     """Clip the global gradient norm to this; 0 turns clipping off."""
@@ -166,19 +173,19 @@ class TrainConfig:
     """Budget in minutes of training; becomes a number of steps from measured throughput."""
     epochs: float | None = None
     """Budget in passes over the data."""
-    batch_size: int | None = None
+    batch_size: int | Derived = None
     """Rows in a global batch: over all processes and micro-batches."""
-    micro_batch: int | Literal["auto"] | None = None
+    micro_batch: int | Auto | Derived = None
     """Rows in one forward and backward pass of one process (the rest is gradient accumulation). Does not change the
     result, only memory and speed. Derived by a rule from the memory; `auto` tries, when pretraining starts on a GPU."""
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] | Derived = None
     """Arithmetic of the matrix products. Derived: bf16 where the hardware multiplies it, fp16 on older GPUs. `no` is
     float32, on a CUDA GPU TF32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    compile: bool | None = None
+    compile: bool | Derived = None
     """Compile the model with `torch.compile` (needs a C++ compiler on a CPU). Derived: in pretraining on a CUDA GPU."""
-    workers: int | None = None
+    workers: int | Derived = None
     """Processes that prepare batches. Derived: 0 on a CPU, 2 on a GPU."""
     cpu_threads: int | None = None
     """Threads of a process that trains on a CPU. Derived: the machine's cores, shared among its processes."""
@@ -202,14 +209,14 @@ class TrainConfig:
 class EvaluationConfig:
     """Measuring on held-out data while training goes on."""
 
-    every: int | None = None
+    every: int | Derived = None
     """Steps between two evaluations. Derived: about ten in a pretraining run, one an epoch in fine-tuning. The first
     comes before the first step."""
     max_rows: int | None = 256
     """Evaluate on at most so many held-out rows; all of them when null."""
-    batch_size: int | None = None
+    batch_size: int | Derived = None
     """Rows in one forward pass. Derived: the micro-batch."""
-    metric: str | None = None
+    metric: str | Derived = None
     """The number that says which evaluation is the best, such as `accuracy`; a loss is best when it is low, any other
     number when it is high. Derived: `held_out_loss` in pretraining, the task's first metric in fine-tuning."""
     patience: int | None = None
@@ -247,9 +254,9 @@ class PhaseConfig:
 
     steps: int
     """How many optimizer steps it lasts."""
-    batch_size: int | None = None
+    batch_size: int | Derived = None
     """Rows in its global batches. Derived: `train.batch_size`."""
-    row_length: int | None = None
+    row_length: int | Derived = None
     """Tokens in its rows. Derived: `tokens.row_length`."""
     mask_probability: float | None = None
     """Share of the tokens to predict, in masked pretraining. Derived: `masking.probability`."""

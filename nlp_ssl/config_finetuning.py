@@ -136,5 +136,5 @@ class GlueConfig:
     """Use at most so many training rows of a task (for a quick try)."""
     parallel: int | None = None
     """How many tasks run at once, each in a process of its own. Derived: the number of GPUs, at least 1."""
-    mixed_precision: str | None = None
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Arithmetic of the matrix products; see `train.mixed_precision` of the fine-tuning recipes."""

@@ -150,7 +150,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.at_once = True
-        self.tell: Callable[[str], Any] = lambda reason: None
+        self.tell: Callable[[str | None], Any] = lambda reason: None
         self._launcher_gone = False
         self._ctrl_c: float | None = None
         self._before: list[dict[int, Any]] = []

@@ -101,7 +101,7 @@ def prepare(config: FinetuneConfig, task: Task) -> Prepared:
         objective = Classification(tokenizer, data.labels, data.text_columns, config.max_length, several, weights)
     else:
         reading = choose_reading(tokenizer, data.train["tokens"])
-        objective = Tagging(tokenizer, data.labels, config.max_length, reading)
+        objective = Tagging(tokenizer, data.names, config.max_length, reading)
     model_config = architecture(config.model, objective.auto_class, tokenizer, config.max_length, config.model.dropout)
     model_config.update(objective.config_kwargs())
     if pooling := getattr(config, "pooling", None):
@@ -190,8 +190,8 @@ class FinetuningRun:
         objective, rows = self.task.objective, self.task.rows["validation"]
         if not isinstance(objective, Tagging):
             return {}
-        chosen = held_out_rows(len(rows), READ_BACK)
-        chosen = [int(i) for i in chosen if len(rows[int(i)]["labels"]) == 1]  # windows are the run's alone
+        looked_at = held_out_rows(len(rows), READ_BACK)
+        chosen = [int(i) for i in looked_at if len(rows[int(i)]["labels"]) == 1]  # windows are the run's alone
         if not chosen:
             return {}
         found, _ = predict(
@@ -230,8 +230,8 @@ class FinetuningRun:
         Args:
             last: whether no other run follows in this process.
         """
-        run, data = self.run, self.task.data
-        found, tables = {}, []
+        run, data, tables = self.run, self.task.data, []
+        found: dict[str, list[Prediction]] = {}
         self.config.evaluation.max_rows = None
         for part in [part for part in ("validation", "test", "hidden") if part in self.task.rows]:
             found[part], loss = self.predict(run.module, part)
@@ -278,7 +278,7 @@ class FinetuningRun:
         replace(folder / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
         if data.kind == "classification":
             pairs = [(p.reference, p.predicted) for p in predictions if p.reference is not None]
-            plot_confusion(pairs, data.labels, folder / "confusion.png")
+            plot_confusion(pairs, data.names, folder / "confusion.png")
 
     def _card(self, facts: dict[str, Any]) -> str:
         config, data, objective = self.config, self.task.data, self.task.objective
@@ -383,7 +383,7 @@ def _balanced_weights(data: LabelledData) -> list[float]:
     if data.kind != "classification":
         raise UserError(f"--class_weights balanced is for one class a row; this is {data.kind}")
     counts = Counter(data.train["label"])
-    return [len(data.train) / (len(counts) * max(1, counts[i])) for i in range(len(data.labels))]
+    return [len(data.train) / (len(counts) * max(1, counts[i])) for i in range(len(data.names))]
 
 
 def _numbers(measured: dict[str, Any], loss: float) -> dict[str, float]:

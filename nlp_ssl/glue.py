@@ -208,7 +208,7 @@ def _report(config: GlueConfig, protocol: Protocol, numbers: Numbers, missing: d
     entries = protocol.entry_scores(means)
     average = protocol.average(entries)
     changed = {key: getattr(config, key) for key in ("seeds", "lr", "max_train") if getattr(config, key) is not None}
-    result = {
+    result: dict[str, Any] = {
         "protocol": protocol.name,
         "changed": changed,
         "model": config.model.name,

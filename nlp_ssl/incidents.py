@@ -58,6 +58,7 @@ def report_incident(step: Step, named: list[dict[str, Any]], path: Path) -> str:
         named: its rows, from `name_rows`.
         path: the file.
     """
+    assert step.incident is not None
     found = {"step": step.number, "incident": step.incident, "loss": step.loss, "grad_norm": step.grad_norm}
     if rank() == 0:
         try:

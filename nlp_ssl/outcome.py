@@ -30,7 +30,7 @@ def read_status(folder: Path) -> dict[str, Any]:
     return json.loads((folder / STATUS_FILE).read_text()) if (folder / STATUS_FILE).exists() else {}
 
 
-def note_interrupt(folder: Path, reason: str) -> None:
+def note_interrupt(folder: Path, reason: str | None) -> None:
     """Write that a run was interrupted, wherever it was; the step is the one that the file has."""
     with contextlib.suppress(OSError):
         write_status(folder, "interrupted", read_status(folder).get("step", 0), reason=reason)
@@ -48,20 +48,20 @@ def outcome(folder: Path, micro_batch: int, step: Callable[[], int | None]) -> I
     try:
         yield
     except (Interrupted, KeyboardInterrupt):
-        if step() is not None:
-            _end(folder, "interrupted", step(), reason=console.interrupts.reason)
+        if (reached := step()) is not None:
+            _end(folder, "interrupted", reached, reason=console.interrupts.reason)
         raise
     except torch.OutOfMemoryError:
         error = UserError(out_of_memory_advice(micro_batch))
         _end(folder, "failed", step() or 0, error=str(error))
         raise error from None
     except Exception as error:
-        if step() is None:
+        if (reached := step()) is None:
             raise
         if peer_is_gone(error):
-            _end_with_peer(folder, step())
+            _end_with_peer(folder, reached)
         code = console.EXIT_USER_ERROR if isinstance(error, UserError) or advice(error) else 1
-        _end(folder, "failed", step(), error=f"{type(error).__name__}: {error}", exit_code=code)
+        _end(folder, "failed", reached, error=f"{type(error).__name__}: {error}", exit_code=code)
         raise
 
 

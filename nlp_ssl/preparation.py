@@ -133,26 +133,26 @@ def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
     if config.tokens.packing != "packed" and any(phase.causal for phase in config.phases):
         raise UserError("--phases: a causal phase needs packed rows (--tokens.packing packed)")
     prefix, suffix = special_tokens(tokenizer, kind)
-    tokens = {part: tokenise(config, corpus, tokenizer, part) for part in ("train", "held_out")}
-    if tokens["train"] is None:
+    train, held_out = (tokenise(config, corpus, tokenizer, part) for part in ("train", "held_out"))
+    if train is None or held_out is None:
         return None
     one_document = config.tokens.packing == "one_document"
 
-    def packed(part: str, length: int) -> PackedRows:
-        return pack(tokens[part], length, prefix, suffix, tokenizer.pad_token_id, one_document=one_document)
+    def packed(tokens: TokenCorpus, length: int) -> PackedRows:
+        return pack(tokens, length, prefix, suffix, tokenizer.pad_token_id, one_document=one_document)
 
-    manifest = tokens["train"].manifest
+    manifest = train.manifest
     console.say(
         f"tokens: {manifest['tokens']:,} in {manifest['documents']:,} documents "
-        f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes a token), {tokens['train'].folder}"
+        f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes a token), {train.folder}"
     )
-    rows = {length: packed("train", length) for length in sorted(lengths)}
+    rows = {length: packed(train, length) for length in sorted(lengths)}
     for length, some in rows.items():
         console.say(f"rows of {length}: {some.stats}")
-    unigram = unigram_cross_entropy(tokens["train"], tokens["held_out"], len(tokenizer))
+    unigram = unigram_cross_entropy(train, held_out, len(tokenizer))
     return PretrainingData(
         rows,
-        packed("held_out", config.tokens.row_length),
+        packed(held_out, config.tokens.row_length),
         tokenizer,
         model_config,
         not one_document,
@@ -188,6 +188,7 @@ def get_tokenizer(config: PretrainConfig, corpus: Corpus, kind: Kind) -> PreTrai
         tokenizer = load_tokenizer(path, config.model.revision if path == config.model.name else None, kind == "mlm")
         console.say(f"tokenizer: {path}, {len(tokenizer):,} entries")
         return tokenizer
+    assert preset is not None  # or it would be the model's own
     wanted = config.tokenizer
     wanted.kind = wanted.kind or presets.FAMILIES[preset[0]].tokenizer
     wanted.vocab_size = wanted.vocab_size or derive_vocab_size(num_text_bytes(corpus.train))

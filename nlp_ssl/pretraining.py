@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedConfig
 
 from nlp_ssl import console
-from nlp_ssl.config import MaskingConfig, PhaseConfig, PretrainConfig, to_dict
+from nlp_ssl.config import MaskingConfig, MLMConfig, PhaseConfig, PretrainConfig, to_dict
 from nlp_ssl.console import UserError
 from nlp_ssl.data.batches import held_out_batches, held_out_rows
 from nlp_ssl.data.phases import Phase, Phases
@@ -74,7 +74,7 @@ def derive(config: PretrainConfig, kind: Kind, model_config: PreTrainedConfig, w
         fill(train, "compile", why_not is None, why_not or "kernels made for this model and its shapes")
     for phase in config.phases:
         phase.batch_size = phase.batch_size or train.batch_size
-    if (smallest := min(part.batch_size for part in (train, *config.phases))) < world_size:
+    if (smallest := min([train.batch_size, *(phase.batch_size for phase in config.phases)])) < world_size:
         raise UserError(f"a batch of {smallest} rows is smaller than the {world_size} processes")
     fill(train, "workers", 2 if gpu else 0, "batches are made ahead on a GPU machine")
     family = presets.FAMILIES[preset[0]] if preset else None
@@ -134,7 +134,7 @@ def start(config: PretrainConfig, kind: Kind, data: PretrainingData) -> Run:
     if accelerator.is_main_process:
         verification.start({k: v for rows in (*data.rows.values(), data.held_out) for k, v in rows.digests.items()})
 
-    def measure(module: torch.nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
+    def measure(module: ObjectiveModule, stop: Callable[[], bool]) -> dict[str, float]:
         verification()
         rows = held_out_rows(len(data.held_out), config.evaluation.max_rows)
         held_out = held_out_batches(
@@ -201,6 +201,7 @@ def _phase_collate(config: PretrainConfig, data: PretrainingData, phase: PhaseCo
         return CausalLanguageModeling(data.tokenizer, data.tokenizer.pad_token_id).collate
     if phase.mask_probability is None:
         return None
+    assert isinstance(config, MLMConfig)  # `prepare` refuses such a phase in causal pretraining
     masking = dataclasses.replace(config.masking, probability=phase.mask_probability)
     return MaskedLanguageModeling(MaskingCollator(data.tokenizer, masking, seed=config.seed)).collate
 

@@ -70,9 +70,10 @@ def trajectory(
     hook = optimizer.register_step_pre_hook(keep_first)
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
-    prepared = accelerator.prepare(module, optimizer)
+    prepared_module, prepared_optimizer = accelerator.prepare(module, optimizer)
     steps = train(
-        *prepared,
+        prepared_module,
+        prepared_optimizer,
         batches.steps(0),
         module.objective.num_targets,
         accelerator=accelerator,
@@ -82,7 +83,7 @@ def trajectory(
     )
     taken = [(step.loss, step.grad_norm) for step in steps]
     hook.remove()
-    accelerator.free_memory(*prepared)
+    accelerator.free_memory(prepared_module, prepared_optimizer)
     losses, grad_norms = map(list, zip(*taken, strict=True))
     return Trajectory(losses, grad_norms, gradient, {n: _on_host(p) for n, p in parameters.items()})
 

@@ -7,18 +7,18 @@ import yaml
 from accelerate.utils import broadcast_object_list
 
 from nlp_ssl import console
-from nlp_ssl.config import to_dict
+from nlp_ssl.config import PretrainConfig, to_dict
 from nlp_ssl.console import UserError
 from nlp_ssl.run_settings import CONFIG_FILE, RunConfig, flatten, plain
 from nlp_ssl.training.checkpoints import NAME, Checkpoints, read_state
 from nlp_ssl.yaml_text import check_yaml
 
 # settings that change the result; what the data settings change is in the data's fingerprint
-DECIDING = ("seed", "phases", "max_length", "train.batch_size", "train.mixed_precision")
+DECIDING: tuple[str, ...] = ("seed", "phases", "max_length", "train.batch_size", "train.mixed_precision")
 DECIDING += ("train.steps", "train.tokens", "train.minutes", "train.epochs", "optimizer.", "schedule.", "masking.")
 DECIDING += ("transfer.", "class_weights")
 # what is not applied, and what is taken for the best, from now on
-JUDGING = ("train.spike_factor", "train.on_spike", "train.on_nonfinite")
+JUDGING: tuple[str, ...] = ("train.spike_factor", "train.on_spike", "train.on_nonfinite")
 JUDGING += ("evaluation.metric", "evaluation.patience", "checkpoint.keep_best")
 ELSEWHERE = ("resume.", "output_dir", "seeds", "train.compile")  # or in the set-up
 NAMES = {
@@ -32,7 +32,7 @@ NAMES |= {"data": "the corpus, or how it is packed"}
 
 def choose_checkpoint(checkpoints: Checkpoints) -> Path | None:
     """The newest checkpoint that verifies, chosen by rank 0 for all; newer ones are set aside."""
-    names = [None]
+    names: list[str | None] = [None]
     if console.rank() == 0:
         found = checkpoints.newest()
         if found is None and any(NAME.fullmatch(path.name) for path in checkpoints.folder.glob("step-*")):
@@ -68,7 +68,8 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
     state = read_state(checkpoint)
     changed = {key for key in NAMES if state["identity"].get(key) != identity[key]}
     files = _changed_files(state["identity"].get("files", {}), identity.get("files", {}))
-    if changed == {"data", "tokenizer"} and files and config.tokenizer.path is None:
+    trained = isinstance(config, PretrainConfig) and config.tokenizer.path is None  # the tokenizer, on the corpus
+    if changed == {"data", "tokenizer"} and files and trained:
         raise UserError(
             f"cannot go on from {checkpoint}: the corpus changed ({files}), and with it the tokenizer trained on it; "
             f"give the corpus as it was, or learn on from the new text with --tokenizer.path {checkpoint} "

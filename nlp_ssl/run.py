@@ -78,7 +78,7 @@ class Run:
     tokenizer: PreTrainedTokenizerFast
     batches: TrainBatches
     horizon: Horizon
-    measure: Callable[[torch.nn.Module, Callable[[], bool]], dict[str, float]]
+    measure: Callable[[ObjectiveModule, Callable[[], bool]], dict[str, float]]
     card: Callable[[dict[str, Any]], str]
     identity: dict[str, Any]
     look: Callable[[Path], dict[str, Any]] = lambda folder: {}

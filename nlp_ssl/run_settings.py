@@ -22,6 +22,7 @@ CONFIG_FILE = "nlp_ssl_config.yaml"
 LOG_FILE = "log.jsonl"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
+POSITIVE: tuple[str, ...]
 POSITIVE = ("train.batch_size", "train.micro_batch", "train.log_every", "evaluation.every", "evaluation.batch_size")
 POSITIVE += (
     "evaluation.max_rows",
@@ -141,7 +142,7 @@ def run_identity(
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries with dotted keys."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in nested.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

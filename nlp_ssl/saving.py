@@ -41,7 +41,8 @@ class Saver:
         elapsed: float,
     ) -> None:
         self.checkpoints, self.config, self.log, self.committed = checkpoints, config, log, committed
-        self.saved_at, self.retry_at, self.elapsed = elapsed, None, elapsed
+        self.saved_at = self.elapsed = elapsed
+        self.retry_at: float | None = None
 
     def is_due(self, step: int, total: int | None, elapsed: float, is_best: bool) -> bool:
         """At its cadence, at a new best evaluation, at the latest after half an hour, and again after a failure."""
@@ -64,10 +65,11 @@ class Saver:
 
     def finish(self) -> bool:
         """Wait for the pending save, and make it a checkpoint; returns False if it failed."""
+        done = False
         with self._may_fail():
             self._note(self.checkpoints.finish())
-            return True
-        return False
+            done = True
+        return done
 
     def _note(self, checkpoint: Path | None) -> None:
         if checkpoint is not None:

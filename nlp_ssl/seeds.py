@@ -99,7 +99,7 @@ def summarize(task: Prepared, folders: list[Path], out: Path) -> list[dict[str, 
         folders: the runs' folders.
         out: where `results.json` goes.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for part in [part for part in ("validation", "test") if part in task.rows]:
         found = [read_predictions(folder / PREDICTIONS_FILE, part) for folder in folders]
         for metric in task.data.metrics:
@@ -108,7 +108,7 @@ def summarize(task: Prepared, folders: list[Path], out: Path) -> list[dict[str, 
                 numbered = [list(map(task.data.numbered, labels)) for labels in (predicted, references)]
                 scorers.append(scorer(metric, *numbered))
             count = len(found[0][1])
-            scores = [score(range(count)) for score in scorers]
+            scores = [score(np.arange(count)) for score in scorers]
             low, high = bootstrap(scorers, count)
             rows.append(
                 {

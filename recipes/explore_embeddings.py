@@ -80,7 +80,7 @@ def main(config: EmbeddingsConfig) -> None:
     replace(folder / "results.json", to_json(numbers | {"model": config.model.name, "data": data.description}))
     some = np.arange(min(SAMPLE, len(rows["validation"])))
     console.say("drawing the map")
-    picture = plot_maps(maps(found["validation"][some]), labels["validation"][some], data.labels, folder / "map.png")
+    picture = plot_maps(maps(found["validation"][some]), labels["validation"][some], data.names, folder / "map.png")
     console.say(f"map: {picture}; all numbers: {folder / 'results.json'}")
 
 

@@ -11,7 +11,7 @@ from launch import ROOT
 from nlp_ssl import command_line, config, config_finetuning
 from nlp_ssl.command_line import parse
 from nlp_ssl.config import CLMConfig, MLMConfig, PhaseConfig, to_dict
-from nlp_ssl.config_finetuning import FinetuneConfig
+from nlp_ssl.config_finetuning import FinetuneConfig, GlueConfig
 from nlp_ssl.console import UserError
 from nlp_ssl.files import cache_dir
 
@@ -93,6 +93,12 @@ def test_a_mistake_is_one_sentence(argv, sentence):
         parse(MLMConfig, argv=argv)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_precision_that_there_is_not_is_refused_at_once_for_glue_too():
+    assert parse(GlueConfig, argv=["--mixed_precision", "no"]).mixed_precision == "no"
+    with pytest.raises(UserError, match="--mixed_precision cannot be 'bf61'"):
+        parse(GlueConfig, argv=["--mixed_precision", "bf61"])
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def ours(config: BenchmarkConfig, kind: Kind, data: PretrainingData, parts: Part
 
     accelerator.backward = parts.timed("backward", accelerator.backward)
     optimizer.step = parts.timed("optimizer", optimizer.step)
-    run.module.forward = parts.timed("forward", run.module.forward)
+    run.module.forward = parts.timed("forward", run.module.forward)  # type: ignore[method-assign]
     schedule, clip = config.schedule, config.optimizer.max_grad_norm
     for step in train(
         module, optimizer, batches(), run.objective.num_targets,
@@ -150,7 +150,9 @@ def trainer_model(config: BenchmarkConfig, kind: Kind, model_config: PreTrainedC
 def grouped_rows(data: PretrainingData, limit: int = ROWS) -> Dataset:
     """What `group_texts` of the scripts makes of the corpus: full rows, cut wherever they end."""
     length, tokens = data.train.row_length, data.train.tokens
-    rows, held, size = [], [], 0
+    rows: list[np.ndarray] = []
+    held: list[Any] = []
+    size = 0
     for document in range(tokens.num_documents):
         held += [data.train.prefix, tokens.document(document), data.train.suffix]
         size += sum(map(len, held[-3:]))

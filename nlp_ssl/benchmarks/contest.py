@@ -44,7 +44,10 @@ class Contender:
     """
 
     def __init__(self, name: str, config: Any, contend: Callable[[str, Any, Connection], None]) -> None:
-        self.name, self.turns, self.loads, self.parts, self.peak_memory = name, [], [], [], 0.0
+        self.name, self.peak_memory = name, 0.0
+        self.turns: list[Steps] = []
+        self.loads: list[float] = []
+        self.parts: Steps = []
         self.kernels: dict[str, float] = {}
         context = get_context("spawn")
         self.connection, other = context.Pipe()
@@ -277,7 +280,8 @@ class Answers:
         self._begin()
 
     def _begin(self) -> None:
-        self.steps, self.profiler = [], None
+        self.steps: Steps = []
+        self.profiler = None
         self.left, how = self.connection.recv()
         self.parts.apart = how == "apart"
         if how == "profiled":

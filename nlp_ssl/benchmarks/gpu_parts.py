@@ -143,6 +143,7 @@ def proofs(config: GpuConfig) -> dict[str, Any]:
         clock = threading.Timer(max(1.0, 60 * config.minutes - 10), process.terminate)
         clock.start()
         lines = []
+        assert process.stdout is not None  # it is a pipe
         for line in process.stdout:
             lines.append(line.rstrip())
             print(line, end="", flush=True)  # into this part's log, as it happens

@@ -38,8 +38,9 @@ def compare_losses(config: BenchmarkConfig) -> dict[str, Any]:
     data = preparation.prepare(config, kind)
     curves = {"nlp_ssl": _ours(config, kind, data)}
     reached = _reaches(curves["nlp_ssl"], config.target)
-    for name in config.against if reached else []:
-        curves[name] = _trainer(name, config, kind, data, config.patience * reached)
+    if reached:
+        for name in config.against:
+            curves[name] = _trainer(name, config, kind, data, config.patience * reached)
     measured = {
         "target": config.target,
         "curves": curves,

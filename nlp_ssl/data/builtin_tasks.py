@@ -69,13 +69,15 @@ def signature_tags(docs: list[PyDoc] | None = None) -> tuple[list[list[str]], li
         for doc in progress(docs, desc="read signatures", unit="text")
     ]
     signatures = [_signature(doc) for doc in docs]
-    seen, named = Counter(), Counter()
+    seen: Counter[str] = Counter()
+    named: Counter[str] = Counter()
     for words, kinds in zip(texts, signatures, strict=True):
         vocabulary = set(words)
         seen.update(vocabulary)
         named.update(vocabulary & kinds.keys())
     english = {word for word, count in named.items() if word.islower() and 2 * count < seen[word]}
-    tokens, tags = [], []
+    tokens: list[list[str]] = []
+    tags: list[list[str]] = []
     for words, kinds in zip(texts, signatures, strict=True):
         row = _tag(words, kinds, english)
         if any(tag != OUTSIDE for tag in row) and len(tokens) < MAX_TAGGED_TEXTS:

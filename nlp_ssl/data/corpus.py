@@ -65,7 +65,8 @@ def open_corpus(config: CorpusConfig) -> Corpus:
     held_out = [config.held_out] if isinstance(config.held_out, str) else list(config.held_out or [])
 
     share = 0.0 if held_out else config.held_out_fraction
-    parts, identities, files = [], [], {}
+    parts, identities = [], []
+    files: dict[str, str] = {}
     for source, weight, part_share in [
         *((source, weight, share) for source, weight in zip(sources, weights, strict=True)),
         *((source, 1.0, 1.0) for source in held_out),
@@ -239,7 +240,8 @@ class _ArrowFile:
         self.schema = pa.schema({"text": pa.string(), "source": pa.string()})
         self.writer = pa.ipc.new_stream(path, self.schema)
         self.num_documents = self.num_bytes = self._flushed_bytes = 0
-        self.texts, self.sources = [], []
+        self.texts: list[str] = []
+        self.sources: list[str] = []
 
     def write(self, text: str, source: str) -> None:
         self.texts.append(text)

@@ -72,13 +72,19 @@ class LabelledData:
     order: list[str] | None = None
     """After `arrange`: the data's own classes in its own order, by which they are measured."""
 
+    @property
+    def names(self) -> list[str]:
+        """`labels` of a task that has them: of any but regression."""
+        assert self.labels is not None
+        return self.labels
+
     def named(self, label: Any) -> Any:
         """A label as people write it: the class's name, the list of names, the score, the tags; `None` stays."""
         if label is None or self.kind in ("regression", "tagging"):
             return label
         if self.kind == "multilabel":
-            return [name for name, holds in zip(self.labels, label, strict=True) if holds]
-        return self.labels[label]
+            return [name for name, holds in zip(self.names, label, strict=True) if holds]
+        return self.names[label]
 
     def numbered(self, label: Any) -> Any:
         """What metrics take for a label that `named` gave: classes by their place in the data's own order.
@@ -91,10 +97,10 @@ class LabelledData:
             return label
         if self.kind == "tagging":
             return [tag if is_tag(tag) else OUTSIDE for tag in label] if "entity_f1" in self.metrics else label
-        order = self.order or self.labels
+        order = self.order or self.names
         if self.kind == "multilabel":
             return [int(name in label) for name in order]
-        return order.index(label) if label in order else len(order) + self.labels.index(label)
+        return order.index(label) if label in order else len(order) + self.names.index(label)
 
 
 def open_classification(config: LabelledConfig) -> LabelledData:
@@ -151,10 +157,10 @@ def open_classification(config: LabelledConfig) -> LabelledData:
         data.other_names = list(task.classes)
     if kind == "classification":
         most = Counter(data.validation["label"]).most_common(1)[0][1] / len(data.validation)
-        data.description += f", {len(classes)} classes; always guessing the commonest is {most:.1%} right"
+        data.description += f", {len(data.names)} classes; always guessing the commonest is {most:.1%} right"
     if kind == "multilabel":
         mean = sum(map(len, data.train["label"])) / len(data.train)
-        data.description += f", {len(classes)} classes, {mean:.2f} of them a row"
+        data.description += f", {len(data.names)} classes, {mean:.2f} of them a row"
     return data
 
 
@@ -219,22 +225,22 @@ def open_tagging(config: LabelledConfig) -> LabelledData:
             table["tags"] = [to_bio2(row) for row in table["tags"]]
         tables[split] = rows, table
     train_tags = tables["train"][1]["tags"]
-    present = {tag for row in train_tags for tag in row}
+    present: set[str] = {tag for row in train_tags for tag in row}
     if len(present) < 2:
         raise UserError(f"every word of {train.where} has the tag {next(iter(present))!r}; a tagger needs two tags")
-    tags = sorted(present) if plain else tag_set(entity.type for row in train_tags for entity in entities(row))
+    labels = sorted(present) if plain else tag_set(entity.type for row in train_tags for entity in entities(row))
     names = train.class_names(tags_column)
-    if names and (plain or set(tags) <= set(names)):
-        tags = names  # a data set that numbers its tags keeps its numbers
-    known = present if plain else set(tags)
+    if names and (plain or set(labels) <= set(names)):
+        labels = names  # a data set that numbers its tags keeps its numbers
+    known = present if plain else set(labels)
     for rows, table in tables.values():
         check_known(rows, ((i, tag) for i, row in enumerate(table["tags"]) for tag in row), known, train.where)
-    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=tags))})
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=labels))})
     metrics = task.metrics or (["tag_accuracy"] if plain else ["entity_f1"])
-    data = _finish(config, task, tables, features, "tagging", tags, metrics)
-    if tags is names:
+    data = _finish(config, task, tables, features, "tagging", labels, metrics)
+    if labels is names:
         data.other_names = list(map(str, range(len(names))))
-    data.description += f", {len(tags)} tags" if plain else f", {(len(tags) - 1) // 2} types of entities"
+    data.description += f", {len(labels)} tags" if plain else f", {(len(labels) - 1) // 2} types of entities"
     return data
 
 
@@ -248,7 +254,7 @@ def arrange(data: LabelledData, labels: list[str]) -> LabelledData:
     if labels == data.labels:
         return data
     column = "tags" if data.kind == "tagging" else "label"
-    ids = [labels.index(name) if name in labels else None for name in data.labels]
+    ids = [labels.index(name) if name in labels else None for name in data.names]
     feature: Any = ClassLabel(names=labels)
 
     def arranged(rows: Dataset | None) -> Dataset | None:
@@ -259,8 +265,8 @@ def arrange(data: LabelledData, labels: list[str]) -> LabelledData:
         features = Features(dict(rows.features) | {column: List(feature) if several else feature})
         return Dataset.from_dict({name: rows[name][:] for name in features} | {column: new}, features=features)
 
-    sets = {split: arranged(getattr(data, split)) for split in ("train", "validation", "test")}
-    own = [name for name in data.labels if name in labels]
+    sets: dict[str, Any] = {split: arranged(getattr(data, split)) for split in ("train", "validation", "test")}
+    own = [name for name in data.names if name in labels]
     return replace(data, **sets, labels=labels, other_names=None, order=own)
 
 

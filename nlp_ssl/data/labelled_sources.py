@@ -164,7 +164,7 @@ def _read_hub(config: LabelledConfig) -> tuple[dict[str, Rows], Task]:
 
 
 # folder, and the files whose rows are `train`, `validation`, `test` and `hidden` (and those after it, below each other)
-GLUE_FILES = {
+GLUE_FILES: dict[str, tuple[str, str, str, *tuple[str | None, ...]]] = {
     "glue/cola": ("CoLA", "train", "dev", None, "test"),
     "glue/sst2": ("SST-2", "train", "dev", None, "test"),
     "glue/mrpc": ("MRPC", "train", "dev", None, "test"),

@@ -34,8 +34,8 @@ def hash64(*keys: int | np.ndarray) -> np.ndarray:
     ints = next((i for i, key in enumerate(keys) if not isinstance(key, int)), len(keys))
     state = _absorb_ints(keys[:ints])
     for key in keys[ints:]:
-        key = np.uint64(key & _ALL) if isinstance(key, int) else np.asarray(key).astype(np.uint64, copy=False)
-        state = _mix(np.asarray(state ^ key))
+        part = np.uint64(key & _ALL) if isinstance(key, int) else np.asarray(key).astype(np.uint64, copy=False)
+        state = _mix(np.asarray(state ^ part))
     return state
 
 

@@ -149,9 +149,9 @@ def cumulative_lengths(document_ids: np.ndarray) -> np.ndarray:
         int32: the first token of each document, and behind these the number of tokens, once or more: up to a power of
         two and one, so that batches have few shapes and a compiled model is compiled few times.
     """
-    begins = np.ones(document_ids.shape, dtype=bool)
-    np.not_equal(document_ids[:, 1:], document_ids[:, :-1], out=begins[:, 1:])
-    begins = np.flatnonzero(begins)
+    is_first = np.ones(document_ids.shape, dtype=bool)
+    np.not_equal(document_ids[:, 1:], document_ids[:, :-1], out=is_first[:, 1:])
+    begins = np.flatnonzero(is_first)
     cu_seqlens = np.full((1 << (len(begins) - 1).bit_length()) + 1, document_ids.size, dtype=np.int32)
     cu_seqlens[: len(begins)] = begins
     return cu_seqlens

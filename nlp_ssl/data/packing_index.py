@@ -154,7 +154,8 @@ class IndexBuilder:
         if not num_documents:
             raise console.UserError("no document of the corpus has any token to pack")
         if self.one_document:
-            plans, poor = Counter({(n,): int(c) for n, c in enumerate(histogram) if c}), Counter()
+            plans: Counter[tuple[int, ...]] = Counter({(n,): int(c) for n, c in enumerate(histogram) if c})
+            poor: Counter[tuple[int, ...]] = Counter()
         else:
             plans = plan(histogram, self.row_length)
             poor = take_poor_rows(plans, self.row_length, full_rows, self.special)

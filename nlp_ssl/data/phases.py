@@ -41,7 +41,7 @@ class Selection(Sequence):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def __getitem__(self, i: int) -> dict[str, Any]:  # type: ignore[override] # nobody asks for a slice
         number = int(self.numbers[i])
         return {**self.rows[number], "row": number, "epoch": int(self.epochs[i])}
 
@@ -69,7 +69,7 @@ class Phase:
     @property
     def tokens_per_row(self) -> int | None:
         """Tokens in a row, or `None` where rows have lengths of their own."""
-        return self.rows.row_length if getattr(self.rows, "fixed_length", False) else None
+        return getattr(self.rows, "row_length", None) if getattr(self.rows, "fixed_length", False) else None
 
 
 class Phases:
@@ -86,9 +86,9 @@ class Phases:
         assert all(p.steps for p in phases[:-1]), "only the last phase is open"
         assert phases[-1].steps is None, "the last phase is open"
         self.phases = list(phases)
-        self.begins = [0, *accumulate(p.steps for p in phases[:-1])]
+        self.begins = [0, *accumulate(p.steps or 0 for p in phases[:-1])]
         visited: dict[int, int] = {}
-        self.cursors = []  # rows visited, of the same ones, before each phase
+        self.cursors: list[int] = []  # rows visited, of the same ones, before each phase
         for phase in phases:
             self.cursors.append(visited.get(id(phase.rows), 0))
             visited[id(phase.rows)] = self.cursors[-1] + (phase.steps or 0) * phase.batch_size
@@ -107,7 +107,10 @@ class Phases:
     def num_steps(self, *, tokens: float | None = None, epochs: float | None = None) -> int:
         """Steps that a budget in tokens of rows, or in passes over the last phase's rows, lasts; at least 1."""
         last, steps = self.phases[-1], 0
-        left = epochs * len(last.rows) * (last.tokens_per_row or 1) if tokens is None else tokens
+        if tokens is None:
+            assert epochs is not None, "a budget is in tokens or in epochs"
+            tokens = epochs * len(last.rows) * (last.tokens_per_row or 1)
+        left = tokens
         for phase in self.phases:
             a_step = phase.batch_size * (phase.tokens_per_row or 1)
             if phase.steps is None or left <= phase.steps * a_step:

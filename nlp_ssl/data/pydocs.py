@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from nlp_ssl.console import human_bytes, progress, say
 from nlp_ssl.files import cache_dir, making
@@ -26,6 +27,9 @@ MIN_CHARACTERS = 100
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 _SKIPPED_FOLDERS |= {"_vendor", "_vendored", "vendor", "vendored", "externals", "extern"}
 _OURS = "nlp_ssl"  # editing this package must not change its corpus
+
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Documented = ast.Module | Definition
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,12 @@ def read_pydocs(num_proc: int | None = None, roots: Iterable[Path] | None = None
     import pyarrow.parquet as pq
 
     rows = pq.read_table(pydocs_file(num_proc, roots)).to_pylist()
-    return [PyDoc(**{key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}) for row in rows]
+    return [PyDoc(**{key: _read(value) for key, value in row.items()}) for row in rows]
+
+
+def _read(value: Any) -> Any:
+    """A field of a row, as it was before it was written: Parquet has lists and no tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def pydocs_file(num_proc: int | None = None, roots: Iterable[Path] | None = None) -> Path:
@@ -138,7 +147,7 @@ def _parse_all(files: list[tuple[str, str, int]], num_proc: int | None) -> tuple
     # The hash mixes the packages, so that the first thousand documents are a fair sample; of equal texts the one with
     # the first qualified name stays.
     keyed = [(hashlib.sha256(doc.text.encode()).digest(), doc.name, doc.kind) for doc in found]
-    unique = {}
+    unique: dict[bytes, PyDoc] = {}
     for key, doc in sorted(zip(keyed, found, strict=True), key=lambda pair: pair[0]):
         unique.setdefault(key[0], doc)
     return list(unique.values()), num_skipped
@@ -175,13 +184,13 @@ def _parse_file(root: str, name: str) -> list[PyDoc]:
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     package = module.split(".")[0]
     return [
-        PyDoc(text, package, qualified, kind, *(_signature(node) if kind != "module" else ()))
+        PyDoc(text, package, qualified, kind, *(() if isinstance(node, ast.Module) else _signature(node)))
         for node, qualified, kind in _definitions(tree, module)
         if (text := _text(node))
     ]
 
 
-def _definitions(tree: ast.Module, module: str) -> Iterator[tuple[ast.AST, str, str]]:
+def _definitions(tree: ast.Module, module: str) -> Iterator[tuple[Documented, str, str]]:
     """(node, qualified name, kind) of the module and of every class and function that is not local to a function."""
     yield tree, module, "module"
     pending: list[tuple[ast.AST, str]] = [(tree, module)]
@@ -197,7 +206,7 @@ def _definitions(tree: ast.Module, module: str) -> Iterator[tuple[ast.AST, str, 
                 pending.append((node, prefix))
 
 
-def _text(node: ast.AST) -> str | None:
+def _text(node: Documented) -> str | None:
     """The documentation string of a node, if it is long enough and fit to be written as UTF-8."""
     text = ast.get_docstring(node)
     if text is None or len(text) < MIN_CHARACTERS or "\0" in text:
@@ -209,15 +218,15 @@ def _text(node: ast.AST) -> str | None:
     return text
 
 
-def _signature(node: ast.AST) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def _signature(node: Definition) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """(parameters, types, exceptions) of a function, or of a class's `__init__`."""
     if isinstance(node, ast.ClassDef):
-        node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-        if node is None:
-            return (), (), ()
+        methods = (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+        method = next(methods, None)
+        return ((), (), ()) if method is None else _signature(method)
     a = node.args
-    arguments = [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]
-    arguments = [argument for argument in arguments if argument is not None]
+    given = [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]
+    arguments = [argument for argument in given if argument is not None]
     parameters = tuple(x.arg for i, x in enumerate(arguments) if i > 0 or x.arg not in ("self", "cls"))
     annotations = [x.annotation for x in arguments] + [node.returns]
     types = dict.fromkeys(name for x in annotations if x is not None for name in _type_names(x))

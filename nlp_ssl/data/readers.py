@@ -182,7 +182,8 @@ class DocumentFile:
         return text
 
     def _txt(self, lines: Iterator[tuple[int, bytes]]) -> Iterator[str]:
-        document, document_start = [], 0
+        document: list[bytes] = []
+        document_start = 0
         for start, line in lines:
             if self.txt_documents == "line":
                 yield self._txt_document(line, start)
@@ -237,8 +238,7 @@ class DocumentFile:
         csv.field_size_limit(2**31 - 1)  # for the whole process; the default refuses a field over 128 kB
         # Tab-separated text has no quoting (IANA text/tab-separated-values; GLUE's files rely on it).
         tabs = self.format == ".tsv"
-        options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-        reader = csv.reader(feed(), **options)
+        reader = csv.reader(feed(), delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(feed())
         header = None
         while True:
             consumed.clear()

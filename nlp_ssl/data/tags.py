@@ -149,7 +149,9 @@ def read_conll(text: str, name: str) -> tuple[list[list[str]], list[list[str]], 
     Raises:
         UserError: a line without a tag, or with another number of columns than the first.
     """
-    words, tags, first_lines = [], [], []
+    words: list[list[str]] = []
+    tags: list[list[str]] = []
+    first_lines = []
     num_columns, inside = 0, False
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.rstrip("\r")

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Features, List, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -45,7 +45,7 @@ def _plain(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 
 def tokenize_corpus(
-    documents: Iterable[dict[str, Any]],
+    documents: Dataset | IterableDataset,
     tokenizer: PreTrainedTokenizerFast,
     folder: str | Path,
     corpus_fingerprint: str,
@@ -115,7 +115,7 @@ def _claim(folder: Path, source: str) -> None:
 
 
 def _missing_parts(
-    documents: Iterable[dict[str, Any]], folder: Path, label: str, bar: console.tqdm
+    documents: Dataset | IterableDataset, folder: Path, label: str, bar: console.tqdm
 ) -> Iterator[tuple[list[str], Path]]:
     """Cut the corpus into parts at fixed places and give those that are not on disk yet.
 
@@ -140,7 +140,7 @@ def _missing_parts(
             yield texts, path
 
 
-def _cut(documents: Iterable[dict[str, Any]]) -> Iterator[list[str]]:
+def _cut(documents: Dataset | IterableDataset) -> Iterator[list[str]]:
     """Consecutive documents in lists of about `PART_BYTES`."""
     texts, size = [], 0
     for row in documents:
@@ -194,14 +194,16 @@ def _start_worker(threads: str) -> None:
 
 
 def _end_with_parent() -> None:
-    parent_process().join()
+    parent = parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
     os._exit(1)
 
 
 def _encoded(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[Encoding]]:
     """Batches of encodings; the next one is made on a thread while the caller is busy with the last."""
     with ThreadPoolExecutor(1) as thread:
-        ahead = None
+        ahead: Future[list[Encoding]] | None = None
         for begin in range(0, len(texts), ENCODE_BATCH):
             made = ahead
             batch = texts[begin : begin + ENCODE_BATCH]
@@ -217,7 +219,8 @@ def _make_part(
 ) -> None:
     """Tokenise one part and write its Arrow file, then the record that says it is complete."""
     tokenizer = Tokenizer.from_str(serialized)
-    ids, lengths = [], []
+    ids = []
+    lengths: list[int] = []
     for encodings in _encoded(tokenizer, texts):
         lists = [encoding.ids for encoding in encodings]
         lengths += map(len, lists)
@@ -262,7 +265,7 @@ def _finish(folder: Path, records: list[Path], corpus_fingerprint: str, tokenize
     features = Features({"input_ids": List(Value(dtype)), "num_bytes": Value("uint32")})
     info = {"features": features.to_dict(), "description": "", "citation": "", "homepage": "", "license": ""}
     write_atomically(folder / "dataset_info.json", json.dumps(info).encode())
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": shard["file"]} for shard in shards],
         "_fingerprint": fingerprint(corpus_fingerprint, tokenizer_print),
         "_format_columns": None,

@@ -92,7 +92,7 @@ def _train_wordpiece(
 def _train_unigram(
     sample: list[bytes], vocab_size: int, added: list[AddedToken], lowercase: bool, min_frequency: int
 ) -> Tokenizer:
-    steps = [normalizers.NFKC()]
+    steps: list[normalizers.Normalizer] = [normalizers.NFKC()]
     if lowercase:
         steps += [normalizers.Lowercase(), normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()]
     normalizer = normalizers.Sequence(steps)
@@ -231,7 +231,9 @@ def _texts(sample: list[bytes]) -> Iterator[str]:
 
 
 def _token_and_id(backend: Tokenizer, token: str) -> tuple[str, int]:
-    return token, backend.token_to_id(token)
+    number = backend.token_to_id(token)
+    assert number is not None, f"{token} was not added"
+    return token, number
 
 
 def _show_progress() -> bool:

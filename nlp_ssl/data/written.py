@@ -11,6 +11,7 @@ from functools import lru_cache
 Span = tuple[int, int]
 
 # How the Unicode names of the letters begin whose scripts put no blank between words.
+_SCRIPTS: tuple[str, ...]
 _SCRIPTS = ("CJK ", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO", "YI SYLLABLE", "THAI ")
 _SCRIPTS += ("LAO ", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE", "BALINESE", "TAI ", "NEW TAI LUE", "TANGUT", "NUSHU")
 

@@ -7,7 +7,9 @@ tasks begin from a model that has learnt MNLI.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+TASKS: tuple[str, ...]
 TASKS = ("glue/mnli", "glue/qqp", "glue/qnli", "glue/sst2", "glue/cola", "glue/stsb", "glue/mrpc", "glue/rte")
 TASKS += ("glue/wnli",)
 """All nine; MNLI first, from which some begin."""
@@ -56,7 +58,7 @@ class Protocol:
     source: str
     entries: Mapping[str, tuple[tuple[str, str, str], ...]]
     tasks: Mapping[str, TaskSettings]
-    schedule: str
+    schedule: Literal["linear", "cosine"]
     warmup: float
     betas: tuple[float, float]
     eps: float

@@ -54,10 +54,10 @@ def scorer(metric: str, predictions: Sequence[Any], references: Sequence[Any]) -
     if metric in CORRELATIONS:
         return lambda rows: float(np.mean([of(p[rows], r[rows]) for of in CORRELATIONS[metric]]))
     if metric.endswith("_multilabel"):
-        counts = np.stack([p & r, p, r])  # (3, rows, classes)
+        marks = np.stack([p & r, p, r])  # (3, rows, classes)
         if "micro" in metric:
-            return lambda rows: _f1(counts[:, rows].sum(axis=(1, 2))[:, None])
-        return lambda rows: _f1(counts[:, rows].sum(axis=1))
+            return lambda rows: _f1(marks[:, rows].sum(axis=(1, 2))[:, None])
+        return lambda rows: _f1(marks[:, rows].sum(axis=1))
     classes, ids = np.unique(np.stack([p, r]), return_inverse=True)
     (p, r), size = ids.reshape(2, -1), len(classes)
     positive = int(np.searchsorted(classes, 1))

@@ -162,17 +162,19 @@ class EntityF1(_OfflineMetric):
         return List(Value("string"))
 
     def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, Any]:
-        there, predicted, hits = Counter(), Counter(), Counter()
+        there: Counter[str] = Counter()
+        predicted: Counter[str] = Counter()
+        hits: Counter[str] = Counter()
         if self.config_name not in ("default", "strict"):
             raise ValueError(f"EntityF1 reads tags as 'default' or 'strict', not {self.config_name!r}")
         strict = self.config_name == "strict"
         for sentence, (p, r) in enumerate(zip(predictions, references, strict=True)):
             if len(p) != len(r):
                 raise ValueError(f"sentence {sentence}: {len(p)} predicted tags for {len(r)} words")
-            p, r = set(entities(p, strict)), set(entities(r, strict))
-            there.update(entity.type for entity in r)
-            predicted.update(entity.type for entity in p)
-            hits.update(entity.type for entity in p & r)
+            found, true = set(entities(p, strict)), set(entities(r, strict))
+            there.update(entity.type for entity in true)
+            predicted.update(entity.type for entity in found)
+            hits.update(entity.type for entity in found & true)
         results: dict[str, Any] = {
             kind: _scores(hits[kind], predicted[kind], there[kind]) | {"number": there[kind]}
             for kind in sorted(there | predicted)

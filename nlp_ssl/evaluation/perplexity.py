@@ -72,10 +72,10 @@ def evaluate(
     # as objects: a process that had no batch does not know the metrics' names
     parts = gather_object([own]) if accelerator.num_processes > 1 else [own]
     totals = {name: sum(part.get(name, 0) for part in parts) for name in sorted(set().union(*parts))}
-    loss, num_targets = totals.pop("loss"), totals.pop("count")
-    if not num_targets:
+    loss, count = totals.pop("loss"), int(totals.pop("count"))
+    if not count:
         raise console.UserError("the held-out rows hold nothing to predict; give more held-out text")
-    return HeldOut(loss / num_targets, num_targets, totals)
+    return HeldOut(loss / count, count, totals)
 
 
 def bits_per_byte(text_loss_sum: float, num_bytes: float) -> float:
@@ -106,5 +106,7 @@ def unigram_cross_entropy(
         counts += np.bincount(part, minlength=vocab_size)[:vocab_size]
         seen += len(part)
     surprise = -np.log(counts / counts.sum())
-    scored = sum(np.bincount(shard, minlength=vocab_size)[:vocab_size] for shard in held_out.arrays())
+    scored = np.zeros(vocab_size, dtype=np.int64)
+    for shard in held_out.arrays():
+        scored += np.bincount(shard, minlength=vocab_size)[:vocab_size]
     return float((scored * surprise).sum() / scored.sum())

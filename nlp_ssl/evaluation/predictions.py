@@ -37,7 +37,7 @@ def _lines(part: str, rows: Dataset, data: LabelledData, predictions: list[Predi
         line |= {"label": data.named(prediction.reference), "predicted": data.named(prediction.predicted)}
         if prediction.probabilities is not None:
             line["probabilities"] = {
-                name: round(p, 6) for name, p in zip(data.labels, prediction.probabilities, strict=True)
+                name: round(p, 6) for name, p in zip(data.names, prediction.probabilities, strict=True)
             }
         yield line
 
@@ -67,7 +67,7 @@ def worst_errors(data: LabelledData, predictions: list[Prediction], count: int =
         if data.kind == "tagging":
             found = {key: _entities_of(row["tokens"], tags) for key, tags in found.items()}
         if data.kind == "classification":
-            found["probability of the label"] = prediction.probabilities[prediction.reference]
+            found["probability of the label"] = _probability(prediction)
         rows.append({"text": text[:120], **{key: v if isinstance(v, float) else str(v) for key, v in found.items()}})
     return rows
 
@@ -78,25 +78,30 @@ def example(predict: Any, data: LabelledData, row: dict[str, Any], objective: Cl
         text, _ = as_written(row["tokens"])
         found = predict(text, aggregation_strategy=objective.reading)
         listed = ", ".join(f"{text[e['start'] : e['end']].strip()} ({e['entity_group']})" for e in found) or "none"
-        truth = [
-            f"{w} ({data.labels[t]})" for w, t in zip(row["tokens"], row["tags"], strict=True) if data.labels[t] != "O"
-        ]
-        return f"{text[:100]}  ->  {listed}  (it was: {', '.join(truth) or 'none'})"
+        tags = [data.names[t] for t in row["tags"]]
+        true = [f"{word} ({tag})" for word, tag in zip(row["tokens"], tags, strict=True) if tag != "O"]
+        return f"{text[:100]}  ->  {listed}  (it was: {', '.join(true) or 'none'})"
     texts = [row[column] for column in data.text_columns]
     inputs = {"text": texts[0], "text_pair": texts[1]} if len(texts) == 2 else texts[0]
     found = predict(inputs, truncation=True)
     found = found[0] if isinstance(found, list) else found
     if data.kind == "multilabel":
-        truth = ", ".join(data.labels[i] for i in row["label"]) or "none"
+        truth = ", ".join(data.names[i] for i in row["label"]) or "none"
     else:
         truth = row["label"] if data.labels is None else data.labels[row["label"]]
     guess = f"{found['score']:.2f}" if data.labels is None else f"{found['label']} {found['score']:.0%}"
     return f"{' | '.join(t[:100] for t in texts)}  ->  {guess}  (it was: {truth})".replace("\n", " ")
 
 
+def _probability(prediction: Prediction) -> float:
+    """Of the true class."""
+    assert prediction.probabilities is not None
+    return prediction.probabilities[prediction.reference]
+
+
 def _wrongness(kind: str, prediction: Prediction) -> float:
     if kind == "classification":
-        return 1 - prediction.probabilities[prediction.reference]
+        return 1 - _probability(prediction)
     if kind == "regression":
         return abs(prediction.predicted - prediction.reference)
     return sum(p != r for p, r in zip(prediction.predicted, prediction.reference, strict=True))

@@ -100,6 +100,7 @@ def read_tagger(
 
     is_typed_otherwise = any(as_typed(words)[0] != as_written(words)[0] for words in sentences)
     split = [_tags_split(reader, words, objective.max_length) for words in sentences]
+    whole = [tags for tags in split if tags is not None]
     ours, theirs = score([find(p.predicted) for p in predictions], truth), read(as_written)
     return TaggerReadings(
         num_sentences=len(sentences),
@@ -108,7 +109,7 @@ def read_tagger(
         run=ours,
         pipeline=theirs,
         typed=read(as_typed) if is_typed_otherwise else None,
-        split=None if None in split else score([find(tags) for tags in split], truth),
+        split=score([find(tags) for tags in whole], truth) if len(whole) == len(split) else None,
         why=None if ours == theirs else _why(objective, sentences),
     )
 
@@ -150,7 +151,7 @@ def _entities_of(groups: list[dict[str, Any]], text: str, spans: list[Span]) -> 
     """What `pipeline` found, in words; an entity that begins or ends inside a word keeps its place in the text."""
     starts = {start: word for word, (start, _) in enumerate(spans)}
     ends = {end: word + 1 for word, (_, end) in enumerate(spans)}
-    found = set()
+    found: Found = set()
     for group in groups:
         surface = text[group["start"] : group["end"]]
         start, end = group["end"] - len(surface.lstrip()), group["start"] + len(surface.rstrip())

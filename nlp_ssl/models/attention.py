@@ -76,13 +76,14 @@ def isolated_attention(
     groups, device = query.shape[1] // key.shape[1], query.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    end_to_end = documents.cu_seqlens is not None and precision in HALF and query.shape[-1] == value.shape[-1]
+    has_kernel = precision in HALF and query.shape[-1] == value.shape[-1]
+    cu_seqlens = documents.cu_seqlens if has_kernel else None  # then documents are laid end to end
     products = device == "cpu" and precision == torch.bfloat16 and query.shape[2] <= _LONG
-    if (end_to_end or products) and not dropout:
+    if (cu_seqlens is not None or products) and not dropout:
         query, key, value = (each.to(precision) for each in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
-        if end_to_end:
+        if cu_seqlens is not None:
             causal = is_causal or documents.causal
-            return varlen_attention(query, key, value, documents.cu_seqlens, scale, causal, sliding_window), None
+            return varlen_attention(query, key, value, cu_seqlens, scale, causal, sliding_window), None
         with torch.autocast("cpu", enabled=False):  # it would take the softmax to float32
             if query.shape[2] > _SHORT and not torch.compiler.is_compiling():
                 return tiled_attention(query, key, value, scale, documents.tiles(is_causal, sliding_window)), None

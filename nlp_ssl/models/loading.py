@@ -231,7 +231,7 @@ def save_model(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Te
 
     Published ones are often such as transformers before 5.23 refuses to save: a temperature, and no sampling.
     """
-    settings = model.generation_config if model.can_generate() else None
+    settings: Any = model.generation_config if model.can_generate() else None
     try:
         if settings is not None:
             settings.validate(strict=True)

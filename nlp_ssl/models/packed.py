@@ -1,6 +1,7 @@
 """Any transformers model over packed rows: documents kept apart, logits where they are asked for."""
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ class PackedModel(nn.Module):
         Returns:
             (B, S, vocabulary), or (1, C, vocabulary) when `label_positions` are given.
         """
-        kwargs = {"use_cache": False} if self.takes_cache else {}
+        kwargs: dict[str, Any] = {"use_cache": False} if self.takes_cache else {}
         documents = Documents(document_ids, causal, cu_seqlens if self.varlen else None)
         if self.isolated:
             kwargs["position_ids"] = position_ids + self.position_offset
@@ -187,10 +188,10 @@ def check_varlen(
 
     def attend(documents: Documents, precision: torch.dtype, causal: bool, window: int | None) -> list[Tensor]:
         """Output, and the gradients of query, key and value."""
-        given = [each.to(precision).requires_grad_() for each in inputs]
+        given = query, key, value = [each.to(precision).requires_grad_() for each in inputs]
         with torch.enable_grad(), torch.autocast(device.type, enabled=False):
             output, _ = isolated_attention(
-                layer, *given, None, is_causal=causal, sliding_window=window, document_ids=documents
+                layer, query, key, value, None, is_causal=causal, sliding_window=window, document_ids=documents
             )
             gradients = torch.autograd.grad(output, given, weights.to(precision).transpose(1, 2))
         return [each.detach().double() for each in (output, *gradients)]

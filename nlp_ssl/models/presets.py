@@ -5,7 +5,7 @@ al. 2019; ModernBERT: Warner et al. 2024; Llama: the shapes of SmolLM and TinyLl
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
@@ -29,11 +29,11 @@ class Family:
     """
 
     model_type: str
-    objective: str
-    tokenizer: str
+    objective: Literal["mlm", "clm"]
+    tokenizer: Literal["wordpiece", "bpe", "unigram"]
     shapes: tuple[tuple[int, int, int, int], ...]
     row_lengths: tuple[int, ...] = (128, 128, 512, 512, 512)
-    optimizer: str = "adamw"
+    optimizer: Literal["adamw", "muon"] = "adamw"
     fixed: tuple[tuple[str, Any], ...] = ()
 
 
@@ -81,7 +81,7 @@ def preset_names() -> list[str]:
 
 def row_length(name: str) -> int:
     """Tokens in a packed row of this preset."""
-    family, size = split_name(name)
+    family, _, size = name.rpartition("-")
     return FAMILIES[family].row_lengths[SIZES.index(size)]
 
 

@@ -102,13 +102,14 @@ class Unpadded:
         model: with any head and the attention `"unpadded"`.
     """
 
+    layout: Layout  # of the batch that the layers have
+
     def __init__(self, model: PreTrainedModel) -> None:
         base = model.base_model
         self.signature = inspect.signature(base.forward)
         self.others = next((p.name for p in self.signature.parameters.values() if p.kind == p.VAR_KEYWORD), "")
         self.fixed = {"use_cache": False} if "use_cache" in self.signature.parameters else {}
         self.position_offset = position_offset(model)
-        self.layout: Layout | None = None
         self.hooks = [
             base.register_forward_pre_hook(self._take_out, with_kwargs=True),
             base.register_forward_hook(self._put_back),
@@ -130,9 +131,9 @@ class Unpadded:
         positions = (mask.cumsum(1) - 1).flatten()[layout.places][None]
         return (), {**given, **self.fixed, "position_ids": positions + self.position_offset, "layout": layout}
 
-    def _put_back(self, module: nn.Module, args: tuple, output: Any) -> Any:
+    def _put_back(self, module: PreTrainedModel, args: tuple, output: Any) -> Any:
         hidden = self.layout.out(output[0])
-        self.layout = None
+        del self.layout
         output = with_hidden_states(output, hidden)
         if getattr(module, "pooler", None) is not None:  # BERT's, which is in its base
             output["pooler_output"] = module.pooler(hidden)

@@ -1,5 +1,7 @@
 """Attention by the kernel for documents laid end to end, which does not compute what a mask would hide (CUDA alone)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
@@ -28,7 +30,7 @@ def varlen_attention(
     batch, _, length, _ = query.shape
     query, key, value = (each.transpose(1, 2).flatten(0, 1).contiguous() for each in (query, key, value))
     left = -1 if window is None else window - 1
-    output = varlen_attn(
+    output: Any = varlen_attn(  # a tensor, unless more is asked for
         query, key, value, cu_seqlens, cu_seqlens, length, length,
         scale=scale, window_size=(left, 0 if causal else left),
     )  # fmt: skip

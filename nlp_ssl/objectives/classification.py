@@ -113,7 +113,7 @@ class Classification:
             say(f"{num_truncated:,} of {len(prepared):,} texts are cut to {self.max_length} tokens (--max_length)")
         return prepared.remove_columns("truncated")
 
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Pad to the longest row, rounded up to a multiple of 8.
 
         Returns:
@@ -136,7 +136,7 @@ class Classification:
 
     def _labels(self, labels: list[Any]) -> Tensor:
         if self.several:
-            ids = range(len(self.labels))
+            ids = range(len(self.labels or ()))
             rows = [[float("nan") if row is None else float(i in row) for i in ids] for row in labels]
             return torch.tensor(rows, dtype=torch.float32)
         unknown, dtype = (float("nan"), torch.float32) if self.labels is None else (IGNORED, torch.int64)

@@ -216,8 +216,8 @@ def _unused_inside_tags(data: LabelledData) -> set[str]:
     if data.kind != "tagging":
         return set()
     sets = [part for part in (data.train, data.validation, data.test) if part is not None]
-    used = {data.labels[tag] for part in sets for row in part["tags"] for tag in row}
-    return {label for label in data.labels if label.startswith("I-") and label not in used}
+    used = {data.names[tag] for part in sets for row in part["tags"] for tag in row}
+    return {label for label in data.names if label.startswith("I-") and label not in used}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -51,7 +51,8 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def addresses(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """`row` and `epoch` of rows, int64; 0 where they have none."""
-    return tuple(np.array([row.get(key, 0) for row in rows], dtype=np.int64) for key in ("row", "epoch"))
+    numbers, epochs = (np.array([row.get(key, 0) for row in rows], dtype=np.int64) for key in ("row", "epoch"))
+    return numbers, epochs
 
 
 def pad_rows(rows: list[list[int]], pad_id: int) -> dict[str, Tensor]:

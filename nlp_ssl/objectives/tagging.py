@@ -120,7 +120,7 @@ class Tagging:
                 say(remark.format(n=n, total=len(prepared), max_length=self.max_length))
         return prepared.remove_columns(list(REMARKS))
 
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Lay the windows of all sentences below each other and pad to the longest, rounded up to a multiple of 8.
 
         Returns:
@@ -136,7 +136,8 @@ class Tagging:
         batch["unread"] = _filled((len(rows), max(map(len, unread))), unread)
         sentence = [i for i, row in enumerate(rows) for _ in row["labels"]]
         seen = (batch["input_ids"] + 1) * batch["attention_mask"] + (self._targets(batch) - IGNORED << 32)
-        digest = digest_of(*(each[sentence] for each in addresses(rows)), seen.numpy())
+        numbers, epochs = addresses(rows)
+        digest = digest_of(numbers[sentence], epochs[sentence], seen.numpy())
         return batch | {"sentence": torch.tensor(sentence), "digest": digest}
 
     def num_targets(self, batch: dict[str, Tensor]) -> int:

@@ -90,7 +90,8 @@ def _align(
     tokens = tokenizer.convert_ids_to_tokens(ids)
     first: list[int | None] = [None] * len(spans)
     has_token = [False] * len(spans)
-    is_blank, owners, run_on, word = [], [], [], 0
+    owners: list[int | None] = []
+    is_blank, run_on, word = [], [], 0
     for at, (token, (start, end)) in enumerate(zip(tokens, offsets, strict=True)):
         surface = text[start:end]
         is_blank.append(_is_blank(token, surface))
@@ -114,11 +115,12 @@ def _align(
                     first[i], is_free = at, False
         if num_words > 1:
             run_on.append(surface.strip())
-    behind = len(spans) - 1
+    words, behind = [0] * len(owners), len(spans) - 1
     for at in reversed(range(len(owners))):
-        owners[at] = behind = behind if owners[at] is None else owners[at]
+        owner = owners[at]
+        words[at] = behind = behind if owner is None else owner
     begins = _begins(tokenizer, text, ids, tokens, offsets)
-    return WordTokens(ids, owners, is_blank, first, has_token, begins, run_on)
+    return WordTokens(ids, words, is_blank, first, has_token, begins, run_on)
 
 
 def _is_blank(token: str, surface: str) -> bool:
@@ -132,7 +134,7 @@ def _begins(
 ) -> list[bool]:
     """The rule of `TokenClassificationPipeline.gather_pre_entities` of transformers 5, for a fast tokenizer."""
     knows_words = getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
-    found = []
+    found: list[bool] = []
     for token_id, token, (start, end) in zip(ids, tokens, offsets, strict=True):
         if token_id == tokenizer.unk_token_id or not found:
             found.append(True)

@@ -237,9 +237,9 @@ def _snippet(pipeline_tag: str, model: str, example: str | tuple[str, str] | Non
             f'print(generate({example or "The function returns"!r}, max_new_tokens=40)[0]["generated_text"])',
         ]
     elif pipeline_tag == "text-classification":
-        text = example or "A text to classify."
-        text = {"text": text[0], "text_pair": text[1]} if isinstance(text, tuple) else text
-        lines += [f'classify = pipeline("text-classification", model={model!r})', f"print(classify({text!r}))"]
+        given = example or "A text to classify."
+        inputs = {"text": given[0], "text_pair": given[1]} if isinstance(given, tuple) else given
+        lines += [f'classify = pipeline("text-classification", model={model!r})', f"print(classify({inputs!r}))"]
     else:
         lines += [
             f'tag = pipeline("token-classification", model={model!r}, aggregation_strategy="{strategy}")',
@@ -275,8 +275,8 @@ def _known_limits(facts: Mapping[str, Any], metrics: list[Metric]) -> list[str]:
 
 def _section(heading: str, *bodies: str) -> str:
     """A heading with what is under it, or nothing when nothing is."""
-    bodies = [body for body in bodies if body]
-    return "\n\n".join([heading, *bodies]) if bodies else ""
+    there = [body for body in bodies if body]
+    return "\n\n".join([heading, *there]) if there else ""
 
 
 def _table(labels: Mapping[str, str], facts: Mapping[str, Any]) -> str:
@@ -290,7 +290,7 @@ def _value(value: Any) -> str:
     if isinstance(value, Integral):  # numpy's too
         return f"{value:,}"
     if isinstance(value, Real):
-        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+        return f"{value:.4g}" if abs(float(value)) < 1e4 else f"{value:,.0f}"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_value(item)}" for name, item in value.items() if item is not None)
     if isinstance(value, (list, tuple)):
@@ -308,6 +308,6 @@ def _cell(text: str) -> str:
 
 def _is_hub_id(name: str | None) -> bool:
     """Whether a name can be a Hub id and is no folder here (`runs/mlm` looks like both)."""
-    return (
-        bool(name) and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII) is not None and not Path(name).exists()
-    )
+    if not name:
+        return False
+    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII) is not None and not Path(name).exists()

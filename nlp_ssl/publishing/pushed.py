@@ -39,7 +39,7 @@ def model_files(folder: Path) -> dict[str, Path | bytes]:
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give a finished run or one of its checkpoints")
-    files: dict[str, Path | bytes] = {}
+    files: dict[str, Path] = {}
     for name, path in _all_files(folder).items():
         if any(pattern.fullmatch(name) for pattern in PUSHED):
             if not path.resolve().is_relative_to(folder.resolve()):
@@ -73,7 +73,7 @@ def _all_files(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _rewritten(files: dict[str, Path | bytes], folder: Path) -> dict[str, bytes]:
+def _rewritten(files: dict[str, Path], folder: Path) -> dict[str, bytes]:
     """The contents that are not published as they lie there."""
     changed, settings = {}, None
     if (path := files.get(SETTINGS)) is not None:

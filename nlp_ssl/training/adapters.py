@@ -4,6 +4,8 @@ Only the thin ones and the head are trained (Hu et al. 2021). What is saved is a
 to the matrices that they stand beside.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -58,7 +60,7 @@ def add_adapters(model: PreTrainedModel, rank: int) -> None:
         body.pooler.requires_grad_(True)
 
 
-def _adapted(model: nn.Module) -> dict[str, nn.Module]:
+def _adapted(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 

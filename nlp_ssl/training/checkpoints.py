@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,7 +152,7 @@ class Checkpoints:
         Raises:
             SaveError: the save failed on some process; nothing is left of it.
         """
-        if self.pending is None:
+        if self.pending is None or self.thread is None:
             return None
         self.thread.join()
         self.thread, temporary, self.pending = None, self.pending, None
@@ -196,7 +196,7 @@ class Checkpoints:
 
     def finish(self) -> Path | None:
         """Wait for a pending save of every process, then commit it; all processes must call. Raises as `commit`."""
-        if self.pending is None:
+        if self.pending is None or self.thread is None:
             return None
         self.thread.join()
         failed = any_process(self.error is not None)
@@ -225,7 +225,7 @@ class Checkpoints:
         """The complete checkpoint of the lowest `value`, the earliest of equals; `None` when none was evaluated."""
         return next(iter(self._best_first()), None)
 
-    def _best_first(self) -> "list[Path]":
+    def _best_first(self) -> Sequence[Path]:
         scored = sorted((value, path) for path in self.list() if (value := _value(path)) is not None)
         return [path for _, path in scored]
 
@@ -372,7 +372,9 @@ def _in_order(folder: Path) -> list[Path]:
 
 
 def _step(checkpoint: Path) -> int:
-    return int(NAME.fullmatch(checkpoint.name)[1])
+    found = NAME.fullmatch(checkpoint.name)
+    assert found is not None, f"{checkpoint} is no checkpoint"
+    return int(found[1])
 
 
 def _value(checkpoint: Path) -> float | None:

@@ -19,7 +19,7 @@ from nlp_ssl.config import ScheduleConfig
 from nlp_ssl.objectives.objective import Batch, ObjectiveModule, num_real_tokens
 from nlp_ssl.training.interrupts import host_group
 from nlp_ssl.training.schedules import Horizon
-from nlp_ssl.training.spikes import StepGuard
+from nlp_ssl.training.spikes import Incident, StepGuard
 
 SaveState = Literal["idle", "writing", "failed"]
 
@@ -123,7 +123,7 @@ def train(
         grad_norm = accelerator.clip_grad_norm_(module.parameters(), max_grad_norm or math.inf)
         loss_sum = accelerator.reduce(loss_sum, "sum")
         loss, grad_norm = torch.stack([loss_sum / current.num_targets, grad_norm]).tolist()  # the step's only read
-        incident = guard.judge(loss, grad_norm)
+        incident: Incident | Literal["overflow"] | None = guard.judge(loss, grad_norm)
         if incident == "nonfinite" and accelerator.scaler is not None and math.isfinite(loss):
             incident = "overflow"
         if incident in (None, "overflow"):

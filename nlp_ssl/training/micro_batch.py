@@ -48,7 +48,9 @@ def find_micro_batch(
         batch = collate(Selection(rows, numbers, np.zeros_like(numbers)))
         batch.pop("digest")
         try:
-            state = torch.empty(STATE * sum(p.numel() for p in parameters), dtype=torch.uint8, device=device)
+            state: torch.Tensor | None = torch.empty(
+                STATE * sum(p.numel() for p in parameters), dtype=torch.uint8, device=device
+            )
             with accelerator.autocast():
                 loss, _ = module(send_to_device(batch, device))
             loss.backward()

@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
         self.layout = {} if module is None else layout_of(module)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override] # it calls no closure
         """One step of every matrix that has a gradient."""
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]

@@ -42,7 +42,8 @@ def build_optimizer(
     groups = [g for g in groups if g["params"]]
     if transfer is not None and config.name == "adamw":
         groups = depth_groups(model, config, transfer, weight_decay)
-    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps, fused=True)
+    beta1, beta2 = config.betas
+    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(beta1, beta2), eps=config.eps, fused=True)
     optimizer: torch.optim.Optimizer = adamw
     if config.name == "muon" and inner:
         muon = Muon(inner, lr=config.muon_lr, weight_decay=weight_decay, module=model)
@@ -53,7 +54,8 @@ def build_optimizer(
 
 
 def _is_head(model: nn.Module, parameter: nn.Parameter) -> bool:
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    find = getattr(model, "get_output_embeddings", None)
+    head = None if find is None else find()
     return head is not None and any(parameter is p for p in head.parameters())
 
 
@@ -74,7 +76,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self.param_groups = [*muon.param_groups, *adamw.param_groups]  # the same objects: rates set here hold there
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override] # it calls no closure
         """One step of both."""
         self.muon.step()
         self.adamw.step()

@@ -15,13 +15,14 @@ import torch
 from nlp_ssl.console import UserError
 
 # what the arrays of format 1 are made of, which PyTorch's reader takes only when told so
-_ARRAYS = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.random.get_state()[1].__reduce__()[0]]
+_ARRAYS: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0, np.uint32).__reduce__()[0]]
 
 
 def rng_state() -> dict[str, Any]:
     """State of every random generator of this process (dropout is all that uses them)."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None  # of this process's device
-    kind, key, *more = np.random.get_state()
+    state: Any = np.random.get_state()  # a tuple, which its annotation does not say
+    kind, key, *more = state
     numpy = (kind, key.tolist(), *more)
     return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
 

@@ -1,5 +1,7 @@
 """What pretraining taught changes slowly: rates that fall from layer to layer, layers that wait, layers that stay."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -44,7 +46,8 @@ def depth_groups(
         decays = parameter.ndim >= 2 and id(parameter) not in embeddings
         lr = config.lr * transfer.layer_decay ** (depth - 1) if depth else transfer.head_lr or config.lr
         begins = UNFROZEN * depth / deepest if transfer.unfreeze == "by_layers" else 0.0
-        new = {"params": [], "lr": lr, "weight_decay": weight_decay if decays else 0.0, "begins": begins}
+        decay = weight_decay if decays else 0.0
+        new: dict[str, Any] = {"params": [], "lr": lr, "weight_decay": decay, "begins": begins}
         groups.setdefault((depth, decays), new)["params"].append(parameter)
     return [groups[key] for key in sorted(groups, reverse=True)]
 
