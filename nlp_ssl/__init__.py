@@ -11,21 +11,21 @@ if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "2000"
 
 _WHERE = {
-    "nlp_ssl.config": (
+    "nlp_ssl.config.common": (
         "CLMConfig",
         "CorpusConfig",
         "MaskingConfig",
         "MLMConfig",
     ),
-    "nlp_ssl.config_finetuning": ("ClassificationConfig", "LabelledConfig", "NERConfig"),
-    "nlp_ssl.console": ("UserError",),
-    "nlp_ssl.data.batches": ("TrainBatches", "held_out_batches"),
-    "nlp_ssl.data.corpus": ("Corpus", "open_corpus"),
-    "nlp_ssl.data.labelled": ("LabelledData", "open_classification", "open_tagging"),
-    "nlp_ssl.data.packing": ("PackedRows", "pack"),
-    "nlp_ssl.data.tokenizer": ("load_tokenizer", "train_tokenizer"),
-    "nlp_ssl.data.tokenising": ("tokenize_corpus",),
-    "nlp_ssl.data.tokens": ("TokenCorpus",),
+    "nlp_ssl.config.finetuning": ("ClassificationConfig", "LabelledConfig", "NERConfig"),
+    "nlp_ssl.core.console": ("UserError",),
+    "nlp_ssl.data.sequences.batches": ("TrainBatches", "held_out_batches"),
+    "nlp_ssl.data.text.corpus": ("Corpus", "open_corpus"),
+    "nlp_ssl.data.labelled.labelled_data": ("LabelledData", "open_classification", "open_tagging"),
+    "nlp_ssl.data.sequences.packing": ("PackedRows", "pack"),
+    "nlp_ssl.data.tokens.tokenizer": ("load_tokenizer", "train_tokenizer"),
+    "nlp_ssl.data.tokens.tokenizing": ("tokenize_corpus",),
+    "nlp_ssl.data.tokens.token_corpus": ("TokenCorpus",),
     "nlp_ssl.evaluation.metrics": (
         "Accuracy",
         "BitsPerByte",
@@ -35,7 +35,7 @@ _WHERE = {
         "PearsonSpearman",
         "Perplexity",
     ),
-    "nlp_ssl.evaluation.perplexity": ("bits_per_byte", "evaluate"),
+    "nlp_ssl.evaluation.held_out": ("bits_per_byte", "evaluate"),
     "nlp_ssl.models.packed": ("PackedModel", "check_isolation"),
     "nlp_ssl.objectives.classification": ("Classification",),
     "nlp_ssl.objectives.clm": ("CausalLanguageModeling",),

@@ -16,10 +16,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from nlp_ssl import console
 from nlp_ssl.benchmarks.settings import BenchmarkConfig, check
-from nlp_ssl.command_line import parse
-from nlp_ssl.libraries import importing
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.core import console
+from nlp_ssl.core.libraries import importing
 
 
 def main(config: BenchmarkConfig) -> None:

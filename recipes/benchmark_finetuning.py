@@ -9,10 +9,10 @@ flags. Everything measured is also in runs/benchmark_finetuning.json.
 import tempfile
 from pathlib import Path
 
-from nlp_ssl import console
 from nlp_ssl.benchmarks.settings import FinetuneBenchmarkConfig
-from nlp_ssl.command_line import parse
-from nlp_ssl.libraries import importing
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.core import console
+from nlp_ssl.core.libraries import importing
 
 
 def main(config: FinetuneBenchmarkConfig) -> None:

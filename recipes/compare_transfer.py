@@ -18,15 +18,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nlp_ssl import console
-from nlp_ssl.command_line import parse
-from nlp_ssl.config_finetuning import ClassificationConfig, FinetuneConfig, NERConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.files import replace
-from nlp_ssl.libraries import importing
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.finetuning import ClassificationConfig, FinetuneConfig, NERConfig
+from nlp_ssl.core import console
+from nlp_ssl.core.console import UserError
+from nlp_ssl.core.files import replace
+from nlp_ssl.core.libraries import importing
 
 if TYPE_CHECKING:
-    from nlp_ssl.data.labelled import LabelledData
+    from nlp_ssl.data.labelled.labelled_data import LabelledData
 
 Way = Literal["pretrained", "from scratch", "frozen"]
 
@@ -52,10 +52,10 @@ def main(config: TransferComparisonConfig) -> None:
     if not config.fractions or min(config.fractions) <= 0 or max(config.fractions) > 1:
         raise UserError(f"--fractions {config.fractions}: give shares above 0 and up to 1, such as [0.01, 0.1, 1]")
     with importing():
-        from nlp_ssl.data.labelled import open_classification, open_tagging
-        from nlp_ssl.machine import in_turn
+        from nlp_ssl.data.labelled.labelled_data import open_classification, open_tagging
         from nlp_ssl.publishing.report import format_table, plot_transfer, to_json
-        from nlp_ssl.seeds import finetune
+        from nlp_ssl.runs.multi_seed import finetune
+        from nlp_ssl.training.device import in_turn
 
     read = open_classification if config.kind == "classification" else open_tagging
     data: LabelledData = in_turn(lambda: read(config.data))

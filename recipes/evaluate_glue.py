@@ -10,16 +10,16 @@ and without pretraining, for comparison: add --model.from_scratch. The protocols
 smaller model needs more: --lr '[1e-3]'. Tasks run in parallel where there are several GPUs; --resume goes on.
 """
 
-from nlp_ssl import console
-from nlp_ssl.command_line import parse
-from nlp_ssl.config_finetuning import GlueConfig
-from nlp_ssl.libraries import importing
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.finetuning import GlueConfig
+from nlp_ssl.core import console
+from nlp_ssl.core.libraries import importing
 
 
 def main(config: GlueConfig) -> None:
     """Every task fine-tuned and scored, the entries, the average if none is missing."""
     with importing():
-        from nlp_ssl.glue import evaluate_glue
+        from nlp_ssl.runs.glue import evaluate_glue
 
     evaluate_glue(config)
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nlp_ssl import console
-from nlp_ssl.command_line import parse
-from nlp_ssl.config import ModelConfig
-from nlp_ssl.config_finetuning import LabelledConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.files import replace
-from nlp_ssl.libraries import importing
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import ModelConfig
+from nlp_ssl.config.finetuning import LabelledConfig
+from nlp_ssl.core import console
+from nlp_ssl.core.console import UserError
+from nlp_ssl.core.files import replace
+from nlp_ssl.core.libraries import importing
 
 
 @dataclass
@@ -45,13 +45,13 @@ def main(config: EmbeddingsConfig) -> None:
         import torch
         from transformers import AutoModel
 
-        from nlp_ssl.data.labelled import open_classification
-        from nlp_ssl.data.tokenizer import load_tokenizer
+        from nlp_ssl.data.labelled.labelled_data import open_classification
+        from nlp_ssl.data.tokens.tokenizer import load_tokenizer
         from nlp_ssl.evaluation.embeddings import SAMPLE, embed, maps, measure_embeddings
-        from nlp_ssl.machine import training_device
         from nlp_ssl.models.loading import architecture, build_model
         from nlp_ssl.objectives.classification import Classification
         from nlp_ssl.publishing.report import format_table, plot_maps, to_json
+        from nlp_ssl.training.device import training_device
 
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
     data = open_classification(config.data)

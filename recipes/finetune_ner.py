@@ -14,16 +14,16 @@ or from the Hub:
 and without pretraining, for comparison: add --model.from_scratch. A number to trust: add --seeds '[0, 1, 2]'.
 """
 
-from nlp_ssl import console
-from nlp_ssl.command_line import parse
-from nlp_ssl.config_finetuning import NERConfig
-from nlp_ssl.libraries import importing
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.finetuning import NERConfig
+from nlp_ssl.core import console
+from nlp_ssl.core.libraries import importing
 
 
 def main(config: NERConfig) -> None:
     """Labelled sentences, a head on the model, training, entity F1."""
     with importing():
-        from nlp_ssl.seeds import finetune
+        from nlp_ssl.runs.multi_seed import finetune
 
     finetune(config, "ner")
 

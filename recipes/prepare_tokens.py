@@ -7,16 +7,16 @@ same command with `--tokens.folder tokens --tokenizer.path my-tokenizer --tokens
 2, 3); whoever is last finishes, and training is given the first two of these.
 """
 
-from nlp_ssl import console
-from nlp_ssl.command_line import parse
-from nlp_ssl.config import MLMConfig
-from nlp_ssl.libraries import importing
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import MLMConfig
+from nlp_ssl.core import console
+from nlp_ssl.core.libraries import importing
 
 
 def main(config: MLMConfig) -> None:
     """The first part of a pretraining run, and no more."""
     with importing():
-        from nlp_ssl import preparation
+        from nlp_ssl.runs import pretraining_data as preparation
 
     if preparation.prepare_shard(config):
         console.say("done: the training recipe finds these tokens when it is given the same options")

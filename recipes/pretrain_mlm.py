@@ -17,16 +17,17 @@ on all GPUs of a machine `accelerate launch --multi_gpu ...`; on two processes o
     ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 recipes/pretrain_mlm.py --train.steps 100
 """
 
-from nlp_ssl import console
-from nlp_ssl.command_line import parse
-from nlp_ssl.config import MLMConfig
-from nlp_ssl.libraries import importing
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import MLMConfig
+from nlp_ssl.core import console
+from nlp_ssl.core.libraries import importing
 
 
 def main(config: MLMConfig) -> None:
     """Corpus, tokenizer, packed rows, model, training, a look at the result."""
     with importing():
-        from nlp_ssl import preparation, pretraining
+        from nlp_ssl.runs import pretraining
+        from nlp_ssl.runs import pretraining_data as preparation
 
     # text -> tokens -> rows, on disk, once
     data = preparation.prepare(config, "mlm")

@@ -15,8 +15,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from nlp_ssl.command_line import parse
-from nlp_ssl.console import UserError, human_bytes, run, say
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.core.console import UserError, human_bytes, run, say
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.publishing.pushed import kept_here, model_files, size_of
 

@@ -12,11 +12,11 @@ network. The folder that it writes is what `--tokenizer.path` and `AutoTokenizer
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from nlp_ssl import console
-from nlp_ssl.command_line import parse
-from nlp_ssl.config import CorpusConfig, TokenizerConfig
-from nlp_ssl.console import UserError, say
-from nlp_ssl.libraries import importing
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import CorpusConfig, TokenizerConfig
+from nlp_ssl.core import console
+from nlp_ssl.core.console import UserError, say
+from nlp_ssl.core.libraries import importing
 
 AUDIT_BYTES = 4e6  # more held-out text would not move the numbers
 
@@ -36,9 +36,9 @@ class TokenizerRunConfig:
 def main(config: TokenizerRunConfig) -> None:
     """Train, save, audit."""
     with importing():
-        from nlp_ssl.data import tokenizer as tokenizers
-        from nlp_ssl.data.corpus import open_corpus
-        from nlp_ssl.data.tokenizer_audit import audit, format_audit
+        from nlp_ssl.data.text.corpus import open_corpus
+        from nlp_ssl.data.tokens import tokenizer as tokenizers
+        from nlp_ssl.data.tokens.tokenizer_audit import audit, format_audit
 
     wanted = config.tokenizer
     if wanted.path:

@@ -15,7 +15,7 @@ from transformers import (
     XLMRobertaTokenizerFast,
 )
 
-from nlp_ssl.data.tokenizer import train_tokenizer
+from nlp_ssl.data.tokens.tokenizer import train_tokenizer
 
 BYTES = pre_tokenizers.ByteLevel.alphabet()
 LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"

@@ -37,7 +37,7 @@ def name(path):
 
 
 def room(module):
-    """`nlp_ssl.data.order` -> `data`."""
+    """`nlp_ssl.data.sequences.order` -> `data`."""
     part = [*module.split("."), ""][1]
     return SAME.get(part, part)
 

@@ -8,12 +8,14 @@ import pytest
 import yaml
 from launch import ROOT
 
-from nlp_ssl import command_line, config, config_finetuning
-from nlp_ssl.command_line import parse
-from nlp_ssl.config import CLMConfig, MLMConfig, PhaseConfig, to_dict
-from nlp_ssl.config_finetuning import FinetuneConfig, GlueConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.files import cache_dir
+from nlp_ssl.config import command_line
+from nlp_ssl.config import common as config
+from nlp_ssl.config import finetuning as config_finetuning
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import CLMConfig, MLMConfig, PhaseConfig, to_dict
+from nlp_ssl.config.finetuning import FinetuneConfig, GlueConfig
+from nlp_ssl.core.console import UserError
+from nlp_ssl.core.files import cache_dir
 
 CONFIGS = [MLMConfig, CLMConfig, FinetuneConfig]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nlp_ssl.files import advice, disk_error, making, no_links, replace, write_atomically
+from nlp_ssl.core.files import advice, disk_error, making, no_links, replace, write_atomically
 
 fork = multiprocessing.get_context("fork")
 

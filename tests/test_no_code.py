@@ -15,14 +15,14 @@ import torch
 from toys import tiny_config, tiny_model, tokenizer
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
-from nlp_ssl.command_line import parse
-from nlp_ssl.config import MLMConfig, ModelConfig
-from nlp_ssl.config_finetuning import FinetuneConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.data.tokenizer import load_tokenizer, save_tokenizer
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import MLMConfig, ModelConfig
+from nlp_ssl.config.finetuning import FinetuneConfig
+from nlp_ssl.core.console import UserError
+from nlp_ssl.core.yaml_text import MOST_REPEATED, check_yaml
+from nlp_ssl.data.tokens.tokenizer import load_tokenizer, save_tokenizer
 from nlp_ssl.models.loading import architecture, build_model, find_config
 from nlp_ssl.training.state_files import read_tensors, rng_state, set_rng_state
-from nlp_ssl.yaml_text import MOST_REPEATED, check_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(path for part in ("nlp_ssl", "recipes") for path in (ROOT / part).rglob("*.py"))

@@ -7,14 +7,14 @@ import torch
 from accelerate import Accelerator
 from toys import packed_rows, tiny_model, tokenizer
 
-from nlp_ssl.config import OptimizerConfig
-from nlp_ssl.data.batches import TrainBatches
-from nlp_ssl.data.phases import Phase, Phases
+from nlp_ssl.config.common import OptimizerConfig
+from nlp_ssl.data.sequences.batches import TrainBatches
+from nlp_ssl.data.sequences.phases import Phase, Phases
+from nlp_ssl.doctor.proofs import Trajectory, difference, isolation, parity, stock_copy
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.objectives.objective import ObjectiveModule
-from nlp_ssl.proofs import Trajectory, difference, isolation, parity, stock_copy
 from nlp_ssl.training.optimizers import build_optimizer
 
 ROW_LENGTH = 64

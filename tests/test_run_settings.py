@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nlp_ssl.config import MLMConfig, ResumeConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.run_settings import check_run, lock_folder
+from nlp_ssl.config.common import MLMConfig, ResumeConfig
+from nlp_ssl.core.console import UserError
+from nlp_ssl.runs.checks import check_run, lock_folder
 
 
 def config(folder: Path, resume: bool = False) -> MLMConfig:

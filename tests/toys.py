@@ -10,10 +10,10 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
-from nlp_ssl.data.packing import PackedRows, pack
-from nlp_ssl.data.tokenising import tokenize_corpus
-from nlp_ssl.data.tokenizer import train_tokenizer
-from nlp_ssl.data.tokens import TokenCorpus
+from nlp_ssl.data.sequences.packing import PackedRows, pack
+from nlp_ssl.data.tokens.token_corpus import TokenCorpus
+from nlp_ssl.data.tokens.tokenizer import train_tokenizer
+from nlp_ssl.data.tokens.tokenizing import tokenize_corpus
 
 SYLLABLES = ["ka", "lo", "mi", "ren", "tus", "va", "po", "shi", "dor", "el", "an", "qu", "ist", "ber", "gho"]
 PUNCTUATION = ["", "", "", ",", ".", "!", " -"]

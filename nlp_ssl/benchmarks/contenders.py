@@ -25,12 +25,12 @@ from transformers import (
 )
 
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
-from nlp_ssl.config import ModelConfig
-from nlp_ssl.config_finetuning import FinetuneConfig
-from nlp_ssl.machine import compile_module, training_device
+from nlp_ssl.config.common import ModelConfig
+from nlp_ssl.config.finetuning import FinetuneConfig
 from nlp_ssl.models.loading import build_model
-from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
-from nlp_ssl.pretraining import start
+from nlp_ssl.runs.pretraining import start
+from nlp_ssl.runs.pretraining_data import AUTO_CLASS, Kind, PretrainingData
+from nlp_ssl.training.device import compile_module, training_device
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.optimizers import build_optimizer
 from nlp_ssl.training.throughput import Work

@@ -13,13 +13,15 @@ from typing import Any, Literal
 
 import torch
 
-from nlp_ssl import console, preparation, pretraining
 from nlp_ssl.benchmarks import contenders
 from nlp_ssl.benchmarks.contenders import PARTS, Parts, TakesTurns
 from nlp_ssl.benchmarks.load import Load
 from nlp_ssl.benchmarks.profiling import start_profiler, stop_profiler
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
-from nlp_ssl.machine import DTYPES, best_precision, training_device
+from nlp_ssl.core import console
+from nlp_ssl.runs import pretraining
+from nlp_ssl.runs import pretraining_data as preparation
+from nlp_ssl.training.device import DTYPES, best_precision, training_device
 from nlp_ssl.training.throughput import datasheet_peak, measured_bandwidth, measured_peak
 
 OURS, EAGER = "nlp_ssl", "eager"

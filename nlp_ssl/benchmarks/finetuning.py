@@ -15,11 +15,11 @@ from nlp_ssl.benchmarks import contenders
 from nlp_ssl.benchmarks.contenders import Parts, TakesTurns
 from nlp_ssl.benchmarks.contest import OURS, Answers, contest, ratios
 from nlp_ssl.benchmarks.settings import FINETUNING_TRAINERS, FinetuneBenchmarkConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.data.lengths import PAD_TO_MULTIPLE_OF
-from nlp_ssl.finetuning import FinetuningRun, Prepared, prepare
-from nlp_ssl.machine import training_device
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.sequences.length_batching import PAD_TO_MULTIPLE_OF
 from nlp_ssl.models.loading import build_model
+from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, prepare
+from nlp_ssl.training.device import training_device
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.optimizers import build_optimizer
 

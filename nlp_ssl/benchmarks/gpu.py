@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nlp_ssl import console
 from nlp_ssl.benchmarks.gpu_parts import MODELS, PARTS, GpuConfig
-from nlp_ssl.command_line import parse
-from nlp_ssl.console import UserError
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.core import console
+from nlp_ssl.core.console import UserError
 
 NEEDED = ("torch", "transformers", "accelerate", "datasets", "evaluate", "jsonargparse", "docstring_parser", "psutil")
 MINUTES_FOR_ITSELF = 0.2  # that a part must at least have

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from nlp_ssl import console
-from nlp_ssl.console import UserError
+from nlp_ssl.core import console
+from nlp_ssl.core.console import UserError
 
 
 @dataclass
@@ -95,8 +95,8 @@ def hardware(config: GpuConfig) -> dict[str, Any]:
     """What the machine is, and what it reaches."""
     import torch
 
-    from nlp_ssl import libraries
-    from nlp_ssl.machine import DTYPES, best_precision, training_device
+    from nlp_ssl.core import libraries
+    from nlp_ssl.training.device import DTYPES, best_precision, training_device
     from nlp_ssl.training.throughput import datasheet_peak, measured_bandwidth, measured_peak
 
     device = training_device()
@@ -206,14 +206,14 @@ def _make_tiny(chosen: Any) -> None:
 
 def _work(config: GpuConfig) -> Path:
     """Where runs leave what is too large to carry away."""
-    from nlp_ssl.files import cache_dir
+    from nlp_ssl.core.files import cache_dir
 
     return cache_dir() / "gpu"
 
 
 def data(config: GpuConfig) -> dict[str, Any]:
     """Tokenise and pack the text for every model, so that no contender waits for it."""
-    from nlp_ssl.preparation import kind_of, prepare
+    from nlp_ssl.runs.pretraining_data import kind_of, prepare
 
     found = {}
     for name, model in MODELS.items():
@@ -239,7 +239,7 @@ def finetuning(config: GpuConfig) -> dict[str, Any]:
     from transformers import AutoModelForMaskedLM
 
     from nlp_ssl.benchmarks.finetuning import FinetuneBenchmarkConfig, compare_finetuning
-    from nlp_ssl.preparation import kind_of, prepare
+    from nlp_ssl.runs.pretraining_data import kind_of, prepare
 
     model = MODELS["bert-base 512"]
     pretrained = _benchmark(config, model)
@@ -258,8 +258,9 @@ def finetuning(config: GpuConfig) -> dict[str, Any]:
 
 def pretraining(config: GpuConfig) -> dict[str, Any]:
     """Pretrain the default encoder in what is left of the time, and on from there if it was begun."""
-    from nlp_ssl import preparation, pretraining
-    from nlp_ssl.config import MLMConfig
+    from nlp_ssl.config.common import MLMConfig
+    from nlp_ssl.runs import pretraining
+    from nlp_ssl.runs import pretraining_data as preparation
 
     chosen = MLMConfig(output_dir=str(_work(config) / "pretraining"))
     chosen.resume.enabled = chosen.resume.allow_changed = True  # other minutes than before

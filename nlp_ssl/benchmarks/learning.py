@@ -9,19 +9,20 @@ from typing import Any
 
 from transformers import set_seed
 
-from nlp_ssl import preparation, pretraining
 from nlp_ssl.benchmarks import contenders
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
-from nlp_ssl.config import ModelConfig
-from nlp_ssl.console import say
-from nlp_ssl.data.batches import held_out_batches
-from nlp_ssl.evaluation.perplexity import evaluate
-from nlp_ssl.machine import make_accelerator
+from nlp_ssl.config.common import ModelConfig
+from nlp_ssl.core.console import say
+from nlp_ssl.data.sequences.batches import held_out_batches
+from nlp_ssl.evaluation.held_out import evaluate
 from nlp_ssl.models.loading import architecture
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import ObjectiveModule
-from nlp_ssl.preparation import AUTO_CLASS, Kind, PretrainingData
-from nlp_ssl.pretraining import HELD_OUT_SEED, build_objective
+from nlp_ssl.runs import pretraining
+from nlp_ssl.runs import pretraining_data as preparation
+from nlp_ssl.runs.pretraining import HELD_OUT_SEED, build_objective
+from nlp_ssl.runs.pretraining_data import AUTO_CLASS, Kind, PretrainingData
+from nlp_ssl.training.device import make_accelerator
 
 Curve = list[tuple[float, float]]  # (seconds of training, held-out loss)
 WARM_UP = 6  # steps that show how long one takes

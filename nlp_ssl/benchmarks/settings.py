@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nlp_ssl.config import MLMConfig
-from nlp_ssl.config_finetuning import ClassificationConfig
-from nlp_ssl.console import UserError
+from nlp_ssl.config.common import MLMConfig
+from nlp_ssl.config.finetuning import ClassificationConfig
+from nlp_ssl.core.console import UserError
 
 TRAINERS = ("script", "bf16", "best")
 CONTENDERS = ("eager", *TRAINERS)

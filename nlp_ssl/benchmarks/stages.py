@@ -18,18 +18,19 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling
 
-from nlp_ssl import console, preparation
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
-from nlp_ssl.config import to_dict
-from nlp_ssl.data.batches import TrainBatches
-from nlp_ssl.data.corpus import open_corpus
-from nlp_ssl.data.packing import pack
-from nlp_ssl.data.phases import Phase, Phases
-from nlp_ssl.data.tokenising import tokenize_corpus
-from nlp_ssl.data.tokens import TokenCorpus
+from nlp_ssl.config.common import to_dict
+from nlp_ssl.core import console
+from nlp_ssl.data.sequences.batches import TrainBatches
+from nlp_ssl.data.sequences.packing import pack
+from nlp_ssl.data.sequences.phases import Phase, Phases
+from nlp_ssl.data.text.corpus import open_corpus
+from nlp_ssl.data.tokens.token_corpus import TokenCorpus
+from nlp_ssl.data.tokens.tokenizing import tokenize_corpus
 from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
-from nlp_ssl.run_settings import plain
+from nlp_ssl.runs import pretraining_data as preparation
+from nlp_ssl.runs.checks import plain
 
 MEGABYTES = 64  # of text that the tokenising stage reads
 TOKENS = 2_000_000  # that the batches and masking stages make in a round
@@ -188,7 +189,7 @@ def resume(config: BenchmarkConfig) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"imports": [], "first step": [], "first step after --resume": []}
     for _ in console.progress(range(config.rounds), desc="measure", unit="round"):
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import nlp_ssl.pretraining"], check=True)
+        subprocess.run([sys.executable, "-c", "import nlp_ssl.runs.pretraining"], check=True)
         seconds["imports"].append(time.perf_counter() - begun)
         with tempfile.TemporaryDirectory() as root:
             folder = Path(root)

@@ -9,11 +9,11 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from nlp_ssl import console
-from nlp_ssl.console import UserError
-from nlp_ssl.data.batches import selections
-from nlp_ssl.data.tokens import fingerprint
-from nlp_ssl.files import cache_dir, making
+from nlp_ssl.core import console
+from nlp_ssl.core.console import UserError
+from nlp_ssl.core.files import cache_dir, making
+from nlp_ssl.data.sequences.batches import selections
+from nlp_ssl.data.tokens.token_corpus import fingerprint
 from nlp_ssl.objectives.labelled import pad_rows
 
 Pooling = Literal["mean", "cls"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nlp_ssl.data.tags import entities
+from nlp_ssl.data.labelled.tag_schemes import entities
 from nlp_ssl.evaluation.metrics import pearson, spearman
 
 Scorer = Callable[[np.ndarray], float]  # from row numbers, (N,), repeated ones counted again, to a score

@@ -16,8 +16,8 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
-from nlp_ssl.data.tags import entities
-from nlp_ssl.evaluation.perplexity import bits_per_byte
+from nlp_ssl.data.labelled.tag_schemes import entities
+from nlp_ssl.evaluation.held_out import bits_per_byte
 
 
 class _OfflineMetric(evaluate.Metric):

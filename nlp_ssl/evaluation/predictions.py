@@ -7,9 +7,9 @@ from typing import Any
 
 from datasets import Dataset
 
-from nlp_ssl.data.labelled import LabelledData
-from nlp_ssl.data.written import as_written
-from nlp_ssl.files import replacing
+from nlp_ssl.core.files import replacing
+from nlp_ssl.data.labelled.detokenize import as_written
+from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.objectives.tagging import Tagging

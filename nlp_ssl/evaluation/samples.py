@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast, pipeline
 
-from nlp_ssl.data.tokens import TokenCorpus
+from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 
 WORDS = 10  # of a paragraph that is worth looking at
 CHOICE = re.compile(r"(?<= )[^\W\d_]{4,}(?=[ ,.])")  # a word inside running text, where its mask has a space before it

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import pipeline
 
-from nlp_ssl.data.tags import entities
-from nlp_ssl.data.written import Span, as_typed, as_written
+from nlp_ssl.data.labelled.detokenize import Span, as_typed, as_written
+from nlp_ssl.data.labelled.tag_schemes import entities
 from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.objectives.word_tokens import word_tokens

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from nlp_ssl.console import UserError
-from nlp_ssl.models.tiles import Tile, tiled_attention, tiles_of
-from nlp_ssl.models.varlen import HALF, varlen_attention
+from nlp_ssl.core.console import UserError
+from nlp_ssl.models.tiled_attention import Tile, tiled_attention, tiles_of
+from nlp_ssl.models.varlen_attention import HALF, varlen_attention
 
 ISOLATED = "isolated"
 # on a CPU, whose flash kernel multiplies bfloat16 slowly: rows up to here by the plain formula, all at once; up to

@@ -15,11 +15,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from nlp_ssl.config import ModelConfig
-from nlp_ssl.console import UserError, say, warn
+from nlp_ssl.config.common import ModelConfig
+from nlp_ssl.core.console import UserError, say, warn
+from nlp_ssl.core.network import hub_answers
 from nlp_ssl.models import presets
 from nlp_ssl.models.attention import ISOLATED, can_isolate
-from nlp_ssl.network import hub_answers
 
 _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask")
 

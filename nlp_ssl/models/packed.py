@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from nlp_ssl.console import UserError
+from nlp_ssl.core.console import UserError
 from nlp_ssl.models.attention import (
     ISOLATED,
     Documents,
@@ -16,7 +16,7 @@ from nlp_ssl.models.attention import (
     isolated_attention,
     stock_attention,
 )
-from nlp_ssl.models.heads import LabelledPositions
+from nlp_ssl.models.label_gather import LabelledPositions
 
 _REFUSED = "{} cannot keep packed documents apart; give --tokens.packing one_document"
 ROUNDING = 1e-4  # of float32, through some dozen layers

@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from nlp_ssl.console import say, warn
+from nlp_ssl.core.console import say, warn
 from nlp_ssl.objectives.labelled import (
     IGNORED,
     Prediction,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from nlp_ssl.data.packing import cumulative_lengths, stack_rows
+from nlp_ssl.data.sequences.packing import cumulative_lengths, stack_rows
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, loss_precision, narrow, to_tensors
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from nlp_ssl.console import UserError, say, warn
-from nlp_ssl.data.labelled import LabelledData, arrange
+from nlp_ssl.core.console import UserError, say, warn
+from nlp_ssl.data.labelled.labelled_data import LabelledData, arrange
 from nlp_ssl.models.loading import model_class
 
 MOST_SHOWN = 10  # labels in a message

@@ -12,9 +12,9 @@ from datasets.fingerprint import Hasher
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nlp_ssl.console import UserError
-from nlp_ssl.data.lengths import padded
-from nlp_ssl.files import cache_dir
+from nlp_ssl.core.console import UserError
+from nlp_ssl.core.files import cache_dir
+from nlp_ssl.data.sequences.length_batching import padded
 
 IGNORED = -100
 RULES = 2  # raise it when the same rows would be tokenised otherwise

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from nlp_ssl.config import MaskingConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.data.order import hash64
+from nlp_ssl.config.common import MaskingConfig
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.sequences.order import hash64
 from nlp_ssl.objectives.cross_entropy import IGNORE
 
 SPAN_P, SPAN_MAX = 0.2, 10  # SpanBERT: lengths ~ Geometric(0.2) given that they are at most 10, 3.8 on average

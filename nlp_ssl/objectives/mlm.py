@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 
-from nlp_ssl.data.packing import cumulative_lengths, stack_rows
+from nlp_ssl.data.sequences.packing import cumulative_lengths, stack_rows
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.masking import SPAN_MAX, MaskingCollator
 from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, narrow, to_tensors

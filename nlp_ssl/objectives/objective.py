@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nlp_ssl.data.order import hash64
+from nlp_ssl.data.sequences.order import hash64
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from nlp_ssl.data.written import Span, as_written
+from nlp_ssl.data.labelled.detokenize import Span, as_written
 
 Reading = Literal["first", "simple"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from nlp_ssl.console import UserError
+from nlp_ssl.core.console import UserError
+from nlp_ssl.core.yaml_text import check_yaml
 from nlp_ssl.publishing.local_paths import hide, is_local, name_of, names_only
-from nlp_ssl.yaml_text import check_yaml
 
 SETTINGS = "nlp_ssl_config.yaml"
 CARD = "README.md"

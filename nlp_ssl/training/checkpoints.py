@@ -24,11 +24,11 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from nlp_ssl.config import CheckpointConfig
-from nlp_ssl.console import UserError, rank, warn
-from nlp_ssl.files import disk_error, no_links, remove, replacing, sha256, sync
+from nlp_ssl.config.common import CheckpointConfig
+from nlp_ssl.core.console import UserError, rank, warn
+from nlp_ssl.core.files import disk_error, no_links, remove, replacing, sha256, sync
 from nlp_ssl.training.adapters import merge, trained_weights
-from nlp_ssl.training.interrupts import any_process
+from nlp_ssl.training.distributed import any_process
 from nlp_ssl.training.state_files import read_tensors, rng_state, set_rng_state
 
 MANIFEST = "MANIFEST.json"

@@ -15,11 +15,11 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
-from nlp_ssl.config import ScheduleConfig
+from nlp_ssl.config.common import ScheduleConfig
 from nlp_ssl.objectives.objective import Batch, ObjectiveModule, num_real_tokens
-from nlp_ssl.training.interrupts import host_group
+from nlp_ssl.training.distributed import host_group
 from nlp_ssl.training.schedules import Horizon
-from nlp_ssl.training.spikes import Incident, StepGuard
+from nlp_ssl.training.step_guard import Incident, StepGuard
 
 SaveState = Literal["idle", "writing", "failed"]
 

@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 
-from nlp_ssl.console import UserError
-from nlp_ssl.data.batches import Batch, Rows
-from nlp_ssl.data.phases import Selection
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.sequences.batches import Batch, Rows
+from nlp_ssl.data.sequences.phases import Selection
 from nlp_ssl.objectives.objective import ObjectiveModule
 
 STATE = 12  # bytes of a parameter besides itself and its gradient: AdamW's two moments, and DDP's copy of the gradient

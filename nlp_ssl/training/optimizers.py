@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from nlp_ssl.config import OptimizerConfig
-from nlp_ssl.config_finetuning import TransferConfig
+from nlp_ssl.config.common import OptimizerConfig
+from nlp_ssl.config.finetuning import TransferConfig
+from nlp_ssl.training.layerwise import depth_groups
 from nlp_ssl.training.muon import Muon
-from nlp_ssl.training.transfer import depth_groups
 
 # Muon's steps all have the same length, so without decay the weights go on growing, and fine-tuning cannot move them
 WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.1}

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from nlp_ssl.config import ScheduleConfig, TrainConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.data.phases import Phases
+from nlp_ssl.config.common import ScheduleConfig, TrainConfig
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.sequences.phases import Phases
 
 
 def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:

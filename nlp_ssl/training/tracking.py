@@ -8,9 +8,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from nlp_ssl.config import TrackingConfig
-from nlp_ssl.console import UserError, rank, warn
-from nlp_ssl.files import replace
+from nlp_ssl.config.common import TrackingConfig
+from nlp_ssl.core.console import UserError, rank, warn
+from nlp_ssl.core.files import replace
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 

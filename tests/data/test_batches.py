@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nlp_ssl.data.batches import TrainBatches, held_out_batches, held_out_rows
-from nlp_ssl.data.phases import Phase, Phases
+from nlp_ssl.data.sequences.batches import TrainBatches, held_out_batches, held_out_rows
+from nlp_ssl.data.sequences.phases import Phase, Phases
 
 NUM_ROWS, BATCH = 53, 16
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from nlp_ssl.console import UserError
-from nlp_ssl.data.builtin_tasks import library_texts, signature_tags
-from nlp_ssl.data.pydocs import PyDoc
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.labelled.builtin_tasks import library_texts, signature_tags
+from nlp_ssl.data.text.pydocs import PyDoc
 
 
 def doc(text, package="numpy", **signature):

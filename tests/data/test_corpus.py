@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nlp_ssl.config import CorpusConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.data.corpus import open_corpus
+from nlp_ssl.config.common import CorpusConfig
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.text.corpus import open_corpus
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 HOSTILE = DATA / "hostile"
@@ -264,7 +264,7 @@ def test_an_interrupted_copy_leaves_nothing_behind(tmp_path, cache, other):
 
 
 def test_builtin(monkeypatch, tmp_path):
-    from nlp_ssl.data import pydocs
+    from nlp_ssl.data.text import pydocs
 
     root = tmp_path / "site"
     for i in range(60):
@@ -523,9 +523,9 @@ def test_hub_errors_are_sentences(monkeypatch, hub):
 
 OFFLINE = """
 import sys
-from nlp_ssl.config import CorpusConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.data.corpus import open_corpus
+from nlp_ssl.config.common import CorpusConfig
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.text.corpus import open_corpus
 try:
     open_corpus(CorpusConfig(sources="someone/poems", streaming=len(sys.argv) > 1))
 except UserError as error:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from glue_layout import LAYOUTS, QUOTE, write_glue
 
-from nlp_ssl.config_finetuning import LabelledConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.data.labelled import open_classification
+from nlp_ssl.config.finetuning import LabelledConfig
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.labelled.labelled_data import open_classification
 
 
 @pytest.mark.parametrize("compress", [False, True])

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from nlp_ssl.config_finetuning import LabelledConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.data import labelled_sources
-from nlp_ssl.data.labelled import open_classification, open_tagging
-from nlp_ssl.data.pydocs import PyDoc
-from nlp_ssl.data.tags import entities
+from nlp_ssl.config.finetuning import LabelledConfig
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.labelled import sources as labelled_sources
+from nlp_ssl.data.labelled.labelled_data import open_classification, open_tagging
+from nlp_ssl.data.labelled.tag_schemes import entities
+from nlp_ssl.data.text.pydocs import PyDoc
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -314,7 +314,7 @@ def test_builtin_tasks_open(monkeypatch):
         for i in range(100)
         for p in ("numpy", "pandas")
     ]
-    monkeypatch.setattr("nlp_ssl.data.builtin_tasks.read_pydocs", lambda: docs)
+    monkeypatch.setattr("nlp_ssl.data.labelled.builtin_tasks.read_pydocs", lambda: docs)
     data = open_classification(LabelledConfig())
     assert (data.labels, data.name) == (["numpy", "pandas"], "builtin-library")
     assert not any("numpy" in text for text in data.train["text"])

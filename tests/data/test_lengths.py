@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from nlp_ssl.data.batches import TrainBatches
-from nlp_ssl.data.lengths import LengthCut, cheapest_cut, padded
-from nlp_ssl.data.phases import Phase, Phases
+from nlp_ssl.data.sequences.batches import TrainBatches
+from nlp_ssl.data.sequences.length_batching import LengthCut, cheapest_cut, padded
+from nlp_ssl.data.sequences.phases import Phase, Phases
 
 
 def work(lengths, width):

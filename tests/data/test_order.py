@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from nlp_ssl.data.order import hash64, permute, rows_at
+from nlp_ssl.data.sequences.order import hash64, permute, rows_at
 
 
 @pytest.mark.parametrize("size", [*range(1, 40), 64, 65, 127, 1000, 1023, 1024, 1025, 65_537, 100_000])

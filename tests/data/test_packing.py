@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from toys import Lengths, packed_rows, texts, token_corpus, tokenizer
 
-from nlp_ssl.console import UserError
-from nlp_ssl.data import packing, packing_index
-from nlp_ssl.data.packing import pack, stack_rows
-from nlp_ssl.data.packing_index import plan
-from nlp_ssl.data.phases import Selection
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.sequences import packing, packing_index
+from nlp_ssl.data.sequences.packing import pack, stack_rows
+from nlp_ssl.data.sequences.packing_index import plan
+from nlp_ssl.data.sequences.phases import Selection
 
 PREFIX, SUFFIX, PAD = (-1,), (-2,), -3
 

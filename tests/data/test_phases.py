@@ -4,8 +4,8 @@ from itertools import islice
 
 import pytest
 
-from nlp_ssl.data.batches import TrainBatches
-from nlp_ssl.data.phases import Phase, Phases
+from nlp_ssl.data.sequences.batches import TrainBatches
+from nlp_ssl.data.sequences.phases import Phase, Phases
 
 
 class Rows:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nlp_ssl.data import pydocs
-from nlp_ssl.data.pydocs import PyDoc, read_pydocs
+from nlp_ssl.data.text import pydocs
+from nlp_ssl.data.text.pydocs import PyDoc, read_pydocs
 
 LONG = "This sentence is here so that the text has a length that is worth learning from, a hundred characters or more."
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nlp_ssl.console import UserError
-from nlp_ssl.data.tags import Entity, entities, find_scheme, read_conll, tag_set, to_bio2
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.labelled.tag_schemes import Entity, entities, find_scheme, read_conll, tag_set, to_bio2
 
 
 def write(spans, length, scheme):

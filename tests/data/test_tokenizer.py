@@ -22,10 +22,16 @@ from transformers import (
     RobertaTokenizerFast,
 )
 
-from nlp_ssl.console import UserError
-from nlp_ssl.data import tokenizer as tokenizer_module
-from nlp_ssl.data.tokenizer import derive_vocab_size, load_tokenizer, num_text_bytes, save_tokenizer, train_tokenizer
-from nlp_ssl.data.tokenizer_audit import audit, format_audit
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.tokens import tokenizer as tokenizer_module
+from nlp_ssl.data.tokens.tokenizer import (
+    derive_vocab_size,
+    load_tokenizer,
+    num_text_bytes,
+    save_tokenizer,
+    train_tokenizer,
+)
+from nlp_ssl.data.tokens.tokenizer_audit import audit, format_audit
 
 REPO = Path(__file__).resolve().parents[2]
 SHARED = REPO.parent / "shared" / "data"
@@ -72,7 +78,7 @@ def run_python(code: str, *args: str, **env: str) -> str:
 
 TRAIN_AND_HASH = """
 import argparse, hashlib, json, pathlib, sys
-from nlp_ssl.data.tokenizer import save_tokenizer, train_tokenizer
+from nlp_ssl.data.tokens.tokenizer import save_tokenizer, train_tokenizer
 texts = pathlib.Path(sys.argv[1]).read_text(encoding="utf-8").split("\\n\\n")
 digests = {}
 for kind in ("wordpiece", "bpe", "unigram"):
@@ -333,8 +339,8 @@ def test_loading_refuses_with_a_sentence(trained, tmp_path):
 
 def test_loading_without_a_network_says_what_works():
     code = """
-from nlp_ssl.console import UserError
-from nlp_ssl.data.tokenizer import load_tokenizer
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.tokens.tokenizer import load_tokenizer
 try:
     load_tokenizer("some/tokenizer", revision="v1")
 except UserError as error:

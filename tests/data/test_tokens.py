@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from toys import dataset, texts, tokenizer, word_tokenizer
 
-from nlp_ssl.console import UserError
-from nlp_ssl.data import tokenising
-from nlp_ssl.data.tokenising import tokenize_corpus
-from nlp_ssl.data.tokens import TokenCorpus
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.tokens import tokenizing as tokenising
+from nlp_ssl.data.tokens.token_corpus import TokenCorpus
+from nlp_ssl.data.tokens.tokenizing import tokenize_corpus
 
 
 @pytest.fixture(autouse=True)

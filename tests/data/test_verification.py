@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from toys import token_corpus
 
-from nlp_ssl.console import UserError
-from nlp_ssl.data.batches import TrainBatches
-from nlp_ssl.data.packing import pack
-from nlp_ssl.data.phases import Phase, Phases
-from nlp_ssl.data.tokens import TokenCorpus
-from nlp_ssl.data.verification import Verification
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.sequences.batches import TrainBatches
+from nlp_ssl.data.sequences.packing import pack
+from nlp_ssl.data.sequences.phases import Phase, Phases
+from nlp_ssl.data.tokens.checksums import Verification
+from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 
 
 @pytest.fixture

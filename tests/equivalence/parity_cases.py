@@ -19,9 +19,10 @@ from torch import Tensor
 from toys import tiny_model, word_tokenizer
 from transformers import PreTrainedModel
 
-from nlp_ssl.config import OptimizerConfig
-from nlp_ssl.data.batches import TrainBatches
-from nlp_ssl.data.phases import Phase, Phases
+from nlp_ssl.config.common import OptimizerConfig
+from nlp_ssl.data.sequences.batches import TrainBatches
+from nlp_ssl.data.sequences.phases import Phase, Phases
+from nlp_ssl.doctor.proofs import Trajectory, trajectory
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.clm import CausalLanguageModeling
@@ -29,7 +30,6 @@ from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
 from nlp_ssl.objectives.tagging import Tagging
-from nlp_ssl.proofs import Trajectory, trajectory
 from nlp_ssl.training.optimizers import build_optimizer
 
 BATCH, STEPS, SEED = 16, 4, 3

@@ -8,7 +8,7 @@ from typing import Any
 import forks
 import torch
 
-from nlp_ssl.proofs import Trajectory
+from nlp_ssl.doctor.proofs import Trajectory
 
 PATHS = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 

@@ -16,7 +16,7 @@ from parity_cases import BATCH, CASES, MICRO_BATCHES, expected, ours
 from parity_processes import two_processes
 from parity_trainer import expected_step, trainer_step
 
-from nlp_ssl.proofs import Trajectory, difference
+from nlp_ssl.doctor.proofs import Trajectory, difference
 
 SPLITS = ["1 x 16", "micro-batches of 4", "of 3", "2 processes x 2 x 4"]
 STOCK_SPLITS = ["1 x 16", "4 x 4", "2 processes x 2 x 4"]

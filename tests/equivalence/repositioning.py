@@ -14,8 +14,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from toys import word_tokenizer
 
-from nlp_ssl.data.batches import TrainBatches
-from nlp_ssl.data.phases import Phase, Phases
+from nlp_ssl.data.sequences.batches import TrainBatches
+from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 

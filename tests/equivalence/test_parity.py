@@ -13,7 +13,7 @@ from parity_cases import BATCH, CASES, MICRO_BATCHES, ROW_LENGTH, STEPS, expecte
 from parity_processes import two_processes
 from torch import Tensor
 
-from nlp_ssl.proofs import Trajectory, difference
+from nlp_ssl.doctor.proofs import Trajectory, difference
 
 EPS64, EPS32 = torch.finfo(torch.float64).eps, torch.finfo(torch.float32).eps
 # A loss or a gradient is a sum over the tokens of a batch; two orders of summing n terms differ by n rounding errors at

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nlp_ssl.evaluation.glue import PROTOCOLS, TASKS, submission
+from nlp_ssl.evaluation.glue_protocols import PROTOCOLS, TASKS, submission
 
 # per cent by entry, and the average that the paper prints beside them
 PUBLISHED = {

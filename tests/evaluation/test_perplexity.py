@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from datasets import Dataset
 from toys import packed_rows, tiny_model, token_corpus, tokenizer, word_tokenizer
 
-from nlp_ssl.console import UserError
-from nlp_ssl.data.batches import held_out_batches
-from nlp_ssl.data.tokenising import tokenize_corpus
-from nlp_ssl.evaluation.perplexity import bits_per_byte, evaluate, unigram_cross_entropy
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.sequences.batches import held_out_batches
+from nlp_ssl.data.tokens.tokenizing import tokenize_corpus
+from nlp_ssl.evaluation.held_out import bits_per_byte, evaluate, unigram_cross_entropy
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.clm import CausalLanguageModeling
 from nlp_ssl.objectives.masking import MaskingCollator
@@ -99,7 +99,7 @@ def test_the_processes_results_are_added_up_also_where_one_had_no_batch(rows, ac
         told.extend(own)
         return told
 
-    monkeypatch.setattr("nlp_ssl.evaluation.perplexity.gather_object", gather)
+    monkeypatch.setattr("nlp_ssl.evaluation.held_out.gather_object", gather)
     for rank in range(2):
         batches = held_out_batches(rows, module.objective.collate, batch_size=1, max_rows=1, rank=rank, world_size=2)
         result = evaluate(module, batches, module.objective.num_targets, Rank())

@@ -30,8 +30,8 @@ import torch
 from forks import Fork
 from launch import ROOT, TINY, command, environment, events, write_corpus
 
-from nlp_ssl import console
-from nlp_ssl.files import sha256
+from nlp_ssl.core import console
+from nlp_ssl.core.files import sha256
 from nlp_ssl.training.checkpoints import verify
 
 STEPS, KEPT, LOST = 12, 8, 12  # a run of 12 steps; its checkpoints of steps 4 and 8, and the last one

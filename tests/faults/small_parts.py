@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-from nlp_ssl.data import tokenising
+from nlp_ssl.data.tokens import tokenizing as tokenising
 
 if __name__ == "__main__":  # not in the processes that tokenise
     tokenising.PART_BYTES = 20_000

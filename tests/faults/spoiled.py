@@ -19,14 +19,14 @@ def slow_disk() -> None:
 
 def small_parts() -> None:
     """A tokenised corpus of many parts needs no large text."""
-    from nlp_ssl.data import tokenising
+    from nlp_ssl.data.tokens import tokenizing as tokenising
 
     tokenising.PART_BYTES = 100_000
 
 
 def broken_rank() -> None:
     """Rank 1 cannot read its rows of the ninth step."""
-    from nlp_ssl.data.batches import TrainBatches
+    from nlp_ssl.data.sequences.batches import TrainBatches
 
     read = TrainBatches.__getitem__
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nlp_ssl import console
-from nlp_ssl.console import Interrupted, Interrupts, interruptibly
+from nlp_ssl.core import console
+from nlp_ssl.core.console import Interrupted, Interrupts, interruptibly
 
 SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
 

@@ -19,13 +19,13 @@ from toys import packed_rows, tiny_model
 sys.path.insert(0, str(ROOT / "tests" / "equivalence"))
 from parity_cases import BATCH, ROW_LENGTH, Case, batches_of, build_model, expected, objective, ours
 
-from nlp_ssl.config import ScheduleConfig
-from nlp_ssl.data.packing import cumulative_lengths
-from nlp_ssl.machine import compile_module
+from nlp_ssl.config.common import ScheduleConfig
+from nlp_ssl.data.sequences.packing import cumulative_lengths
+from nlp_ssl.doctor.proofs import difference, relative_distance
 from nlp_ssl.models.packed import PackedModel, check_varlen
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.objective import ObjectiveModule
-from nlp_ssl.proofs import difference, relative_distance
+from nlp_ssl.training.device import compile_module
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.schedules import Horizon
 

@@ -5,7 +5,7 @@ import torch
 from toys import CAUSAL, MASKED, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from nlp_ssl.models.exactness import split_caveats
+from nlp_ssl.models.split_caveats import split_caveats
 
 
 @pytest.mark.parametrize("name", [*MASKED, *CAUSAL])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import CAUSAL, MASKED, tiny_model
 
-from nlp_ssl.models.heads import LabelledPositions
+from nlp_ssl.models.label_gather import LabelledPositions
 
 IDS = torch.randint(5, 100, (3, 17), generator=torch.Generator().manual_seed(0))
 POSITIONS = torch.tensor([0, 4, 16, 17, 30, 50, 0, 0])  # as MLM gives them: spare slots point at 0

@@ -15,8 +15,8 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from nlp_ssl.config import ModelConfig
-from nlp_ssl.console import UserError
+from nlp_ssl.config.common import ModelConfig
+from nlp_ssl.core.console import UserError
 from nlp_ssl.models.loading import architecture, build_model, find_config, isolates, max_positions, save_model
 from nlp_ssl.models.packed import PackedModel
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nlp_ssl.models import tiles
+from nlp_ssl.models import tiled_attention as tiles
 from nlp_ssl.models.attention import document_mask
-from nlp_ssl.models.tiles import tiled_attention, tiles_of
+from nlp_ssl.models.tiled_attention import tiled_attention, tiles_of
 
 
 def ids_of(*rows, length=40):

@@ -8,7 +8,7 @@ from toys import CAUSAL, MASKED, tiny_model
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from nlp_ssl.models.attention import ISOLATED
-from nlp_ssl.models.unpadded import UNPADDED, unpad
+from nlp_ssl.models.padding_free import UNPADDED, unpad
 
 LENGTHS = [13, 2, 30, 7, 1]
 PAD = 1

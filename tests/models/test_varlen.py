@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from toys import CAUSAL, packed_rows, tiny_model
 
-from nlp_ssl.data.packing import cumulative_lengths
-from nlp_ssl.models import varlen
+from nlp_ssl.data.sequences.packing import cumulative_lengths
+from nlp_ssl.models import varlen_attention as varlen
 from nlp_ssl.models.packed import PackedModel, check_varlen
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from toys import packed_rows, texts, tiny_model, token_corpus, tokenizer, word_tokenizer
 
-from nlp_ssl.data.packing import pack
+from nlp_ssl.data.sequences.packing import pack
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.clm import CausalLanguageModeling
 from nlp_ssl.objectives.masking import IGNORE

@@ -8,8 +8,8 @@ from datasets import Dataset
 from published_tokenizers import PUBLISHED
 from transformers import BertConfig, BertForTokenClassification, TokenClassificationPipeline
 
-from nlp_ssl.data.tags import entities
-from nlp_ssl.data.written import as_typed, as_written
+from nlp_ssl.data.labelled.detokenize import as_typed, as_written
+from nlp_ssl.data.labelled.tag_schemes import entities
 from nlp_ssl.evaluation.tagger_readings import read_tagger
 from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.objectives.word_tokens import choose_reading, word_tokens

@@ -17,8 +17,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from nlp_ssl import console
-from nlp_ssl.console import UserError
+from nlp_ssl.core import console
+from nlp_ssl.core.console import UserError
 from nlp_ssl.publishing.hub import HubPublisher, model_files
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -10,8 +10,8 @@ import pytest
 from launch import ROOT, TINY, write_corpus
 from transformers import BertConfig, BertForMaskedLM
 
-from nlp_ssl import console
-from nlp_ssl.data.tokenizer import train_tokenizer
+from nlp_ssl.core import console
+from nlp_ssl.data.tokens.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")

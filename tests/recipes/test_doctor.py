@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from launch import execute, write_corpus
 
-from nlp_ssl import doctor
-from nlp_ssl.config import MLMConfig
+from nlp_ssl.config.common import MLMConfig
+from nlp_ssl.doctor import examination as doctor
 
 SMALL = ["--model.overrides.hidden_size", "32", "--model.overrides.intermediate_size", "48"]
 SMALL += ["--model.overrides.num_hidden_layers", "2", "--tokenizer.vocab_size", "320", "--tokens.row_length", "48"]

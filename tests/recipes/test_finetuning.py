@@ -15,7 +15,7 @@ from toys import tiny_model
 from toys import tokenizer as toy_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline
 
-from nlp_ssl.data.order import rows_at
+from nlp_ssl.data.sequences.order import rows_at
 
 FIXED = ["--max_length", 64, "--train.mixed_precision", "no", "--train.cpu_threads", 1, "--train.log_every", 1]
 

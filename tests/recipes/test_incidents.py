@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from launch import BIN, TINY, events, execute, free_port, run, write_corpus
 
-from nlp_ssl.data.order import rows_at
+from nlp_ssl.data.sequences.order import rows_at
 
 STEPS = ["--train.steps", "40", "--train.batch_size", "12", "--evaluation.every", "20", "--checkpoint.every", "10"]
 STEPS += ["--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]

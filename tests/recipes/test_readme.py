@@ -18,7 +18,7 @@ sys.path.append(str(ROOT / "tests" / "publishing"))
 from hub_server import TOKEN, HubServer
 from test_options import config_of
 
-from nlp_ssl.command_line import parse
+from nlp_ssl.config.command_line import parse
 
 README = (ROOT / "README.md").read_text()
 # options behind those of README, which give way to them
@@ -41,7 +41,7 @@ SHORT = {
     "push_to_hub.py": [],
 }
 # those that run for minutes, and have tests of their own: here their options are read
-LONG = {"benchmark.py", "benchmark_finetuning.py", "nlp_ssl.doctor", "nlp_ssl.benchmarks.gpu"}
+LONG = {"benchmark.py", "benchmark_finetuning.py", "nlp_ssl.doctor.examination", "nlp_ssl.benchmarks.gpu"}
 YAML = {
     "mlm_own_corpus": ("pretrain_mlm.py", []),
     "mlm_continue": (
@@ -68,7 +68,7 @@ def commands() -> list[str]:
 
 
 def program_and_options(line: str) -> tuple[str, list[str]]:
-    """Such as `pretrain_mlm.py` or `nlp_ssl.doctor`, and what stands behind it."""
+    """Such as `pretrain_mlm.py` or `nlp_ssl.doctor.examination`, and what stands behind it."""
     words = shlex.split(line)
     at = next(i for i, word in enumerate(words) if "recipes/" in word or word.startswith("nlp_ssl."))
     return words[at].removeprefix("recipes/"), words[at + 1 :]

@@ -9,9 +9,9 @@ import yaml
 from launch import BIN, ROOT, TINY, WORDS, events, execute, run, write_corpus, write_labelled
 from transformers import pipeline
 
-from nlp_ssl.command_line import parse
-from nlp_ssl.config import CLMConfig, MLMConfig
-from nlp_ssl.config_finetuning import FinetuneConfig, GlueConfig
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import CLMConfig, MLMConfig
+from nlp_ssl.config.finetuning import FinetuneConfig, GlueConfig
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from toys import tiny_config
 from toys import tokenizer as toy_tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, pipeline
 
-from nlp_ssl.config_finetuning import ClassificationConfig, FinetuneConfig, NERConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.finetuning import FinetuningRun, Prepared, prepare
+from nlp_ssl.config.finetuning import ClassificationConfig, FinetuneConfig, NERConfig
+from nlp_ssl.core.console import UserError
 from nlp_ssl.objectives.labelled import Prediction
+from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, prepare
 
 CLS, NER = AutoModelForSequenceClassification, AutoModelForTokenClassification
 CIRCLE = 2 * WORDS

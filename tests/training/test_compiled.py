@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.insert(0, str(ROOT / "tests" / "equivalence"))
 from parity_cases import CASES, Case, batches_of, build_model, objective
 
-from nlp_ssl.config import ScheduleConfig
-from nlp_ssl.evaluation.perplexity import evaluate
-from nlp_ssl.machine import why_not_compiled
+from nlp_ssl.config.common import ScheduleConfig
+from nlp_ssl.evaluation.held_out import evaluate
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import ObjectiveModule
-from nlp_ssl.pretraining import even_share
+from nlp_ssl.runs.pretraining import even_share
+from nlp_ssl.training.device import why_not_compiled
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.schedules import Horizon
 

@@ -10,7 +10,7 @@ from launch import ROOT
 sys.path.insert(0, str(ROOT / "tests" / "equivalence"))
 from parity_cases import Case, batches_of, build_model, objective
 
-from nlp_ssl.config import ScheduleConfig
+from nlp_ssl.config.common import ScheduleConfig
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.training.loop import Step, train

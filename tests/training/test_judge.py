@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from nlp_ssl.config import EvaluationConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.training.judge import Judge
+from nlp_ssl.config.common import EvaluationConfig
+from nlp_ssl.core.console import UserError
+from nlp_ssl.training.early_stopping import Judge
 
 
 def story(judge, values):

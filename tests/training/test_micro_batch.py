@@ -11,9 +11,9 @@ from launch import ROOT
 sys.path.insert(0, str(ROOT / "tests" / "equivalence"))
 from parity_cases import Case, build_model, objective, rows_of
 
-from nlp_ssl.command_line import parse
-from nlp_ssl.config import MLMConfig
-from nlp_ssl.console import UserError
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import MLMConfig
+from nlp_ssl.core.console import UserError
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.training.micro_batch import find_micro_batch, largest_that_fits

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import tiny_model
 
-from nlp_ssl.config import OptimizerConfig
+from nlp_ssl.config.common import OptimizerConfig
 from nlp_ssl.training.optimizers import MuonAdamW, build_optimizer
 
 NAMES = ["bert", "roberta", "modernbert", "deberta-v2", "albert", "gpt2", "llama"]

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from nlp_ssl.config import ScheduleConfig, TrainConfig
-from nlp_ssl.console import UserError
-from nlp_ssl.data.phases import Phase, Phases
+from nlp_ssl.config.common import ScheduleConfig, TrainConfig
+from nlp_ssl.core.console import UserError
+from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.training.schedules import Horizon, lr_factor
 
 

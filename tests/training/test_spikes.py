@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nlp_ssl.training.spikes import ENOUGH, WINDOW, StepGuard
+from nlp_ssl.training.step_guard import ENOUGH, WINDOW, StepGuard
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)])

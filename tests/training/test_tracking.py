@@ -6,8 +6,8 @@ import resource
 import pytest
 from accelerate import Accelerator
 
-from nlp_ssl.config import TrackingConfig
-from nlp_ssl.console import UserError
+from nlp_ssl.config.common import TrackingConfig
+from nlp_ssl.core.console import UserError
 from nlp_ssl.training.tracking import Log, check_trackers, start_trackers
 
 

@@ -5,10 +5,10 @@ import torch
 from toys import tiny_config
 from transformers import AutoModelForSequenceClassification
 
-from nlp_ssl.config import OptimizerConfig
-from nlp_ssl.config_finetuning import TransferConfig
+from nlp_ssl.config.common import OptimizerConfig
+from nlp_ssl.config.finetuning import TransferConfig
+from nlp_ssl.training.layerwise import freeze
 from nlp_ssl.training.optimizers import build_optimizer
-from nlp_ssl.training.transfer import freeze
 
 FAMILIES = ["bert", "roberta", "modernbert", "deberta-v2", "distilbert", "electra", "gpt2", "llama"]
 LAYERS = {"distilbert": "n_layers"}

@@ -1,0 +1,1 @@
+"""Every option of every run, and how options are read."""

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, the terminal, signals, files, the network."""

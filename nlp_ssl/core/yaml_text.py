@@ -1,0 +1,67 @@
+"""YAML that somebody else may have written: it holds values, names no code, and is as large as it looks."""
+
+import math
+from typing import Any
+
+import yaml
+
+from nlp_ssl.core.console import UserError
+
+MOST_REPEATED = 10_000  # values that aliases may add; nine lines of them can stand for a billion
+
+
+def load_yaml(text: str, path: Any = "") -> Any:
+    """The values of a YAML text, as options are written: `1e-3` is a number.
+
+    Args:
+        text: of a file, or of an option's value.
+        path: of the file, for the sentence.
+
+    Raises:
+        UserError: see `check_yaml`.
+        yaml.YAMLError: it is no YAML, or has tags of its own.
+    """
+    from jsonargparse import get_loader
+
+    check_yaml(text, path)
+    return get_loader("yaml")(text)
+
+
+def check_yaml(text: str, path: Any = "") -> None:
+    """Refuse YAML that would run code or fill the memory, before anything is made of it.
+
+    Raises:
+        UserError: there is a key `class_path`, by which jsonargparse would import a class; or aliases stand for more
+            than `MOST_REPEATED` values, or for what they are part of.
+    """
+    where = f"{path}: " if path else ""
+    try:
+        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:  # whoever reads it says what is wrong with it
+        return
+    except RecursionError:
+        raise UserError(f"{where}lists in lists in lists are nested too deeply in it") from None
+    sizes: dict[int, float] = {}  # with what aliases stand for; infinite while the node's own parts are looked at
+    waiting = [(root, False)] if root is not None else []
+    while waiting:
+        node, seen = waiting.pop()
+        if seen:
+            sizes[id(node)] = 1 + sum(sizes[id(part)] for part in _parts(node))
+        elif id(node) not in sizes:
+            sizes[id(node)] = math.inf
+            waiting += [(node, True), *((part, False) for part in _parts(node))]
+        if isinstance(node, yaml.MappingNode) and any(key.value == "class_path" for key, _ in node.value):
+            raise UserError(
+                f"{where}line {node.start_mark.line + 1} has a key class_path, which names Python code to import; "
+                "options are values: write the section's own keys there (see --help)"
+            )
+    size = sizes[id(root)] if root is not None else 0
+    if size > len(sizes) + MOST_REPEATED:
+        stand_for = "what they are part of" if math.isinf(size) else f"{size:,.0f} values"
+        raise UserError(f"{where}its aliases (*name) stand for {stand_for}; write out the values that you need")
+
+
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []

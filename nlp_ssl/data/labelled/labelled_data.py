@@ -1,0 +1,351 @@
+"""Labelled data for fine-tuning: built-in tasks, local files, Hub data sets; checked, and brought to one form.
+
+Classification and regression: the text columns as they are called, and `label` (a `ClassLabel`, a list of them, or a
+float). Tagging: `tokens` and `tags` (`List(ClassLabel)`), always IOB2.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from nlp_ssl.config.finetuning import LabelledConfig
+from nlp_ssl.core.console import UserError, say
+from nlp_ssl.data.labelled.label_values import (
+    are_scores,
+    check_known,
+    find_column,
+    find_text_columns,
+    has_text,
+    label_order,
+    name_tags,
+    read_class,
+    read_classes,
+    read_score,
+    read_words,
+    scheme_of,
+)
+from nlp_ssl.data.labelled.sources import Rows, Task, read_splits
+from nlp_ssl.data.labelled.tag_schemes import OUTSIDE, entities, is_tag, tag_set, to_bio2
+
+HELD_OUT_FRACTION = 0.1
+LABEL_NAMES = ("label", "labels", "score")
+TOKEN_NAMES = ("tokens", "words")
+Kind = Literal["classification", "multilabel", "regression", "tagging"]
+DEFAULT_METRICS = {
+    "classification": ["accuracy", "f1_macro"],
+    "multilabel": ["f1_micro_multilabel", "f1_macro_multilabel"],
+    "regression": ["pearson_spearman"],
+}
+TAG_NAMES = ("ner_tags", "tags", "ner", "labels", "label")
+
+
+@dataclass
+class LabelledData:
+    """A labelled task, ready for an objective."""
+
+    train: Dataset
+    """Training rows."""
+    validation: Dataset
+    """Validation rows; held out of the training rows by a hash of their text where the source has none."""
+    test: Dataset | None
+    """Test rows with labels, if there are any."""
+    kind: Kind
+    """What the labels are: a class, several classes, a score a row, or one tag a word."""
+    text_columns: list[str]
+    """Classification and regression: one column, or the two of a pair. Tagging: `["tokens"]`."""
+    labels: list[str] | None
+    """Names of the classes or tags in the order of their ids; `None` for regression."""
+    name: str
+    """Short name of the task."""
+    metrics: list[str]
+    """Names of the task's metrics, keys of `nlp_ssl.evaluation.metrics.METRICS`, the main one first."""
+    description: str
+    """One line: how many rows and classes, and what guessing the most frequent class scores."""
+    hidden: Dataset | None = None
+    """Test rows whose labels nobody knows, in their order, to be predicted."""
+    other_names: list[str] | None = None
+    """What the source calls the `labels` besides: their numbers in a Hub data set, the names of numbers in GLUE's
+    files."""
+    order: list[str] | None = None
+    """After `arrange`: the data's own classes in its own order, by which they are measured."""
+
+    @property
+    def names(self) -> list[str]:
+        """`labels` of a task that has them: of any but regression."""
+        assert self.labels is not None
+        return self.labels
+
+    def named(self, label: Any) -> Any:
+        """A label as people write it: the class's name, the list of names, the score, the tags; `None` stays."""
+        if label is None or self.kind in ("regression", "tagging"):
+            return label
+        if self.kind == "multilabel":
+            return [name for name, holds in zip(self.names, label, strict=True) if holds]
+        return self.names[label]
+
+    def numbered(self, label: Any) -> Any:
+        """What metrics take for a label that `named` gave: classes by their place in the data's own order.
+
+        So it does not matter how a head orders them, though the F1 of two classes is that of the second. Of several
+        classes a row those that the data has not are left out; one class that it has not is a number after all of
+        its own; a tag of no scheme, as some heads have for special tokens, is outside of every entity.
+        """
+        if label is None or self.kind == "regression":
+            return label
+        if self.kind == "tagging":
+            return [tag if is_tag(tag) else OUTSIDE for tag in label] if "entity_f1" in self.metrics else label
+        order = self.order or self.names
+        if self.kind == "multilabel":
+            return [int(name in label) for name in order]
+        return order.index(label) if label in order else len(order) + self.names.index(label)
+
+
+def open_classification(config: LabelledConfig) -> LabelledData:
+    """Open texts, or pairs of texts, with a class, several classes or a score each.
+
+    The labels are several classes a row where the column holds lists, and scores (regression) where it holds floats.
+    Classes keep the order of a `ClassLabel` feature; others are sorted, whole numbers by value.
+
+    Raises:
+        UserError: nothing there, a column that is missing, no network for a Hub name, labels that are missing, unknown
+            in training, or all the same.
+    """
+    splits, task = read_splits(config, "classification")
+    train = splits["train"]
+    label = find_column(train, config.label_column or task.label_column, LABEL_NAMES, "label_column")
+    text_columns = config.text_columns or task.text_columns or find_text_columns(train, label)
+    if len(text_columns) > 2:
+        raise UserError(
+            f"--data.text_columns names {len(text_columns)} columns, but a row is one text or a pair of two"
+        )
+    names, kind = train.class_names(label), _kind(train, label)
+    tables: dict[str, tuple[Rows, dict[str, list]]] = {}
+    hidden = None
+    for split, rows in splits.items():
+        if split == "hidden" or (split == "test" and _hides_labels(rows, label)):
+            say(f"{rows.where} hides its labels: its rows are predicted, not scored")
+            hidden = Dataset.from_dict({column: list(map(_text, rows.column(column))) for column in text_columns})
+            continue
+        for column in (*text_columns, label):
+            find_column(rows, column, (), "text_columns")
+        labels = [_read_label(kind, rows, i, value, names, label) for i, value in enumerate(rows.column(label))]
+        table = {column: rows.column(column) for column in text_columns} | {"label": labels}
+        tables[split] = _drop(rows, table, [has_text(rows, i, table, text_columns) for i in range(len(labels))])
+    classes, feature = None, Value("float32")
+    if kind != "regression":
+        trained = {name for row in tables["train"][1]["label"] for name in _listed(row)}
+        classes = names or sorted(trained, key=label_order)
+        feature = List(ClassLabel(names=classes)) if kind == "multilabel" else ClassLabel(names=classes)
+        if len(trained) < 2:
+            only = "no label" if not trained else f"the label {next(iter(trained))!r}"
+            raise UserError(f"every row of {train.where} has {only}; a classifier needs two classes")
+        for rows, table in tables.values():
+            check_known(
+                rows, ((i, n) for i, row in enumerate(table["label"]) for n in _listed(row)), trained, train.where
+            )
+    features = Features({column: Value("string") for column in text_columns} | {"label": feature})
+    data = _finish(config, task, tables, features, kind, classes, task.metrics or DEFAULT_METRICS[kind])
+    data.hidden = hidden
+    if names:
+        data.other_names = list(map(str, range(len(names))))
+    elif classes and set(classes) == set(task.classes):
+        data.other_names = [str(task.classes.index(name)) for name in classes]
+    elif classes == list(map(str, range(len(task.classes)))):
+        data.other_names = list(task.classes)
+    if kind == "classification":
+        most = Counter(data.validation["label"]).most_common(1)[0][1] / len(data.validation)
+        data.description += f", {len(data.names)} classes; always guessing the commonest is {most:.1%} right"
+    if kind == "multilabel":
+        mean = sum(map(len, data.train["label"])) / len(data.train)
+        data.description += f", {len(data.names)} classes, {mean:.2f} of them a row"
+    return data
+
+
+def _kind(train: Rows, label: str) -> Kind:
+    values = train.column(label)
+    if any(isinstance(value, list) for value in values):
+        return "multilabel"
+    return "regression" if train.class_names(label) is None and are_scores(values) else "classification"
+
+
+def _read_label(kind: Kind, rows: Rows, row: int, value: Any, names: list[str] | None, column: str) -> Any:
+    if kind == "regression":
+        return read_score(rows, row, value)
+    return (
+        read_classes(rows, row, value, names) if kind == "multilabel" else read_class(rows, row, value, names, column)
+    )
+
+
+def _hides_labels(rows: Rows, label: str) -> bool:
+    return label not in rows.names or all(value in (None, "", -1) for value in rows.column(label))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _listed(label: str | list[str]) -> list[str]:
+    return label if isinstance(label, list) else [label]
+
+
+def open_tagging(config: LabelledConfig) -> LabelledData:
+    """Open sentences with one tag a word; entity tags in IOB1, IOB2, BIOES or BILOU are rewritten as IOB2.
+
+    Tags without prefixes, such as parts of speech, stay as they are and are measured by word, not by entity.
+
+    Raises:
+        UserError: as for `open_classification`, and tags that do not match their words, or belong to no scheme.
+    """
+    splits, task = read_splits(config, "tagging")
+    train = splits["train"]
+    tokens_column = find_column(train, config.tokens_column, TOKEN_NAMES, "tokens_column")
+    tags_column = find_column(train, config.label_column or task.label_column, TAG_NAMES, "label_column")
+    tables: dict[str, tuple[Rows, dict[str, list]]] = {}
+    plain = False
+    for split, rows in splits.items():
+        for column in (tokens_column, tags_column):
+            find_column(rows, column, (), "tokens_column")
+        tokens = [read_words(rows, i, value, tokens_column) for i, value in enumerate(rows.column(tokens_column))]
+        tags = [read_words(rows, i, value, tags_column) for i, value in enumerate(rows.column(tags_column))]
+        for i, (words, row) in enumerate(zip(tokens, tags, strict=True)):
+            if len(words) != len(row):
+                raise UserError(f"{rows.at(i)}: {len(words)} words but {len(row)} tags; every word needs one tag")
+        tags = name_tags(rows, tags, tags_column)
+        rows, table = _drop(rows, {"tokens": tokens, "tags": tags}, [len(words) > 0 for words in tokens])
+        scheme = scheme_of(rows, table["tags"])
+        plain = scheme == "plain" if split == "train" else plain
+        if (scheme == "plain") != plain and any(tag != OUTSIDE for row in table["tags"] for tag in row):
+            raise UserError(f"{rows.where} and {train.where} write their tags differently: with and without B-, I-")
+        if not plain:
+            if scheme != "IOB2":
+                say(f"{rows.where}: {scheme} tags are rewritten as IOB2")
+            table["tags"] = [to_bio2(row) for row in table["tags"]]
+        tables[split] = rows, table
+    train_tags = tables["train"][1]["tags"]
+    present: set[str] = {tag for row in train_tags for tag in row}
+    if len(present) < 2:
+        raise UserError(f"every word of {train.where} has the tag {next(iter(present))!r}; a tagger needs two tags")
+    labels = sorted(present) if plain else tag_set(entity.type for row in train_tags for entity in entities(row))
+    names = train.class_names(tags_column)
+    if names and (plain or set(labels) <= set(names)):
+        labels = names  # a data set that numbers its tags keeps its numbers
+    known = present if plain else set(labels)
+    for rows, table in tables.values():
+        check_known(rows, ((i, tag) for i, row in enumerate(table["tags"]) for tag in row), known, train.where)
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=labels))})
+    metrics = task.metrics or (["tag_accuracy"] if plain else ["entity_f1"])
+    data = _finish(config, task, tables, features, "tagging", labels, metrics)
+    if labels is names:
+        data.other_names = list(map(str, range(len(names))))
+    data.description += f", {len(labels)} tags" if plain else f", {(len(labels) - 1) // 2} types of entities"
+    return data
+
+
+def arrange(data: LabelledData, labels: list[str]) -> LabelledData:
+    """The same task with its classes in another order, that of a trained head, and with further ones that no row has.
+
+    Args:
+        data: the task; returned as it is where nothing changes.
+        labels: the names in the order of their new ids; of the data's own only those that no row has may be missing.
+    """
+    if labels == data.labels:
+        return data
+    column = "tags" if data.kind == "tagging" else "label"
+    ids = [labels.index(name) if name in labels else None for name in data.names]
+    feature: Any = ClassLabel(names=labels)
+
+    def arranged(rows: Dataset | None) -> Dataset | None:
+        if rows is None:
+            return None
+        several = isinstance(rows.features[column], List)
+        new = [[ids[i] for i in label] if several else ids[label] for label in rows[column]]
+        features = Features(dict(rows.features) | {column: List(feature) if several else feature})
+        return Dataset.from_dict({name: rows[name][:] for name in features} | {column: new}, features=features)
+
+    sets: dict[str, Any] = {split: arranged(getattr(data, split)) for split in ("train", "validation", "test")}
+    own = [name for name in data.names if name in labels]
+    return replace(data, **sets, labels=labels, other_names=None, order=own)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# from rows to a task
+
+
+def _drop(rows: Rows, table: dict[str, list], keep: list[bool]) -> tuple[Rows, dict[str, list]]:
+    """Leave out rows without text or without a label, and say how many."""
+    kept = [i for i, k in enumerate(keep) if k and table.get("label", keep)[i] is not None]
+    num_empty = keep.count(False)
+    if num_empty:
+        say(f"{rows.where}: {num_empty:,} rows without text are left out")
+    if len(keep) - num_empty > len(kept):
+        say(f"{rows.where}: {len(keep) - num_empty - len(kept):,} rows without a label are left out")
+    if not kept:
+        raise UserError(f"no row of {rows.where} has both text and a label")
+    places = [rows.places[i] for i in kept]
+    return replace(rows, places=places), {column: [values[i] for i in kept] for column, values in table.items()}
+
+
+def _finish(
+    config: LabelledConfig,
+    task: Task,
+    tables: dict[str, tuple[Rows, dict[str, list]]],
+    features: Features,
+    kind: Kind,
+    labels: list[str] | None,
+    metrics: list[str],
+) -> LabelledData:
+    """Make data sets, hold out a validation set where there is none, and cut to the numbers asked for."""
+    splits = {split: Dataset.from_dict(table, features=features) for split, (_, table) in tables.items()}
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = _hold_out(splits["train"])
+        say(f"{task.path}: {len(splits['validation']):,} of {tables['train'][0].num_rows:,} rows are held out")
+    splits["train"] = _at_most(splits["train"], config.max_train)
+    splits["validation"] = _at_most(splits["validation"], config.max_validation)
+    sizes = [f"{len(splits[split]):,} {split}" for split in ("train", "validation", "test") if split in splits]
+    return LabelledData(
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits.get("test"),
+        kind=kind,
+        text_columns=[column for column in features if column not in ("label", "tags")],
+        labels=labels,
+        name=task.path,
+        metrics=metrics,
+        description=f"{task.path}: {', '.join(sizes)} rows",
+    )
+
+
+def _hashes(dataset: Dataset) -> list[int]:
+    """64 bits of a hash of every row's text: a draw that depends on neither order nor seed."""
+    columns = [dataset[column][:] for column in dataset.column_names if column not in ("label", "tags")]
+    texts = ("\n".join(map(str, row)).encode("utf-8", "surrogatepass") for row in zip(*columns, strict=True))
+    return [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") for text in texts]
+
+
+def _hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:
+    """A tenth of the rows by their hash, so that equal texts stay together; training keeps a row of every class."""
+    hashes = _hashes(dataset)
+    limit = max(HELD_OUT_FRACTION * 2**64, min(hashes))
+    held_out = {i for i, value in enumerate(hashes) if value <= limit}
+    labels = dataset["label" if "label" in dataset.column_names else "tags"][:]
+    kinds = [set(label) if isinstance(label, list) else {label} for label in labels]
+    if not isinstance(labels[0], float):
+        trained = set().union(*(kinds[i] for i in range(len(kinds)) if i not in held_out))
+        held_out -= {i for i in held_out if not kinds[i] <= trained}
+    if not held_out or len(held_out) == len(dataset):
+        raise UserError(f"{len(dataset)} rows are too few to hold some out; give --data.validation_file")
+    rest = [i for i in range(len(dataset)) if i not in held_out]
+    return dataset.select(rest), dataset.select(sorted(held_out))
+
+
+def _at_most(dataset: Dataset, number: int | None) -> Dataset:
+    """So many rows, drawn by their hash and left in order (the first ones of a sorted file would be of one class)."""
+    if number is None or number >= len(dataset):
+        return dataset
+    if number < 1:
+        raise UserError("--data.max_train and --data.max_validation must be at least 1")
+    hashes = _hashes(dataset)
+    return dataset.select(sorted(sorted(range(len(dataset)), key=hashes.__getitem__)[:number]))

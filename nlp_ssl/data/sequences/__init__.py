@@ -1,0 +1,1 @@
+"""Packed sequences, their order, and batches of them."""

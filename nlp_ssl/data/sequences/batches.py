@@ -1,0 +1,146 @@
+"""From a step number to the rows of its global batch, and from there to collated micro-batches.
+
+The global batch of a step is defined first, by the step number alone; then it is split over processes and
+micro-batches. So neither the number of processes, nor the micro-batch, nor the number of loader workers changes what a
+step learns from.
+"""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from nlp_ssl.data.sequences.order import rows_at
+from nlp_ssl.data.sequences.phases import Phases, Rows, Selection
+
+Batch = dict[str, torch.Tensor]
+Part = slice | np.ndarray  # of a step's rows: which of them, counted from the first
+
+
+def _all_is_well() -> None:
+    """No check."""
+
+
+class TrainBatches(Dataset):
+    """The micro-batches of one process, addressed by (step, number).
+
+    Args:
+        phases: which rows a step visits, and how many.
+        collate: rows (each with its `row` and `epoch`) -> batch of tensors; a phase may have its own.
+        seed: decides the order.
+        rank: this process.
+        world_size: processes.
+        workers: processes that prepare batches ahead; 0 prepares them in this one.
+        pin_memory: copy batches to page-locked memory, for a GPU.
+        check: called before every step; raises where the rows must not be learnt from.
+    """
+
+    def __init__(
+        self,
+        phases: Phases,
+        collate: Callable[[Sequence[dict[str, Any]]], Batch],
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+        check: Callable[[], None] = _all_is_well,
+    ) -> None:
+        smallest = min(phase.batch_size for phase in phases.phases)
+        if smallest < world_size:
+            raise ValueError(f"a global batch of {smallest} rows cannot be split over {world_size} processes")
+        self.phases, self.collate, self.seed = phases, collate, seed
+        self.rank, self.world_size, self.workers, self.pin_memory = rank, world_size, workers, pin_memory
+        self.check = check
+
+    def step_rows(self, step: int, part: Part = slice(None)) -> tuple[Rows, np.ndarray, np.ndarray]:
+        """The rows that a step (counted from 0) visits, over all processes, or a part of these.
+
+        Returns:
+            `(data set, row numbers, epochs)`.
+        """
+        phase, cursor = self.phases.at(step)
+        visits = cursor + np.arange(phase.batch_size)[part]
+        numbers, epochs = rows_at(visits, len(phase.rows), self.seed)
+        return phase.rows, numbers, epochs
+
+    def micro_batches(self, step: int) -> Sequence[Part]:
+        """This process's share of a step's rows, cut into micro-batches."""
+        phase, _ = self.phases.at(step)
+        if phase.cut is not None:
+            _, numbers, _ = self.step_rows(step)
+            own = np.argsort(-phase.cut.lengths[numbers], kind="stable")[self.rank :: self.world_size]
+            return [own[part] for part in phase.cut(numbers[own])]
+        begin, end = (r * phase.batch_size // self.world_size for r in (self.rank, self.rank + 1))
+        return [slice(at, min(at + phase.micro_batch, end)) for at in range(begin, end, phase.micro_batch)]
+
+    def __getitem__(self, index: tuple[int, Part]) -> Batch:
+        step, part = index
+        collate = self.phases.at(step)[0].collate or self.collate
+        return collate(Selection(*self.step_rows(step, part)))
+
+    def steps(self, start: int) -> Iterator[list[Batch]]:
+        """The micro-batches of each step from `start` on, without end; starting anywhere costs nothing."""
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=_Addresses(self, start),
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
+            prefetch_factor=4 if self.workers else None,
+            worker_init_fn=_ignore_signals,
+            generator=torch.Generator(),  # its seeds for workers must not come out of the generator of dropout
+        )
+        batches = iter(loader)
+        for step in count(start):
+            self.check()
+            yield [next(batches) for _ in self.micro_batches(step)]
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the whole process group must not take a worker's batches from the step that is being finished."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _Addresses:
+    """(step, slice) of every micro-batch from a step on, without end."""
+
+    def __init__(self, batches: TrainBatches, start: int) -> None:
+        self.batches, self.start = batches, start
+
+    def __iter__(self) -> Iterator[tuple[int, Part]]:
+        for step in count(self.start):
+            yield from ((step, part) for part in self.batches.micro_batches(step))
+
+
+def held_out_batches(
+    rows: Rows,
+    collate: Callable[[Sequence[dict[str, Any]]], Batch],
+    *,
+    batch_size: int,
+    max_rows: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Every held-out row once, in its own order, over the processes; with `max_rows`, the same few spread evenly."""
+    chosen = held_out_rows(len(rows), max_rows)[rank::world_size]
+    return map(collate, selections(rows, chosen, batch_size))
+
+
+def selections(rows: Rows, numbers: np.ndarray, batch_size: int) -> Iterator[Selection]:
+    """Rows by number, so many at a time; they say `epoch` 0 always, so masks made from it never change."""
+    for at in range(0, len(numbers), batch_size):
+        part = numbers[at : at + batch_size]
+        yield Selection(rows, part, np.zeros_like(part))
+
+
+def held_out_rows(num_rows: int, max_rows: int | None) -> np.ndarray:
+    """The rows that an evaluation visits."""
+    count = min(num_rows, max_rows or num_rows)
+    return np.arange(count) * num_rows // count

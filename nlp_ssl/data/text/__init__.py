@@ -1,0 +1,1 @@
+"""Text: from the Hub, from files, built in."""

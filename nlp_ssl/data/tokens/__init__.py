@@ -1,0 +1,1 @@
+"""Tokenizers, and the tokenized corpus on disk."""

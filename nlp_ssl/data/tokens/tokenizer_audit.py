@@ -1,0 +1,160 @@
+"""What a tokenizer does to text it was not trained on, in numbers, and several tokenizers side by side."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from tokenizers import Encoding
+from transformers import PreTrainedTokenizerFast
+
+from nlp_ssl.core.console import human_bytes, progress
+
+_NUM_LONGEST = 8
+_BATCH = 64  # texts encoded together
+
+
+@dataclass(frozen=True)
+class TokenizerAudit:
+    """Measurements of one tokenizer on one set of texts; special tokens around a text are not counted."""
+
+    vocab_size: int
+    """Entries, special tokens included."""
+    num_texts: int
+    """Texts measured."""
+    num_bytes: int
+    """Bytes of these texts as UTF-8."""
+    num_tokens: int
+    """Tokens of these texts."""
+    fertility: float
+    """Tokens a whitespace-separated word (Chinese has few spaces: compare bytes a token there)."""
+    bytes_per_token: float
+    """Bytes of text a token stands for: how much of a text fits into a row."""
+    unknown_rate: float
+    """Share of the tokens that are the unknown token."""
+    whole_words: float
+    """Share of the words (here: runs of letters and digits) that are one token, and not the unknown one."""
+    unused: float
+    """Share of the entries, special tokens aside, that no text used."""
+    longest_pieces: tuple[str, ...]
+    """The longest entries of the vocabulary, decoded: a rule of dashes here is room lost."""
+    tokens_to_baseline: float | None = None
+    """Tokens divided by those of the baseline on the same texts; below 1 is shorter."""
+
+
+def audit(
+    tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], baseline: PreTrainedTokenizerFast | None = None
+) -> TokenizerAudit:
+    """Measure a tokenizer on texts, best on held-out ones.
+
+    Args:
+        tokenizer: any fast tokenizer.
+        texts: documents; read once. Empty ones count as texts and add nothing. Without any text the ratios are NaN.
+        baseline: another tokenizer, run on the same texts for `tokens_to_baseline`.
+    """
+    num_texts = num_bytes = num_tokens = num_words = num_unknown = num_letter_words = num_whole = baseline_tokens = 0
+    unknown_id = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+    unused = set(ordinary)
+    with progress(desc="audit", unit="B") as bar:
+        for batch in _batches(texts):
+            for text, encoding in zip(batch, _encode(tokenizer, batch), strict=True):
+                ids = np.array(encoding.ids, dtype=np.int64)
+                unused.difference_update(encoding.ids)
+                words, whole = _whole_words(text, encoding, ids, unknown_id)
+                num_letter_words += words
+                num_whole += whole
+                num_words += len(text.split())
+                num_tokens += len(ids)
+                num_unknown += int((ids == unknown_id).sum())
+            if baseline is not None:
+                baseline_tokens += sum(len(encoding.ids) for encoding in _encode(baseline, batch))
+            batch_bytes = sum(len(text.encode()) for text in batch)
+            num_texts += len(batch)
+            num_bytes += batch_bytes
+            bar.update(batch_bytes)
+
+    return TokenizerAudit(
+        vocab_size=len(tokenizer),
+        num_texts=num_texts,
+        num_bytes=num_bytes,
+        num_tokens=num_tokens,
+        fertility=_ratio(num_tokens, num_words),
+        bytes_per_token=_ratio(num_bytes, num_tokens),
+        unknown_rate=_ratio(num_unknown, num_tokens),
+        whole_words=_ratio(num_whole, num_letter_words),
+        unused=_ratio(len(unused), len(ordinary)),
+        longest_pieces=_longest_pieces(tokenizer, ordinary),
+        tokens_to_baseline=None if baseline is None else _ratio(num_tokens, baseline_tokens),
+    )
+
+
+def format_audit(audits: dict[str, TokenizerAudit]) -> str:
+    """A table with a column a tokenizer, for a person to read.
+
+    Args:
+        audits: name -> audit; all on the same texts, or the numbers do not compare.
+    """
+    rows: list[tuple[str, list[str]]] = [("", list(audits))]
+    columns = list(audits.values())
+    rows += [
+        ("entries", [f"{a.vocab_size:,}" for a in columns]),
+        ("tokens", [f"{a.num_tokens:,}" for a in columns]),
+        ("tokens a word", [f"{a.fertility:.3f}" for a in columns]),
+        ("bytes a token", [f"{a.bytes_per_token:.3f}" for a in columns]),
+        ("unknown tokens", [f"{a.unknown_rate:.4%}" for a in columns]),
+        ("words kept whole", [f"{a.whole_words:.1%}" for a in columns]),
+        ("entries not used", [f"{a.unused:.1%}" for a in columns]),
+    ]
+    if any(a.tokens_to_baseline is not None for a in columns):
+        ratios = ["-" if a.tokens_to_baseline is None else f"{a.tokens_to_baseline:.3f}" for a in columns]
+        rows.append(("tokens to baseline's", ratios))
+    widths = [max(len(cells[i]) for _, cells in rows) for i in range(len(columns))]
+    lines = [
+        f"{label:<20}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for label, cells in rows
+    ]
+    for name, a in audits.items():
+        lines.append(f"longest, {name}: " + " ".join(repr(_shorten(piece)) for piece in a.longest_pieces))
+    measured = {f"{a.num_texts:,} texts, {human_bytes(a.num_bytes)}" for a in columns}
+    return "\n".join([*lines, f"measured on {'; '.join(sorted(measured))}"])
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(texts)
+    while batch := list(islice(remaining, _BATCH)):
+        yield batch
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, batch: list[str]) -> list[Encoding]:
+    """Encode by the backend, which warns of no long text; the tokenizer itself sets both again when called."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend.encode_batch(batch, add_special_tokens=False)
+
+
+def _whole_words(text: str, encoding: Encoding, ids: np.ndarray, unknown_id: int) -> tuple[int, int]:
+    """How many words there are, and how many of them exactly one token overlaps."""
+    spans = np.array([match.span() for match in re.finditer(r"\w+", text)], dtype=np.int64).reshape(-1, 2)
+    if not len(spans) or not len(ids):
+        return len(spans), 0
+    offsets = np.array(encoding.offsets, dtype=np.int64)
+    first = np.searchsorted(offsets[:, 1], spans[:, 0], side="right")  # the first token to end after the word begins
+    after = np.searchsorted(offsets[:, 0], spans[:, 1], side="left")  # the first token to begin where it has ended
+    alone = after - first == 1
+    return len(spans), int((ids[first[alone]] != unknown_id).sum())
+
+
+def _longest_pieces(tokenizer: PreTrainedTokenizerFast, ordinary: set[int]) -> tuple[str, ...]:
+    decoded = {tokenizer.backend_tokenizer.decode([token_id]).strip() for token_id in ordinary}
+    return tuple(sorted(decoded, key=lambda piece: (-len(piece), piece))[:_NUM_LONGEST])
+
+
+def _shorten(piece: str, limit: int = 32) -> str:
+    return piece if len(piece) <= limit else piece[: limit - 3] + "..."
+
+
+def _ratio(numerator: int, denominator: int) -> float:
+    return numerator / denominator if denominator else float("nan")

@@ -1,0 +1,1 @@
+"""Proves the promises on a user's own set-up."""

@@ -1,0 +1,240 @@
+"""Prove the promises on your own set-up: your model, your tokenizer, your corpus, in a few minutes on a CPU.
+
+    python -m nlp_ssl.doctor --config my.yaml
+    python -m nlp_ssl.doctor --model.name modernbert-mini --data.sources 'corpus/*.txt'
+
+takes the options of the pretraining recipes and prints what was measured: whether a packed document sees another;
+whether a step depends on how its batch is split over micro-batches and processes; whether a run that is stopped and
+resumed is the run that was never stopped. It trains for a few steps, on batches of its own of about 2,048 tokens, in a
+temporary folder; the tokens are found again by the training. It ends with exit code 1 if something does not hold.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from accelerate import Accelerator
+
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import (
+    CheckpointConfig,
+    EvaluationConfig,
+    HubConfig,
+    MLMConfig,
+    ResumeConfig,
+    TrackingConfig,
+    TrainConfig,
+    to_dict,
+)
+from nlp_ssl.core import console
+from nlp_ssl.core.console import UserError, say
+from nlp_ssl.data.sequences.batches import TrainBatches
+from nlp_ssl.data.sequences.phases import Phase, Phases
+from nlp_ssl.doctor.proofs import isolation, parity
+from nlp_ssl.models.loading import build_model, dropouts
+from nlp_ssl.models.packed import PackedModel, has_experts
+from nlp_ssl.objectives.objective import ObjectiveModule
+from nlp_ssl.publishing.report import format_table
+from nlp_ssl.runs import pretraining
+from nlp_ssl.runs import pretraining_data as preparation
+from nlp_ssl.runs.checks import LOG_FILE, plain
+from nlp_ssl.runs.pretraining_data import AUTO_CLASS, Kind, PretrainingData
+from nlp_ssl.training.optimizers import build_optimizer
+
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}  # what summing in another order may do to a few steps
+TOKENS = 2048  # in a step of the proofs
+STEPS = 10  # of the runs that are stopped and resumed
+_RUN = "NLP_SSL_DOCTOR_RUN"  # set in a process that is one of these runs
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table."""
+
+    question: str
+    measured: str
+    holds: bool
+
+
+def examine(config: MLMConfig) -> list[Finding]:
+    """Everything, one after the other; the configuration's output folder is not touched."""
+    kind = preparation.kind_of(config)
+    with tempfile.TemporaryDirectory(prefix="nlp_ssl-doctor-") as folder:
+        config.output_dir = f"{folder}/run"
+        config.hub, config.tracking = HubConfig(), TrackingConfig()  # nothing of this is published
+        data = preparation.prepare(config, kind)
+        findings = [*_apart(config, kind, data), *_split(config, kind, data), *_stopped(config, Path(folder), data)]
+    return findings
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# documents of a row do not see each other
+
+
+def _apart(config: MLMConfig, kind: Kind, data: PretrainingData) -> list[Finding]:
+    if not data.isolated:
+        return [Finding("documents apart", "one document a row: there is no other to see", True)]
+    spread = np.unique(np.linspace(0, len(data.train) - 1, 2000).astype(int)).tolist()
+    several = [row for row in spread if len(data.train.row_pieces(row)) > 1]
+    several = several[:: max(1, len(several) // 4)][:4]
+    if not several:
+        return [Finding("documents apart", "no row holds two documents", True)]
+    say(f"doctor: replacing documents in {len(several)} packed rows")
+    found = isolation(PackedModel(_model(config, kind, data), isolated=True), data.train, several)
+    pairs = f"{found.leaks} of {found.num_pairs} pairs changed a bit (longest document: {found.longest} tokens)"
+    alone = f"logits differ by {found.alone:.0e} from stock attention on the document alone"
+    # experts multiply what tokens of all documents are routed to them, and round as their number has it
+    apart = found.leaks == 0 or has_experts(data.model_config)
+    return [Finding("documents apart", pairs, apart), Finding("alone the same", alone, found.alone < 1e-4)]
+
+
+def _model(config: MLMConfig, kind: Kind, data: PretrainingData) -> Any:
+    model = build_model(config.model, data.model_config, AUTO_CLASS[kind], isolated=data.isolated, seed=config.seed)
+    for module in model.modules():  # a proof compares numbers that dropout would draw anew
+        for name, value in list(vars(module).items()):
+            if isinstance(value, float) and ("drop" in name or isinstance(module, torch.nn.Dropout)):
+                setattr(module, name, 0.0)
+    return model
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# one batch = micro-batches of any size
+
+
+def _split(config: MLMConfig, kind: Kind, data: PretrainingData) -> list[Finding]:
+    batch_size = min(16, max(4, TOKENS // config.tokens.row_length))
+    sizes = sorted({batch_size, batch_size // 4, 3}, reverse=True)
+    say(f"doctor: taking 3 steps of {batch_size} rows in micro-batches of {', '.join(map(str, sizes))}")
+    # grouped products of experts have no float64
+    dtype = torch.float32 if has_experts(data.model_config) else torch.float64
+
+    def make(micro_batch: int) -> tuple[ObjectiveModule, torch.optim.Optimizer, TrainBatches]:
+        model = _model(config, kind, data).to(dtype)
+        objective = pretraining.build_objective(config, kind, data, config.seed, source=0)
+        optimizer = build_optimizer(model, replace(config.optimizer, name="adamw", lr=1e-3))
+        phases = Phases([Phase(data.train, batch_size, micro_batch)])
+        batches = TrainBatches(phases, objective.collate, seed=config.seed)
+        return ObjectiveModule(PackedModel(model, data.isolated), objective), optimizer, batches
+
+    differences = parity(make, sizes, Accelerator(cpu=True, mixed_precision="no"))
+    return [
+        Finding(
+            f"micro-batches of {rows} = one of {sizes[0]}",
+            f"loss {d.loss:.0e}, gradient {d.gradient:.0e}, weights {d.parameters:.0e} apart ({str(dtype)[6:]})",
+            max(d.loss, d.gradient, d.parameters) < ROUNDING[dtype],
+        )
+        for rows, d in differences.items()
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# stopped and resumed = never stopped: real runs, real signals
+
+
+def _stopped(config: MLMConfig, folder: Path, data: PretrainingData) -> list[Finding]:
+    batch_size = max(4, TOKENS // config.tokens.row_length)
+    train = TrainConfig(steps=STEPS, batch_size=batch_size, log_every=1, micro_batch=batch_size)
+    train.mixed_precision, train.cpu_threads = config.train.mixed_precision, 1
+    short = replace(
+        config,
+        phases=[],
+        train=train,
+        evaluation=EvaluationConfig(every=STEPS, max_rows=8),
+        checkpoint=CheckpointConfig(every=STEPS, keep_last=1),
+        resume=ResumeConfig(),
+    )
+    say(f"doctor: {STEPS} steps of {batch_size} rows, three times: through, stopped and resumed, on 2 processes")
+    whole, again, two = (folder / name for name in ("whole", "again", "two"))
+    _go(short, whole)
+    at = _go(short, again, stop_after=STEPS // 3)
+    _go(short, again, resume=True)
+    same = _steps(again, "loss", "grad_norm", "lr", "digest") == _steps(whole, "loss", "grad_norm", "lr", "digest")
+    weights = (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    bits = "log and weights the same bits" if same and weights else "log or weights differ"
+    split = replace(short, train=replace(train, micro_batch=3), model=replace(config.model, dropout=0.0))
+    if max(dropouts(data.model_config), default=0):  # another split draws other masks of dropout: both go without
+        whole = folder / "whole-without-dropout"
+        _go(replace(short, model=split.model), whole)
+    at_two = _go(split, two, processes=2, stop_after=STEPS // 3)
+    _go(replace(split, train=replace(train, workers=2)), two, resume=True)
+    digests = sum(a == b for a, b in zip(_steps(two, "digest"), _steps(whole, "digest"), strict=True))
+    (one,), (other,) = _steps(whole, "loss")[0], _steps(two, "loss")[0]
+    return [
+        Finding(f"stopped at step {at}, resumed", bits, same and weights),
+        Finding(
+            f"2 processes, stopped at step {at_two}, then 1 with 2 workers",
+            f"same rows and masks in {digests} of {STEPS} steps; first loss {abs(one - other) / one:.0e} apart",
+            digests == STEPS and abs(one - other) / one < 1e-2,
+        ),
+    ]
+
+
+def _go(
+    config: MLMConfig, out: Path, *, processes: int = 1, resume: bool = False, stop_after: int | None = None
+) -> int | None:
+    """A run in processes of its own; returns the step at which a SIGTERM stopped it, if it was to be stopped."""
+    settings = out.with_name(f"{out.name}.yaml")
+    named = replace(config, output_dir=str(out), resume=ResumeConfig(enabled=resume))
+    settings.write_text(yaml.safe_dump(plain(to_dict(named))))
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launch, "-m", "nlp_ssl.doctor", "--config", str(settings)]
+    environment = {**os.environ, _RUN: "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    with open(out.with_name(f"{out.name}.txt"), "w+") as printed:
+        with subprocess.Popen(command, env=environment, stdout=printed, stderr=subprocess.STDOUT) as process:
+            try:
+                while stop_after is not None and process.poll() is None:
+                    if len(_steps(out, "step")) >= stop_after:
+                        process.send_signal(signal.SIGTERM)
+                        break
+                    time.sleep(0.02)
+                process.wait()
+            except BaseException:
+                process.terminate()
+                raise
+        status_file = out / "run_status.json"
+        status = json.loads(status_file.read_text()) if status_file.exists() else {}
+        if status.get("status") != ("finished" if stop_after is None else "interrupted"):
+            printed.seek(0)
+            raise UserError(f"a run of the doctor's ended without result:\n{printed.read()[-3000:]}")
+    return status["step"]
+
+
+def _steps(out: Path, *names: str) -> list[tuple[Any, ...]]:
+    """These values of every logged step."""
+    if not (out / LOG_FILE).exists():
+        return []
+    lines = [json.loads(line) for line in (out / LOG_FILE).read_text().splitlines()]
+    return [tuple(line[name] for name in names) for line in lines if line["event"] == "step"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def main(config: MLMConfig) -> None:
+    """Examine, print the table, and say whether all holds."""
+    if os.environ.get(_RUN):  # one of the doctor's own runs
+        kind = preparation.kind_of(config)
+        pretraining.start(config, kind, preparation.prepare(config, kind)).train()
+        return
+    begun = time.monotonic()
+    findings = examine(config)
+    rows = [{"": "holds" if f.holds else "DOES NOT HOLD", "what": f.question, "measured": f.measured} for f in findings]
+    say("\n" + format_table(rows))
+    broken = [f.question for f in findings if not f.holds]
+    say(f"\n{'all holds' if not broken else 'NOT all holds'} on this set-up ({time.monotonic() - begun:.0f} s)")
+    if broken:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    console.run(main, lambda: parse(MLMConfig, __doc__))

@@ -1,0 +1,1 @@
+"""The stories: from a configuration to a finished folder."""

@@ -1,0 +1,128 @@
+"""Fine-tuning as a recipe runs it: once, or once a seed, with what the seeds say together."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nlp_ssl.config.finetuning import FinetuneConfig
+from nlp_ssl.core import console
+from nlp_ssl.core.console import UserError
+from nlp_ssl.core.files import replace as replace_file
+from nlp_ssl.evaluation.intervals import bootstrap, scorer
+from nlp_ssl.evaluation.metrics import MAIN
+from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
+from nlp_ssl.publishing.report import format_table, to_json
+from nlp_ssl.runs.checks import check_links, check_run
+from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, Task, prepare
+from nlp_ssl.runs.status import read_status
+from nlp_ssl.training.device import in_turn
+
+RESULTS_FILE = "results.json"
+
+
+def finetune(config: FinetuneConfig, task: Task, *, last: bool = True) -> list[dict[str, Any]]:
+    """Fine-tune a model on a labelled task, once a seed, and print the final numbers.
+
+    A seed whose run is finished already is not run again, with `--resume`.
+
+    Args:
+        config: of all runs.
+        task: what kind of labels.
+        last: whether nothing else is trained in this process.
+
+    Returns:
+        A row a set and metric: its mean over the seeds, their standard deviation, a 95 % interval over seeds and rows,
+        and `runs`, the number of each; none without `seeds`.
+
+    Raises:
+        UserError: see `prepare` and `FinetuningRun`.
+    """
+    if config.seeds is not None and len(set(config.seeds)) < max(1, len(config.seeds)):
+        raise UserError(f"--seeds {config.seeds} names a seed twice, or none")
+    check_links(Path(config.output_dir))
+    configs = _configs(config)
+    for each in configs:
+        check_run(each)
+    prepared = prepare(config, task)
+    for number, each in enumerate(configs, start=1):
+        if config.seeds is not None:
+            console.say(f"seed {each.seed} ({number} of {len(configs)})")
+        check_run(each)  # signals are from here on told in this run's folder
+        finished_at, end = _finished_at(each), last and number == len(configs)
+        run = FinetuningRun(each, prepared)
+        run.train()  # of a run that is finished: checks that the options are what they were
+        if finished_at is not None and finished_at == _newest(each):
+            console.say(f"  {each.output_dir} is finished")
+            run.run.close(last=end)
+        else:
+            run.show(last=end)
+    if config.seeds is None:  # the run itself has said all
+        return []
+    folders = [Path(each.output_dir) for each in configs]
+    return in_turn(lambda: summarize(prepared, folders, Path(config.output_dir)))
+
+
+def _configs(config: FinetuneConfig) -> list[FinetuneConfig]:
+    """A run's configuration for each seed; what a run derives for itself is not shared."""
+    if config.seeds is None:
+        return [config]
+    folder = Path(config.output_dir)
+    parts = [
+        replace(copy.deepcopy(config), seed=seed, output_dir=str(folder / f"seed-{seed}")) for seed in config.seeds
+    ]
+    for part in parts:
+        part.seeds = None
+        part.hub.repo_id = part.hub.repo_id and f"{part.hub.repo_id}-seed-{part.seed}"
+    return parts
+
+
+def _finished_at(config: FinetuneConfig) -> str | None:
+    """The last checkpoint of a run that needs nothing more; `None` where something is to be done."""
+    folder = Path(config.output_dir)
+    finished = read_status(folder).get("status") == "finished" and (folder / PREDICTIONS_FILE).exists()
+    return _newest(config) if finished and config.resume.enabled else None
+
+
+def _newest(config: FinetuneConfig) -> str:
+    """The name of a run's last checkpoint; empty where they were removed, and the run begins anew."""
+    return max((path.name for path in Path(config.output_dir, "checkpoints").glob("step-*")), default="")
+
+
+def summarize(task: Prepared, folders: list[Path], out: Path) -> list[dict[str, Any]]:
+    """What some runs on the same task say together, from their predictions; printed and written.
+
+    Args:
+        task: what they learnt.
+        folders: the runs' folders.
+        out: where `results.json` goes.
+    """
+    rows: list[dict[str, Any]] = []
+    for part in [part for part in ("validation", "test") if part in task.rows]:
+        found = [read_predictions(folder / PREDICTIONS_FILE, part) for folder in folders]
+        for metric in task.data.metrics:
+            scorers = []
+            for predicted, references in found:
+                numbered = [list(map(task.data.numbered, labels)) for labels in (predicted, references)]
+                scorers.append(scorer(metric, *numbered))
+            count = len(found[0][1])
+            scores = [score(np.arange(count)) for score in scorers]
+            low, high = bootstrap(scorers, count)
+            rows.append(
+                {
+                    "set": part,
+                    "metric": MAIN.get(metric, metric),
+                    "mean": float(np.mean(scores)),
+                    "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+                    "95 % from": low,
+                    "to": high,
+                    "runs": scores,
+                }
+            )
+    if console.rank() == 0:
+        console.say(format_table([row | {"runs": ", ".join(f"{s:.4f}" for s in row["runs"])} for row in rows]))
+        replace_file(out / RESULTS_FILE, to_json(rows))
+        console.say(f"over {len(folders)} seeds: {out / RESULTS_FILE}")
+    return rows

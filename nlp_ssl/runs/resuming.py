@@ -1,0 +1,117 @@
+"""Going on with a run: from which checkpoint, and whether what was changed since lets it go on."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate.utils import broadcast_object_list
+
+from nlp_ssl.config.common import PretrainConfig, to_dict
+from nlp_ssl.core import console
+from nlp_ssl.core.console import UserError
+from nlp_ssl.core.yaml_text import check_yaml
+from nlp_ssl.runs.checks import CONFIG_FILE, RunConfig, flatten, plain
+from nlp_ssl.training.checkpoints import NAME, Checkpoints, read_state
+
+# settings that change the result; what the data settings change is in the data's fingerprint
+DECIDING: tuple[str, ...] = ("seed", "phases", "max_length", "train.batch_size", "train.mixed_precision")
+DECIDING += ("train.steps", "train.tokens", "train.minutes", "train.epochs", "optimizer.", "schedule.", "masking.")
+DECIDING += ("transfer.", "class_weights")
+# what is not applied, and what is taken for the best, from now on
+JUDGING: tuple[str, ...] = ("train.spike_factor", "train.on_spike", "train.on_nonfinite")
+JUDGING += ("evaluation.metric", "evaluation.patience", "checkpoint.keep_best")
+ELSEWHERE = ("resume.", "output_dir", "seeds", "train.compile")  # or in the set-up
+NAMES = {
+    "model": "the model's architecture",
+    "tokenizer": "the tokenizer (trained on the corpus, unless one is named)",
+    "optimizer": "the kind of optimizer",
+    "lora_rank": "the adapters (--transfer.lora_rank)",
+}
+NAMES |= {"data": "the corpus, or how it is packed"}
+
+
+def choose_checkpoint(checkpoints: Checkpoints) -> Path | None:
+    """The newest checkpoint that verifies, chosen by rank 0 for all; newer ones are set aside."""
+    names: list[str | None] = [None]
+    if console.rank() == 0:
+        found = checkpoints.newest()
+        if found is None and any(NAME.fullmatch(path.name) for path in checkpoints.folder.glob("step-*")):
+            raise UserError(
+                f"every checkpoint in {checkpoints.folder} is damaged; nothing was changed there: put a copy back, or "
+                "start anew in another --output_dir"
+            )
+        checkpoints.pass_over(found)
+        names = [found.name if found else None]
+    if console.world_size() > 1:
+        broadcast_object_list(names)
+    if names[0] is None:
+        return None
+    path = checkpoints.folder / names[0]
+    if not path.exists():
+        raise UserError(f"{path} is not here; --output_dir must be on a file system that all processes share")
+    return path
+
+
+def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any], setup: dict[str, Any]) -> None:
+    """Name what is not as it was when a checkpoint was made, and refuse what would make it another run.
+
+    Args:
+        checkpoint: to go on from.
+        config: of now, resolved.
+        identity: of now; see `run_identity`.
+        setup: what may change the rounding, such as `{"torch": "2.13.0", "processes": 2}`.
+
+    Raises:
+        UserError: the weights would mean something else (another model, tokenizer or optimizer); or the result would
+            change (other data, rates, batches, ...) and `--resume.allow_changed` was not given.
+    """
+    state = read_state(checkpoint)
+    changed = {key for key in NAMES if state["identity"].get(key) != identity[key]}
+    files = _changed_files(state["identity"].get("files", {}), identity.get("files", {}))
+    trained = isinstance(config, PretrainConfig) and config.tokenizer.path is None  # the tokenizer, on the corpus
+    if changed == {"data", "tokenizer"} and files and trained:
+        raise UserError(
+            f"cannot go on from {checkpoint}: the corpus changed ({files}), and with it the tokenizer trained on it; "
+            f"give the corpus as it was, or learn on from the new text with --tokenizer.path {checkpoint} "
+            "--resume.allow_changed, or start anew in another --output_dir"
+        )
+    if fatal := [NAMES[key] for key in sorted(changed - {"data"})]:
+        raise UserError(f"cannot go on from {checkpoint}: {' and '.join(fatal)} changed; start anew in another folder")
+
+    settings = checkpoint / CONFIG_FILE
+    if not settings.is_file():
+        raise UserError(f"{settings} is missing, so nothing says how that run was made; start anew in another folder")
+    check_yaml(settings.read_text(), settings)
+    before = flatten(yaml.safe_load(settings.read_text()))
+    now = flatten(plain(to_dict(config)))
+    deciding = [f"the corpus changed ({files})" if files else f"{NAMES['data']} changed"] if "data" in changed else []
+    for key in sorted(now.keys() | before.keys()):
+        if key.startswith(ELSEWHERE) or before.get(key) == now.get(key):
+            continue
+        change = f"--{key} was {before.get(key)} and is {now.get(key)}"
+        if key.startswith(DECIDING):
+            deciding.append(change)
+        elif key in JUDGING:
+            console.warn(f"{change} from here on")
+        else:
+            console.warn(f"{change} from here on; the result stays the same")
+    if deciding and not config.resume.allow_changed:
+        raise UserError(
+            f"going on from {checkpoint} would give another result: {'; '.join(deciding)}. Give what it was, or "
+            "--resume.allow_changed"
+        )
+    for change in deciding:
+        console.warn(f"{change} from here on")
+    for key, value in setup.items():
+        if state["setup"].get(key) != value:
+            console.warn(f"{key}: {state['setup'].get(key)} before, {value} now; the rest is the same to rounding")
+
+
+def _changed_files(before: dict[str, str], now: dict[str, str]) -> str:
+    """The first few files that are not what they were, such as `"a.txt has changed, b.txt is gone"`."""
+    if not before:  # a checkpoint from before they were noted
+        return ""
+    names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    what = {(True, True): "has changed", (True, False): "is gone", (False, True): "is new"}
+    said = [f"{name} {what[name in before, name in now]}" for name in names[:3]]
+    return ", ".join(said) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

@@ -1,0 +1,400 @@
+"""What every training run shares: its folder, devices, log, evaluations, checkpoints, interrupts and publishing.
+
+`pretraining.py` and `finetuning.py` tell what is trained; this file sees it through to the end.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from nlp_ssl.config.common import ResumeConfig, to_dict
+from nlp_ssl.core import console, libraries
+from nlp_ssl.core.console import Interrupted, UserError
+from nlp_ssl.core.files import replace
+from nlp_ssl.data.sequences.batches import TrainBatches
+from nlp_ssl.models.loading import save_model
+from nlp_ssl.objectives.objective import Objective, ObjectiveModule
+from nlp_ssl.publishing import report
+from nlp_ssl.publishing.hub import HubPublisher
+from nlp_ssl.runs.checks import CHECKPOINTS, CONFIG_FILE, LOG_FILE, RunConfig, flatten, lock_folder, plain
+from nlp_ssl.runs.resuming import check_changes, choose_checkpoint
+from nlp_ssl.runs.saving import Saver, is_due
+from nlp_ssl.runs.skipped_steps import INCIDENTS_FILE, name_rows, report_incident
+from nlp_ssl.runs.status import outcome, write_status
+from nlp_ssl.training.checkpoints import Checkpoints, load, load_weights, publish
+from nlp_ssl.training.device import describe_exactness, describe_hardware, end_run, make_fast
+from nlp_ssl.training.distributed import any_process, host_group
+from nlp_ssl.training.early_stopping import Judge
+from nlp_ssl.training.loop import Step, train
+from nlp_ssl.training.optimizers import build_optimizer
+from nlp_ssl.training.schedules import Horizon
+from nlp_ssl.training.step_guard import StepGuard
+from nlp_ssl.training.tracking import Log, start_trackers
+
+# what goes on in a resumed run
+COUNTERS = ("step", "data_offset", "tokens_seen", "elapsed", "step_seconds", "results", "evaluated_at", "rewinds")
+STATEFUL = ("horizon", "guard", "judge")
+OVERFLOWS = 20  # so many fp16 overflows in a row are no longer ordinary
+NOT_APPLIED = 50  # so many steps in a row that were not applied will not be followed by a good one
+REWINDS = 10  # going back so often from one checkpoint does not help
+
+
+@dataclass
+class Run:
+    """One training run.
+
+    Args:
+        config: resolved: nothing that the run needs is `None` any more.
+        folder: the run's folder, checked by `check_run`.
+        accelerator: from `make_accelerator`.
+        model: the inner transformers model, which is saved.
+        module: the objective around the model.
+        objective: what is asked.
+        tokenizer: saved with the model.
+        batches: what is learnt from.
+        horizon: how long.
+        measure: evaluates on held-out data and returns numbers by name, `held_out_loss` among them; given a question
+            that all processes ask before every batch, whose "yes" makes it raise `Interrupted`.
+        card: model card from the facts of a moment: `(facts) -> markdown`.
+        look: further facts for the card, from the finished model's folder; every process calls it.
+        reference: levels to draw in the curves, by name.
+        identity: what a resumed run must share with the one that it goes on with, such as the data's fingerprint.
+    """
+
+    config: RunConfig
+    folder: Path
+    accelerator: Accelerator
+    model: PreTrainedModel
+    module: ObjectiveModule
+    objective: Objective
+    tokenizer: PreTrainedTokenizerFast
+    batches: TrainBatches
+    horizon: Horizon
+    measure: Callable[[ObjectiveModule, Callable[[], bool]], dict[str, float]]
+    card: Callable[[dict[str, Any]], str]
+    identity: dict[str, Any]
+    look: Callable[[Path], dict[str, Any]] = lambda folder: {}
+    reference: dict[str, float] | None = None
+    step: int = 0
+    data_offset: int = 0  # rows of so many steps were passed over, so that the data are ahead of the steps
+    tokens_seen: int = 0
+    elapsed: float = 0.0
+    step_seconds: float = 0.0
+    results: dict[str, float] = field(default_factory=dict)
+    evaluated_at: int = -1
+    rewinds: list[int] = field(default_factory=lambda: [-1, 0])  # to which step, and how often in a row
+    begun: bool = False
+    publisher: HubPublisher | None = None
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # the story
+
+    def train(self) -> dict[str, float]:
+        """Train to the end of the budget; the finished model lies at the top of the run's folder.
+
+        Returns:
+            The last evaluation's numbers.
+
+        Raises:
+            Interrupted: the run was asked to stop; its state is saved.
+            UserError: a loss that is not finite (with `on_nonfinite` stop), a checkpoint that does not fit.
+        """
+        micro_batch = self.config.train.micro_batch
+        with console.interrupts, outcome(self.folder, micro_batch, lambda: self.step if self.begun else None):
+            self._prepare()
+            self._resume()
+            due = self.step == 0 or self._evaluation_is_due()
+            if due and self.evaluated_at != self.step:
+                self._evaluate()  # a broken evaluation is found now, not after an hour
+            rewinds = "rewind" in (self.config.train.on_nonfinite, self.config.train.on_spike)
+            if (self.step == 0 and rewinds) or (self.step > 0 and due and self.judge.is_best):
+                self._save()  # to go back to; or the evaluation that the interrupted part of the run owes
+            while self._take_steps():
+                self._rewind()
+            self._finish()
+        return self.results
+
+    def _take_steps(self) -> bool:
+        """Take steps to the end of the run, and return False; or to one that asks to go back, and return True."""
+        if self.judge.has_waited_enough:  # and it was stopped before it could end
+            return False
+        for step in self._steps():
+            console.interrupts.at_once = False  # now there is something to save first
+            self.step, self.elapsed = step.number, step.elapsed
+            self.tokens_seen += step.num_tokens
+            self.step_seconds += step.seconds
+            self._log(step)
+            if self._incident(step):
+                return True
+            if step.saved:
+                self.saver.commit(step.save_failed)
+            stopped = step.stop == "interrupt"
+            due = step.stop == "budget" or self._evaluation_is_due()
+            if due and not stopped:
+                stopped = not self._evaluate()
+            best = self.judge.is_best and self.evaluated_at == self.step
+            ends = step.stop or self.judge.has_waited_enough
+            if stopped or ends or self.saver.is_due(self.step, self.horizon.steps, self.elapsed, best):
+                self._save()
+            if stopped:
+                self._stop()
+            if ends:
+                return False
+        return False
+
+    def _prepare(self) -> None:
+        config = self.config
+        self.inner, self.not_applied = self.model, 0
+        self.judge, self.guard = Judge(config.evaluation), StepGuard(config.train.spike_factor)
+        host_group()  # all processes make it now
+        torch.manual_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
+        for line in describe_exactness(config, self.accelerator, self.model):
+            console.say(line)
+        if config.train.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        optimizer = build_optimizer(self.model, config.optimizer, getattr(config, "transfer", None))
+        make_fast(self.module, config.train, self.accelerator.device)
+        self.module, self.optimizer = self.accelerator.prepare(self.module, optimizer)
+        if (hub := config.hub).repo_id and self.accelerator.is_main_process:
+            self.publisher = HubPublisher(hub.repo_id, private=hub.private, overwrite=hub.overwrite)
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = lock_folder(self.folder)
+        in_use = self.publisher.holds if self.publisher else (lambda folder: False)
+        self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, config.checkpoint, self._write_model, in_use)
+
+    def _resume(self) -> None:
+        found = choose_checkpoint(self.checkpoints) if self.config.resume.enabled else None
+        if self.config.resume.enabled and found is None:
+            console.say(f"resume: {self.folder} has no checkpoint yet, beginning at step 0")
+        if found is not None:
+            check_changes(found, self.config, self.identity, self._setup())
+            self._restore(found)
+            console.say(f"resume: going on from {found} (step {self.step:,})")
+        write_status(self.folder, "running", self.step)
+        self.begun = True
+        self.log = Log(self.folder / LOG_FILE, self.step if found is not None else None)
+        self.saver = Saver(self.checkpoints, self.config.checkpoint, self.log, self._committed, self.elapsed)
+        if found is not None:
+            self.log.ensure("checkpoint", self.step, folder=found.name)  # killed between the two
+        start_trackers(self.accelerator, self.config.tracking, self.folder.name, flatten(to_dict(self.config)))
+
+    def _restore(self, checkpoint: Path) -> None:
+        """Put everything where it was when a checkpoint was made."""
+        state = load(checkpoint, self.inner, self.optimizer)
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _rewind(self) -> None:
+        """Go back to the newest checkpoint, and on from it with the rows behind those that led to the last step."""
+        ahead = self.step + self.data_offset  # the data position behind the step that was not applied
+        self.saver.finish()
+        found = choose_checkpoint(self.checkpoints)
+        if found is None:
+            raise UserError(f"step {self.step:,} asks to go back, and there is no checkpoint; lower --optimizer.lr")
+        bad, before = self.step, self.rewinds
+        self._restore(found)
+        self.rewinds = [self.step, before[1] + 1 if before[0] == self.step else 1]
+        if self.rewinds[1] > REWINDS:
+            raise UserError(f"went back to step {self.step:,} {REWINDS} times, to no good end; lower --optimizer.lr")
+        passed_over, self.data_offset = ahead - self.step - self.data_offset, ahead - self.step
+        self.not_applied, self.saver.elapsed = 0, self.elapsed
+        self.log.cut(self.step)
+        self.log.write("rewind", self.step, after=bad, passed_over=passed_over)
+        console.warn(f"went back from step {bad:,} to {self.step:,}; the rows of {passed_over:,} steps are passed over")
+        self._save()  # a resumed run must pass them over too
+
+    def _setup(self) -> dict[str, Any]:
+        """What rounding may depend on."""
+        where = {"processes": self.accelerator.num_processes, "hardware": self.accelerator.device.type}
+        return where | {"versions": libraries.versions()} | ({"compile": True} if self.config.train.compile else {})
+
+    def _steps(self) -> Iterator[Step]:
+        """The loop, with a progress bar that knows the time left."""
+        steps = train(
+            self.module,
+            self.optimizer,
+            self.batches.steps(self.step + self.data_offset),
+            self.objective.num_targets,
+            accelerator=self.accelerator,
+            schedule=self.config.schedule,
+            horizon=self.horizon,
+            max_grad_norm=self.config.optimizer.max_grad_norm,
+            first_step=self.step,
+            elapsed=self.elapsed,
+            guard=self.guard,
+            stop_requested=lambda: console.interrupts.reason is not None,
+            save_state=lambda: self.checkpoints.state,
+        )
+        loss = None
+        with console.progress(total=self.horizon.steps, desc="train", unit="step", initial=self.step) as bar:
+            for step in steps:
+                if math.isfinite(step.loss):
+                    loss = step.loss if loss is None else 0.9 * loss + 0.1 * step.loss
+                bar.total = self.horizon.steps
+                shown = f"loss {loss or step.loss:.3f}, {step.num_tokens / step.seconds:,.0f} tokens/s"
+                bar.set_postfix_str(shown, refresh=False)
+                bar.update(step.number - bar.n)
+                yield step
+
+    def _evaluation_is_due(self) -> bool:
+        return is_due(self.step, self.config.evaluation.every, self.horizon.steps, 10)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # once in a while
+
+    def _log(self, step: Step) -> None:
+        for at, old, new in self.horizon.events:
+            self.log.write("horizon", at, steps=new, before=old)
+        self.horizon.events.clear()
+        if step.number % self.config.train.log_every and step.stop is None:
+            return
+        values = {
+            "loss": step.loss,
+            "lr": step.lr,
+            "grad_norm": step.grad_norm,
+            "num_targets": step.num_targets,
+            "tokens": self.tokens_seen,
+            "tokens_per_second": step.num_tokens / step.seconds,
+            "digest": f"{step.digest:x}",
+            "seconds": step.elapsed,
+        }
+        self.log.write("step", step.number, **values)
+        self.accelerator.log({f"train/{k}": value for k, value in values.items() if k != "digest"}, step=step.number)
+
+    def _incident(self, step: Step) -> bool:
+        """Name the rows of a step that was not applied; returns whether to go back because of it."""
+        self.not_applied = self.not_applied + 1 if step.incident else 0
+        if step.incident is None or (step.incident == "overflow" and self.not_applied < OVERFLOWS):
+            return False
+        rows, numbers, epochs = self.batches.step_rows(step.number - 1 + self.data_offset)
+        named = name_rows(rows, numbers, epochs, self.tokenizer if self.config.train.incident_texts else None)
+        text = report_incident(step, named, self.folder / INCIDENTS_FILE)
+        found = {"incident": step.incident, "loss": step.loss, "grad_norm": step.grad_norm}
+        self.log.write("incident", step.number, **found, rows=numbers.tolist())
+        spike = step.incident == "spike"
+        action = self.config.train.on_spike if spike else self.config.train.on_nonfinite
+        if self.not_applied == NOT_APPLIED:
+            raise UserError(
+                f"{text}; so were {NOT_APPLIED} steps in a row: --resume with a lower rate and allow_changed"
+            )
+        if action == "stop":
+            self.saver.finish()
+            option = "--train.on_spike" if spike else "--train.on_nonfinite"
+            raise UserError(f"{text}; --resume with {option} skip or rewind, or with a lower rate and allow_changed")
+        console.warn(text)
+        return action == "rewind"
+
+    def _evaluate(self) -> bool:
+        """Measure on held-out data; returns False if that was interrupted: the resumed run then begins with it."""
+        before = time.monotonic()
+        try:
+            self.results = self.measure(self.module, lambda: any_process(console.interrupts.reason is not None))
+        except Interrupted:
+            if console.interrupts.at_once:
+                raise
+            return False
+        self.evaluated_at = self.step
+        self.judge.judge(self.results)
+        self.log.write("evaluation", self.step, **self.results, seconds=time.monotonic() - before)
+        self.accelerator.log({f"held_out/{key}": value for key, value in self.results.items()}, step=self.step)
+        listed = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in self.results.items())
+        console.say(f"step {self.step:,}: {listed}")
+        return True
+
+    def _save(self) -> None:
+        state = {name: getattr(self, name) for name in COUNTERS} | {"identity": self.identity, "setup": self._setup()}
+        state["value"] = self.judge.value if self.evaluated_at == self.step else None
+        state |= {name: getattr(self, name).state_dict() for name in STATEFUL}
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        self.saver.save(self.step, self.inner, self.optimizer, state, self._facts())
+
+    def _write_model(self, folder: Path, weights: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        """Everything that makes a folder a model of the Hub; called on a thread."""
+        save_model(self.inner, folder, weights)
+        self.tokenizer.save_pretrained(folder)
+        settings = plain(to_dict(self.config)) | {"resume": plain(to_dict(ResumeConfig()))}
+        (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False))
+        (folder / "README.md").write_text(self.card(facts))
+
+    def _committed(self, checkpoint: Path, step: int) -> None:
+        if self.publisher and self.config.hub.push_checkpoints:
+            self.publisher.push(checkpoint, revision=f"step-{step}", message=f"Step {step}")
+
+    def _facts(self) -> dict[str, Any]:
+        """What the card tells of this moment."""
+        return {
+            "parameters": f"{sum(p.numel() for n, p in self.inner.named_parameters() if 'lora_' not in n) / 1e6:.1f} M",
+            "steps": self.step,
+            "tokens_seen": self.tokens_seen,
+            "minutes": round(self.elapsed / 60, 1),
+            "tokens_per_second": round(self.tokens_seen / self.step_seconds) if self.step_seconds else None,
+            "hardware": describe_hardware(self.accelerator),
+            "processes": self.accelerator.num_processes,
+            "versions": libraries.versions(),
+            **self.results,
+        }
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # the end
+
+    def _stop(self) -> NoReturn:
+        console.interrupts.reason = reason = console.interrupts.reason or "another process was asked to stop"
+        self._last_save()
+        self._end_publishing()
+        self.accelerator.wait_for_everyone()  # the first to exit has the launcher end the others
+        self.close()
+        raise Interrupted(f"stopped ({reason}) after step {self.step:,}; everything is saved: go on with --resume")
+
+    def _last_save(self) -> None:
+        if not self.saver.finish():
+            newest = [path.name for path in self.checkpoints.list()[-1:]] or ["none"]
+            raise UserError(
+                f"step {self.step:,} could not be saved in {self.folder}, as said above; mend that, then --resume: it "
+                f"goes on from the newest checkpoint ({newest[0]})"
+            )
+
+    def _finish(self) -> None:
+        if self.evaluated_at != self.step:  # stopped at the last step, before it was evaluated
+            if not self._evaluate():
+                self._stop()
+            self._save()
+        self._last_save()
+        chosen = self.checkpoints.chosen(self.step)
+        if chosen != self.checkpoints.of(self.step):
+            state = load_weights(chosen, self.inner)
+            self.results, self.step = state["results"], state["step"]
+            console.say(f"the best is kept: step {self.step:,}")
+        if self.accelerator.is_main_process:
+            publish(chosen, self.folder)
+        found = self.look(self.folder)
+        if self.accelerator.is_main_process:
+            if (curves := report.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
+                console.say(f"curves: {curves}")
+            found |= self._facts() | {"curves": curves and curves.name}
+            replace(self.folder / "README.md", self.card(found))
+            write_status(self.folder, "finished", self.step)
+            if self.publisher:
+                self.publisher.push(self.folder, message=f"Trained for {self.step:,} steps")
+        self._end_publishing()
+
+    def close(self, *, last: bool = True) -> None:
+        """End the trackers, and with the last run of a process the process group too."""
+        end_run(self.accelerator, last)
+
+    def _end_publishing(self) -> None:
+        if self.publisher:
+            self.publisher.finish()

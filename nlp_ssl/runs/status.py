@@ -1,0 +1,89 @@
+"""How a run ends, in `run_status.json`, since launchers flatten exit codes."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from nlp_ssl.core import console
+from nlp_ssl.core.console import Interrupted, PeerGone, UserError
+from nlp_ssl.core.files import advice, replace
+from nlp_ssl.training.device import out_of_memory_advice
+from nlp_ssl.training.distributed import peer_is_gone
+
+STATUS_FILE = "run_status.json"
+EXIT_CODES = {"finished": 0, "failed": console.EXIT_USER_ERROR, "interrupted": console.EXIT_INTERRUPTED}
+
+
+def write_status(folder: Path, status: str, step: int, **more: Any) -> None:
+    """Write `run_status.json`, on rank 0."""
+    if console.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, status, step, **more)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """`run_status.json`; empty where there is none."""
+    return json.loads((folder / STATUS_FILE).read_text()) if (folder / STATUS_FILE).exists() else {}
+
+
+def note_interrupt(folder: Path, reason: str | None) -> None:
+    """Write that a run was interrupted, wherever it was; the step is the one that the file has."""
+    with contextlib.suppress(OSError):
+        write_status(folder, "interrupted", read_status(folder).get("step", 0), reason=reason)
+
+
+@contextlib.contextmanager
+def outcome(folder: Path, micro_batch: int, step: Callable[[], int | None]) -> Iterator[None]:
+    """Whatever ends a run once it has begun, `run_status.json` says it.
+
+    Args:
+        folder: of the run.
+        micro_batch: for advice when it did not fit.
+        step: how far the run is; `None` when it has not begun, and the file is still that of the run before.
+    """
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        if (reached := step()) is not None:
+            _end(folder, "interrupted", reached, reason=console.interrupts.reason)
+        raise
+    except torch.OutOfMemoryError:
+        error = UserError(out_of_memory_advice(micro_batch))
+        _end(folder, "failed", step() or 0, error=str(error))
+        raise error from None
+    except Exception as error:
+        if (reached := step()) is None:
+            raise
+        if peer_is_gone(error):
+            _end_with_peer(folder, reached)
+        code = console.EXIT_USER_ERROR if isinstance(error, UserError) or advice(error) else 1
+        _end(folder, "failed", reached, error=f"{type(error).__name__}: {error}", exit_code=code)
+        raise
+
+
+def _end(folder: Path, status: str, step: int, **more: Any) -> None:
+    """Rank 0 writes how the run ended; so does the process that ends before the others, and alone knows why."""
+    with contextlib.suppress(OSError):  # what ended the run may be a disk that takes this file neither
+        if console.rank() == 0 or read_status(folder).get("status") == "running":
+            _write(folder, status, step, **more)
+
+
+def _end_with_peer(folder: Path, step: int) -> NoReturn:
+    """End because another process has, with what that wrote of its end if it could."""
+    status = read_status(folder)
+    if status.get("status") == "interrupted":
+        console.interrupts.reason = console.interrupts.reason or status["reason"]
+        raise Interrupted(f"stopped with another process ({status['reason']}): go on with --resume") from None
+    if status.get("status") != "failed":
+        status["error"] = "another process of the run has died without a word"
+        _end(folder, "failed", step, error=status["error"], exit_code=1)
+    raise PeerGone(f"{status['error']}; --resume goes on from the newest checkpoint") from None
+
+
+def _write(folder: Path, status: str, step: int, **more: Any) -> None:
+    record = {"status": status, "step": step, "exit_code": EXIT_CODES.get(status), **more}
+    replace(folder / STATUS_FILE, json.dumps(record, indent=1))

@@ -1,0 +1,56 @@
+"""Which evaluation is the best so far, and whether a run goes on waiting for a better one."""
+
+import math
+from typing import Any
+
+from nlp_ssl.config.common import EvaluationConfig
+from nlp_ssl.core.console import UserError, say
+
+LOW_IS_GOOD = ("perplexity", "bits_per_byte")  # besides losses
+
+
+class Judge:
+    """Compares the evaluations of a run by one of their numbers.
+
+    Args:
+        config: the number's name, and the patience.
+
+    Attributes:
+        value: what the last evaluation is judged by, the lower the better (so a score has its sign changed).
+        is_best: whether it is better than all before it.
+    """
+
+    def __init__(self, config: EvaluationConfig) -> None:
+        self.metric, self.patience = config.metric or "held_out_loss", config.patience
+        self.value: float | None = None
+        self.best: float | None = None
+        self.stale, self.is_best = 0, False
+
+    def judge(self, results: dict[str, float]) -> None:
+        """Take note of an evaluation.
+
+        Raises:
+            UserError: it did not measure the number.
+        """
+        if self.metric not in results:
+            raise UserError(f"--evaluation.metric {self.metric} is not measured here, only {', '.join(results)}")
+        low_is_good = "loss" in self.metric or self.metric in LOW_IS_GOOD
+        self.value = results[self.metric] * (1 if low_is_good else -1)
+        self.is_best = math.isfinite(self.value) and (self.best is None or self.value < self.best)
+        self.best = self.value if self.is_best else self.best
+        self.stale = 0 if self.is_best else self.stale + 1
+        if self.has_waited_enough:
+            say(f"{self.stale} evaluations in a row were no better than the best: the run ends here")
+
+    @property
+    def has_waited_enough(self) -> bool:
+        """Whether as many evaluations as there is patience for were no better than the best."""
+        return self.patience is not None and self.stale >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"best": self.best, "stale": self.stale}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo `state_dict`."""
+        self.best, self.stale = state["best"], state["stale"]
