@@ -16,9 +16,9 @@ from nlp_ssl.core.libraries import importing
 def main(config: MLMConfig) -> None:
     """The first part of a pretraining run, and no more."""
     with importing():
-        from nlp_ssl.runs import pretraining_data as preparation
+        from nlp_ssl.runs import pretraining_data
 
-    if preparation.prepare_shard(config):
+    if pretraining_data.prepare_shard(config):
         console.say("done: the training recipe finds these tokens when it is given the same options")
     else:
         console.say(

@@ -26,11 +26,10 @@ from nlp_ssl.core.libraries import importing
 def main(config: CLMConfig) -> None:
     """Corpus, tokenizer, packed rows, model, training, a look at the result."""
     with importing():
-        from nlp_ssl.runs import pretraining
-        from nlp_ssl.runs import pretraining_data as preparation
+        from nlp_ssl.runs import pretraining, pretraining_data
 
     # text -> tokens -> rows, on disk, once
-    data = preparation.prepare(config, "clm")
+    data = pretraining_data.prepare(config, "clm")
 
     # the model, and how it learns
     run = pretraining.start(config, "clm", data)

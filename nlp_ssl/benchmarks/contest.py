@@ -19,8 +19,7 @@ from nlp_ssl.benchmarks.load import Load
 from nlp_ssl.benchmarks.profiling import start_profiler, stop_profiler
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
 from nlp_ssl.core import console
-from nlp_ssl.runs import pretraining
-from nlp_ssl.runs import pretraining_data as preparation
+from nlp_ssl.runs import pretraining, pretraining_data
 from nlp_ssl.training.device import DTYPES, best_precision, training_device
 from nlp_ssl.training.throughput import datasheet_peak, measured_bandwidth, measured_peak
 
@@ -128,8 +127,8 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
     Returns:
         What was measured: `contenders` (a list of dictionaries), the machine's peaks, and every turn's steps.
     """
-    kind = preparation.kind_of(config)
-    data = preparation.prepare(config, kind)  # once, and seen; the contenders find it
+    kind = pretraining_data.kind_of(config)
+    data = pretraining_data.prepare(config, kind)  # once, and seen; the contenders find it
     config.train.steps, config.train.minutes = 10**9, None
     pretraining.derive(config, kind, data.model_config, world_size=1)
     with contest(config, _contend) as everyone:
@@ -250,8 +249,8 @@ def _contend(name: str, config: BenchmarkConfig, connection: Connection) -> None
         try:
             parts = Parts(training_device())
             answers = Answers(connection, parts)
-            kind = preparation.kind_of(config)
-            data = preparation.prepare(config, kind)
+            kind = pretraining_data.kind_of(config)
+            data = pretraining_data.prepare(config, kind)
             if name == EAGER:
                 config.train.compile = False
             if name in (OURS, EAGER):

@@ -259,8 +259,7 @@ def finetuning(config: GpuConfig) -> dict[str, Any]:
 def pretraining(config: GpuConfig) -> dict[str, Any]:
     """Pretrain the default encoder in what is left of the time, and on from there if it was begun."""
     from nlp_ssl.config.common import MLMConfig
-    from nlp_ssl.runs import pretraining
-    from nlp_ssl.runs import pretraining_data as preparation
+    from nlp_ssl.runs import pretraining, pretraining_data
 
     chosen = MLMConfig(output_dir=str(_work(config) / "pretraining"))
     chosen.resume.enabled = chosen.resume.allow_changed = True  # other minutes than before
@@ -270,7 +269,7 @@ def pretraining(config: GpuConfig) -> dict[str, Any]:
     if config.tiny:
         _make_tiny(chosen)
         chosen.train.minutes, chosen.train.steps, chosen.train.micro_batch = None, 4, None
-    prepared = preparation.prepare(chosen, "mlm")
+    prepared = pretraining_data.prepare(chosen, "mlm")
     run = pretraining.start(chosen, "mlm", prepared)
     results = run.train()
     pretraining.show(run, prepared, "mlm")

@@ -18,8 +18,7 @@ from nlp_ssl.evaluation.held_out import evaluate
 from nlp_ssl.models.loading import architecture
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import ObjectiveModule
-from nlp_ssl.runs import pretraining
-from nlp_ssl.runs import pretraining_data as preparation
+from nlp_ssl.runs import pretraining, pretraining_data
 from nlp_ssl.runs.pretraining import HELD_OUT_SEED, build_objective
 from nlp_ssl.runs.pretraining_data import AUTO_CLASS, Kind, PretrainingData
 from nlp_ssl.training.device import make_accelerator
@@ -35,8 +34,8 @@ def compare_losses(config: BenchmarkConfig) -> dict[str, Any]:
     learning rate falling linearly to 0 over as many steps as fit. Both are measured on the same masked rows, the
     Trainer with its own attention.
     """
-    kind = preparation.kind_of(config)
-    data = preparation.prepare(config, kind)
+    kind = pretraining_data.kind_of(config)
+    data = pretraining_data.prepare(config, kind)
     curves = {"nlp_ssl": _ours(config, kind, data)}
     reached = _reaches(curves["nlp_ssl"], config.target)
     if reached:

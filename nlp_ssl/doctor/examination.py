@@ -1,13 +1,4 @@
-"""Prove the promises on your own set-up: your model, your tokenizer, your corpus, in a few minutes on a CPU.
-
-    python -m nlp_ssl.doctor --config my.yaml
-    python -m nlp_ssl.doctor --model.name modernbert-mini --data.sources 'corpus/*.txt'
-
-takes the options of the pretraining recipes and prints what was measured: whether a packed document sees another;
-whether a step depends on how its batch is split over micro-batches and processes; whether a run that is stopped and
-resumed is the run that was never stopped. It trains for a few steps, on batches of its own of about 2,048 tokens, in a
-temporary folder; the tokens are found again by the training. It ends with exit code 1 if something does not hold.
-"""
+"""What the doctor examines: isolation of packed documents, parity of split batches, runs stopped and resumed."""
 
 import json
 import os
@@ -25,7 +16,6 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.common import (
     CheckpointConfig,
     EvaluationConfig,
@@ -36,7 +26,6 @@ from nlp_ssl.config.common import (
     TrainConfig,
     to_dict,
 )
-from nlp_ssl.core import console
 from nlp_ssl.core.console import UserError, say
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.phases import Phase, Phases
@@ -44,9 +33,7 @@ from nlp_ssl.doctor.proofs import isolation, parity
 from nlp_ssl.models.loading import build_model, dropouts
 from nlp_ssl.models.packed import PackedModel, has_experts
 from nlp_ssl.objectives.objective import ObjectiveModule
-from nlp_ssl.publishing.report import format_table
-from nlp_ssl.runs import pretraining
-from nlp_ssl.runs import pretraining_data as preparation
+from nlp_ssl.runs import pretraining, pretraining_data
 from nlp_ssl.runs.checks import LOG_FILE, plain
 from nlp_ssl.runs.pretraining_data import AUTO_CLASS, Kind, PretrainingData
 from nlp_ssl.training.optimizers import build_optimizer
@@ -54,7 +41,7 @@ from nlp_ssl.training.optimizers import build_optimizer
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}  # what summing in another order may do to a few steps
 TOKENS = 2048  # in a step of the proofs
 STEPS = 10  # of the runs that are stopped and resumed
-_RUN = "NLP_SSL_DOCTOR_RUN"  # set in a process that is one of these runs
+RUN = "NLP_SSL_DOCTOR_RUN"  # set in a process that is one of these runs
 
 
 @dataclass(frozen=True)
@@ -68,13 +55,19 @@ class Finding:
 
 def examine(config: MLMConfig) -> list[Finding]:
     """Everything, one after the other; the configuration's output folder is not touched."""
-    kind = preparation.kind_of(config)
+    kind = pretraining_data.kind_of(config)
     with tempfile.TemporaryDirectory(prefix="nlp_ssl-doctor-") as folder:
         config.output_dir = f"{folder}/run"
         config.hub, config.tracking = HubConfig(), TrackingConfig()  # nothing of this is published
-        data = preparation.prepare(config, kind)
+        data = pretraining_data.prepare(config, kind)
         findings = [*_apart(config, kind, data), *_split(config, kind, data), *_stopped(config, Path(folder), data)]
     return findings
+
+
+def own_run(config: MLMConfig) -> None:
+    """One of the runs that are stopped and resumed, in this process."""
+    kind = pretraining_data.kind_of(config)
+    pretraining.start(config, kind, pretraining_data.prepare(config, kind)).train()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -188,7 +181,7 @@ def _go(
     settings.write_text(yaml.safe_dump(plain(to_dict(named))))
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launch, "-m", "nlp_ssl.doctor", "--config", str(settings)]
-    environment = {**os.environ, _RUN: "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, RUN: "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     with open(out.with_name(f"{out.name}.txt"), "w+") as printed:
         with subprocess.Popen(command, env=environment, stdout=printed, stderr=subprocess.STDOUT) as process:
             try:
@@ -215,26 +208,3 @@ def _steps(out: Path, *names: str) -> list[tuple[Any, ...]]:
         return []
     lines = [json.loads(line) for line in (out / LOG_FILE).read_text().splitlines()]
     return [tuple(line[name] for name in names) for line in lines if line["event"] == "step"]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def main(config: MLMConfig) -> None:
-    """Examine, print the table, and say whether all holds."""
-    if os.environ.get(_RUN):  # one of the doctor's own runs
-        kind = preparation.kind_of(config)
-        pretraining.start(config, kind, preparation.prepare(config, kind)).train()
-        return
-    begun = time.monotonic()
-    findings = examine(config)
-    rows = [{"": "holds" if f.holds else "DOES NOT HOLD", "what": f.question, "measured": f.measured} for f in findings]
-    say("\n" + format_table(rows))
-    broken = [f.question for f in findings if not f.holds]
-    say(f"\n{'all holds' if not broken else 'NOT all holds'} on this set-up ({time.monotonic() - begun:.0f} s)")
-    if broken:
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    console.run(main, lambda: parse(MLMConfig, __doc__))

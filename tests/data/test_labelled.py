@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core.console import UserError
-from nlp_ssl.data.labelled import sources as labelled_sources
+from nlp_ssl.data.labelled import sources
 from nlp_ssl.data.labelled.labelled_data import open_classification, open_tagging
 from nlp_ssl.data.labelled.tag_schemes import entities
 from nlp_ssl.data.text.pydocs import PyDoc
@@ -286,7 +286,7 @@ def test_short_names_ask_the_hub_for_the_right_ids(monkeypatch):
         names = ("train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched")
         return DatasetDict({name: Dataset.from_dict(rows | {"premise": [name] * 2}) for name in names})
 
-    monkeypatch.setattr(labelled_sources, "load_dataset", load)
+    monkeypatch.setattr(sources, "load_dataset", load)
     data = open_classification(LabelledConfig(task="glue/mnli"))
     assert asked == [("nyu-mll/glue", "mnli", None)]
     assert (data.text_columns, data.name, data.metrics) == (["premise", "hypothesis"], "glue/mnli", ["accuracy"])
@@ -303,7 +303,7 @@ def test_no_network_says_what_works_without(monkeypatch):
     def load(path, subset, revision):
         raise ConnectionError("Couldn't reach")
 
-    monkeypatch.setattr(labelled_sources, "load_dataset", load)
+    monkeypatch.setattr(sources, "load_dataset", load)
     with pytest.raises(UserError, match=r"cannot be reached for 'stanfordnlp/imdb'; .*--data.task builtin.*train_file"):
         open_classification(LabelledConfig(task="imdb"))
 

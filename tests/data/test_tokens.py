@@ -11,14 +11,14 @@ import pytest
 from toys import dataset, texts, tokenizer, word_tokenizer
 
 from nlp_ssl.core.console import UserError
-from nlp_ssl.data.tokens import tokenizing as tokenising
+from nlp_ssl.data.tokens import tokenizing
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.data.tokens.tokenizing import tokenize_corpus
 
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch):
-    monkeypatch.setattr(tokenising, "PART_BYTES", 7_000)
+    monkeypatch.setattr(tokenizing, "PART_BYTES", 7_000)
 
 
 def contents(folder):
@@ -83,7 +83,7 @@ def test_padding_and_truncation_that_a_caller_set_do_not_matter(tmp_path, whole)
 
 def test_interrupted_and_continued_is_the_same_bytes(tmp_path, whole, monkeypatch):
     made = []
-    make = tokenising._make_part
+    make = tokenizing._make_part
 
     def dies_at_the_third(*args):
         if len(made) == 2:
@@ -91,14 +91,14 @@ def test_interrupted_and_continued_is_the_same_bytes(tmp_path, whole, monkeypatc
         made.append(args[2])
         make(*args)
 
-    monkeypatch.setattr(tokenising, "_make_part", dies_at_the_third)
+    monkeypatch.setattr(tokenizing, "_make_part", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         tokenize_corpus(dataset(), tokenizer("bpe"), tmp_path / "t", "toy", num_proc=1)
     assert not (tmp_path / "t" / "manifest.json").exists()
     with pytest.raises(UserError, match="no finished"):
         TokenCorpus.open(tmp_path / "t")
     before = {path.name: path.stat().st_mtime_ns for path in made}
-    monkeypatch.setattr(tokenising, "_make_part", make)
+    monkeypatch.setattr(tokenizing, "_make_part", make)
     corpus = tokenize_corpus(dataset(), tokenizer("bpe"), tmp_path / "t", "toy", num_proc=1)
     assert contents(corpus.folder) == contents(whole.folder)
     assert {path.name: path.stat().st_mtime_ns for path in made} == before  # those were not made again
@@ -185,7 +185,7 @@ def test_the_smallest_integers_that_hold_the_vocabulary(tmp_path, size, dtype):
 def test_a_finished_folder_is_found_and_nothing_is_read(tmp_path, whole):
     again = tokenize_corpus(None, tokenizer("bpe"), whole.folder, "toy")
     assert again.manifest == whole.manifest
-    assert json.loads((whole.folder / "manifest.json").read_text())["tokenizer"] == tokenising.tokenizer_fingerprint(
+    assert json.loads((whole.folder / "manifest.json").read_text())["tokenizer"] == tokenizing.tokenizer_fingerprint(
         tokenizer("bpe")
     )
 

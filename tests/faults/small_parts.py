@@ -3,9 +3,9 @@
 import runpy
 import sys
 
-from nlp_ssl.data.tokens import tokenizing as tokenising
+from nlp_ssl.data.tokens import tokenizing
 
 if __name__ == "__main__":  # not in the processes that tokenise
-    tokenising.PART_BYTES = 20_000
+    tokenizing.PART_BYTES = 20_000
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -19,9 +19,9 @@ def slow_disk() -> None:
 
 def small_parts() -> None:
     """A tokenised corpus of many parts needs no large text."""
-    from nlp_ssl.data.tokens import tokenizing as tokenising
+    from nlp_ssl.data.tokens import tokenizing
 
-    tokenising.PART_BYTES = 100_000
+    tokenizing.PART_BYTES = 100_000
 
 
 def broken_rank() -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from toys import CAUSAL, packed_rows, tiny_model
 
 from nlp_ssl.data.sequences.packing import cumulative_lengths
-from nlp_ssl.models import varlen_attention as varlen
+from nlp_ssl.models import varlen_attention
 from nlp_ssl.models.packed import PackedModel, check_varlen
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def stand_in(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, wind
 @pytest.fixture
 def kernel(monkeypatch):
     def use(function=stand_in):
-        monkeypatch.setattr(varlen, "varlen_attn", function)
+        monkeypatch.setattr(varlen_attention, "varlen_attn", function)
 
     use()
     return use

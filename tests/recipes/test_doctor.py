@@ -7,7 +7,8 @@ import pytest
 from launch import execute, write_corpus
 
 from nlp_ssl.config.common import MLMConfig
-from nlp_ssl.doctor import examination as doctor
+from nlp_ssl.doctor import examination
+from nlp_ssl.doctor.__main__ import main
 
 SMALL = ["--model.overrides.hidden_size", "32", "--model.overrides.intermediate_size", "48"]
 SMALL += ["--model.overrides.num_hidden_layers", "2", "--tokenizer.vocab_size", "320", "--tokens.row_length", "48"]
@@ -30,12 +31,12 @@ def test_what_does_not_hold_is_said_and_is_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = [
-        doctor.Finding("documents apart", "3 of 8 pairs changed a bit", False),
-        doctor.Finding("resumed", "", True),
+        examination.Finding("documents apart", "3 of 8 pairs changed a bit", False),
+        examination.Finding("resumed", "", True),
     ]
-    monkeypatch.setattr(doctor, "examine", lambda config: found)
+    monkeypatch.setattr(examination, "examine", lambda config: found)
     with pytest.raises(SystemExit) as ended:
-        doctor.main(MLMConfig())
+        main(MLMConfig())
     assert ended.value.code == 1
     printed = capsys.readouterr().out
     assert "DOES NOT HOLD  documents apart  3 of 8 pairs changed a bit" in printed
