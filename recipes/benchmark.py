@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nlp_ssl.benchmarks.settings import BenchmarkConfig, check
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.core import console
+from nlp_ssl.core import console, program
 from nlp_ssl.core.libraries import importing
 
 
@@ -46,4 +46,4 @@ def main(config: BenchmarkConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(BenchmarkConfig, __doc__))
+    program.run(main, lambda: parse(BenchmarkConfig, __doc__))

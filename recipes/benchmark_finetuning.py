@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nlp_ssl.benchmarks.settings import FinetuneBenchmarkConfig
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.core import console
+from nlp_ssl.core import console, program
 from nlp_ssl.core.libraries import importing
 
 
@@ -34,4 +34,4 @@ def main(config: FinetuneBenchmarkConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(FinetuneBenchmarkConfig, __doc__))
+    program.run(main, lambda: parse(FinetuneBenchmarkConfig, __doc__))

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.finetuning import ClassificationConfig, FinetuneConfig, NERConfig
-from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core import console, program
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.core.libraries import importing
 
@@ -104,4 +104,4 @@ def commonest(data: "LabelledData") -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(TransferComparisonConfig, __doc__))
+    program.run(main, lambda: parse(TransferComparisonConfig, __doc__))

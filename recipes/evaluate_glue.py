@@ -12,7 +12,7 @@ smaller model needs more: --lr '[1e-3]'. Tasks run in parallel where there are s
 
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.finetuning import GlueConfig
-from nlp_ssl.core import console
+from nlp_ssl.core import program
 from nlp_ssl.core.libraries import importing
 
 
@@ -25,4 +25,4 @@ def main(config: GlueConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(GlueConfig, __doc__))
+    program.run(main, lambda: parse(GlueConfig, __doc__))

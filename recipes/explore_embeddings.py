@@ -14,8 +14,8 @@ from typing import Literal
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.config.finetuning import LabelledConfig
-from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core import console, program
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.core.libraries import importing
 
@@ -85,4 +85,4 @@ def main(config: EmbeddingsConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(EmbeddingsConfig, __doc__))
+    program.run(main, lambda: parse(EmbeddingsConfig, __doc__))

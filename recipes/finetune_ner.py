@@ -16,7 +16,7 @@ and without pretraining, for comparison: add --model.from_scratch. A number to t
 
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.finetuning import NERConfig
-from nlp_ssl.core import console
+from nlp_ssl.core import program
 from nlp_ssl.core.libraries import importing
 
 
@@ -29,4 +29,4 @@ def main(config: NERConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(NERConfig, __doc__))
+    program.run(main, lambda: parse(NERConfig, __doc__))

@@ -9,7 +9,7 @@ same command with `--tokens.folder tokens --tokenizer.path my-tokenizer --tokens
 
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.common import MLMConfig
-from nlp_ssl.core import console
+from nlp_ssl.core import console, program
 from nlp_ssl.core.libraries import importing
 
 
@@ -27,4 +27,4 @@ def main(config: MLMConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(MLMConfig, __doc__))
+    program.run(main, lambda: parse(MLMConfig, __doc__))

@@ -19,7 +19,7 @@ on all GPUs of a machine `accelerate launch --multi_gpu ...`; on two processes o
 
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.common import MLMConfig
-from nlp_ssl.core import console
+from nlp_ssl.core import program
 from nlp_ssl.core.libraries import importing
 
 
@@ -42,4 +42,4 @@ def main(config: MLMConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(MLMConfig, __doc__))
+    program.run(main, lambda: parse(MLMConfig, __doc__))

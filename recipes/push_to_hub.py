@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.core.console import UserError, human_bytes, run, say
+from nlp_ssl.core.console import human_bytes, say
+from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.program import run
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.publishing.pushed import kept_here, model_files, size_of
 

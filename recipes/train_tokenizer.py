@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.common import CorpusConfig, TokenizerConfig
-from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError, say
+from nlp_ssl.core import program
+from nlp_ssl.core.console import say
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.libraries import importing
 
 AUDIT_BYTES = 4e6  # more held-out text would not move the numbers
@@ -89,4 +90,4 @@ def at_most(num_bytes: float, stream: Iterator[str]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(TokenizerRunConfig, __doc__))
+    program.run(main, lambda: parse(TokenizerRunConfig, __doc__))

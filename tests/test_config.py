@@ -14,7 +14,7 @@ from nlp_ssl.config import finetuning as config_finetuning
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.common import CLMConfig, MLMConfig, PhaseConfig, to_dict
 from nlp_ssl.config.finetuning import FinetuneConfig, GlueConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir
 
 CONFIGS = [MLMConfig, CLMConfig, FinetuneConfig]

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.common import MLMConfig, ModelConfig
 from nlp_ssl.config.finetuning import FinetuneConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.yaml_text import MOST_REPEATED, check_yaml
 from nlp_ssl.data.tokens.tokenizer import load_tokenizer, save_tokenizer
 from nlp_ssl.models.loading import architecture, build_model, find_config

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nlp_ssl.config.common import MLMConfig, ResumeConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.runs.checks import check_run, lock_folder
 
 

@@ -15,7 +15,7 @@ from nlp_ssl.benchmarks import contenders
 from nlp_ssl.benchmarks.contenders import Parts, TakesTurns
 from nlp_ssl.benchmarks.contest import OURS, Answers, contest, ratios
 from nlp_ssl.benchmarks.settings import FINETUNING_TRAINERS, FinetuneBenchmarkConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.length_batching import PAD_TO_MULTIPLE_OF
 from nlp_ssl.models.loading import build_model
 from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, prepare

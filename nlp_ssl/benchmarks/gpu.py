@@ -22,8 +22,8 @@ from typing import Any
 
 from nlp_ssl.benchmarks.gpu_parts import MODELS, PARTS, GpuConfig
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core import console, program
+from nlp_ssl.core.errors import UserError
 
 NEEDED = ("torch", "transformers", "accelerate", "datasets", "evaluate", "jsonargparse", "docstring_parser", "psutil")
 MINUTES_FOR_ITSELF = 0.2  # that a part must at least have
@@ -170,4 +170,4 @@ def _markdown(rows: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    console.run(main, _parse)
+    program.run(main, _parse)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 
 
 @dataclass

@@ -5,7 +5,7 @@ from typing import Literal
 
 from nlp_ssl.config.common import MLMConfig
 from nlp_ssl.config.finetuning import ClassificationConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 
 TRAINERS = ("script", "bf16", "best")
 CONTENDERS = ("eager", *TRAINERS)

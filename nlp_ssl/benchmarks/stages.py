@@ -20,7 +20,7 @@ from transformers import DataCollatorForLanguageModeling
 
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
 from nlp_ssl.config.common import to_dict
-from nlp_ssl.core import console
+from nlp_ssl.core import console, errors
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.packing import pack
 from nlp_ssl.data.sequences.phases import Phase, Phases
@@ -227,7 +227,7 @@ def save(config: BenchmarkConfig) -> dict[str, Any]:
                 ]
                 process = _recipe(config, Path(root), *options, "--train.log_every", "1")
                 if process.wait():
-                    raise console.UserError("a run of this stage failed; try the same options with pretrain_mlm.py")
+                    raise errors.UserError("a run of this stage failed; try the same options with pretrain_mlm.py")
                 took = [line["seconds"] for line in _lines(Path(root)) if line["event"] == "step"]
                 found.append(took[-1] - took[0])
     cost = statistics.median(w - o for o, w in zip(seconds[False], seconds[True], strict=True)) / (saves - 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 
 MOST_REPEATED = 10_000  # values that aliases may add; nine lines of them can stand for a billion
 

@@ -15,7 +15,7 @@ import time
 
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.common import MLMConfig
-from nlp_ssl.core import console
+from nlp_ssl.core import console, program
 from nlp_ssl.core.libraries import importing
 
 
@@ -39,4 +39,4 @@ def main(config: MLMConfig) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, lambda: parse(MLMConfig, __doc__))
+    program.run(main, lambda: parse(MLMConfig, __doc__))

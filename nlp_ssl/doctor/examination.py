@@ -26,7 +26,8 @@ from nlp_ssl.config.common import (
     TrainConfig,
     to_dict,
 )
-from nlp_ssl.core.console import UserError, say
+from nlp_ssl.core.console import say
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.doctor.proofs import isolation, parity

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, making
 from nlp_ssl.data.sequences.batches import selections
 from nlp_ssl.data.tokens.token_corpus import fingerprint

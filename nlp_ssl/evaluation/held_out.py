@@ -3,14 +3,19 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 
-from nlp_ssl.core import console
+from nlp_ssl.core import errors
+from nlp_ssl.core.console import progress
+from nlp_ssl.core.errors import Interrupted
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
+from nlp_ssl.evaluation import held_out
 from nlp_ssl.objectives.objective import Batch, ObjectiveModule
 
 
@@ -58,7 +63,7 @@ def evaluate(
     loss_sum, count = torch.zeros((), dtype=torch.float64), 0
     sums: dict[str, torch.Tensor] = {}
     try:
-        for batch in console.until(stop, batches, total, desc="evaluate"):
+        for batch in held_out.until(stop, batches, total, desc="evaluate"):
             count += num_targets(batch)
             # kernels would be compiled for evaluation alone, and for its last batch
             with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
@@ -74,7 +79,7 @@ def evaluate(
     totals = {name: sum(part.get(name, 0) for part in parts) for name in sorted(set().union(*parts))}
     loss, count = totals.pop("loss"), int(totals.pop("count"))
     if not count:
-        raise console.UserError("the held-out rows hold nothing to predict; give more held-out text")
+        raise errors.UserError("the held-out rows hold nothing to predict; give more held-out text")
     return HeldOut(loss / count, count, totals)
 
 
@@ -110,3 +115,26 @@ def unigram_cross_entropy(
     for shard in held_out.arrays():
         scored += np.bincount(shard, minlength=vocab_size)[:vocab_size]
     return float((scored * surprise).sum() / scored.sum())
+
+
+def until(stop: Callable[[], bool], batches: Iterator[Any], total: int | None, desc: str) -> Iterator[Any]:
+    """Walk through held-out batches with a progress bar, until all processes agree to stop.
+
+    Args:
+        stop: whether to stop; asks all processes, so each must ask equally often.
+        batches: of this process.
+        total: batches of the process that has the most; `None` asks once for each of this one's.
+        desc: what is being done.
+
+    Raises:
+        Interrupted: `stop` said so.
+    """
+    with progress(total=total, desc=desc, unit="batch", leave=False) as bar:
+        for _ in count() if total is None else range(total):
+            if stop():
+                raise Interrupted("stopped while measuring")
+            if (batch := next(batches, None)) is not None:
+                yield batch
+                bar.update()
+            elif total is None:
+                return

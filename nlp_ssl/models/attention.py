@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.models.tiled_attention import Tile, tiled_attention, tiles_of
 from nlp_ssl.models.varlen_attention import HALF, varlen_attention
 

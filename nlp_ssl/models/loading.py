@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from nlp_ssl.config.common import ModelConfig
-from nlp_ssl.core.console import UserError, say, warn
+from nlp_ssl.core.console import say, warn
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.network import hub_answers
 from nlp_ssl.models import presets
 from nlp_ssl.models.attention import ISOLATED, can_isolate

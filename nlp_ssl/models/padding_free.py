@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from nlp_ssl.core.console import UserError, say
+from nlp_ssl.core.console import say
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.models.attention import Documents, can_isolate, isolated_attention
 from nlp_ssl.models.label_gather import with_hidden_states
 from nlp_ssl.models.packed import ROUNDING, position_offset

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 
 SIZES = ("tiny", "mini", "small", "base", "large")
 

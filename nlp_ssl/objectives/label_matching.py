@@ -13,7 +13,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from nlp_ssl.core.console import UserError, say, warn
+from nlp_ssl.core.console import say, warn
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.labelled_data import LabelledData, arrange
 from nlp_ssl.models.loading import model_class
 

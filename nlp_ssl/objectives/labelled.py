@@ -12,7 +12,7 @@ from datasets.fingerprint import Hasher
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir
 from nlp_ssl.data.sequences.length_batching import padded
 

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.config.common import MaskingConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.order import hash64
 from nlp_ssl.objectives.cross_entropy import IGNORE
 

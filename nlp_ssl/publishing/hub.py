@@ -24,7 +24,9 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
-from nlp_ssl.core.console import UserError, interrupts, progress, say, warn
+from nlp_ssl.core.console import progress, say, warn
+from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.signals import interrupts
 from nlp_ssl.publishing.pushed import model_files
 
 # What an earlier push may have left and `from_pretrained` would prefer to, or mix with, the new files.

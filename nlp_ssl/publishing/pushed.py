@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.yaml_text import check_yaml
 from nlp_ssl.publishing.local_paths import hide, is_local, name_of, names_only
 

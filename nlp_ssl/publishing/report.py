@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nlp_ssl.core.console import UserError, say
+from nlp_ssl.core.console import say
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replacing
 
 INK, FAINT, ACCENT = "#1b3a57", "#9db8cf", "#d1495b"

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from nlp_ssl.config.common import PretrainConfig
 from nlp_ssl.config.finetuning import FinetuneConfig
-from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core import console, signals
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import link_out_of, no_links, remove_abandoned
 from nlp_ssl.data.tokens.token_corpus import fingerprint
 from nlp_ssl.publishing.hub import HubPublisher
@@ -53,7 +53,7 @@ def check_run(config: RunConfig) -> None:
     if "RANK" not in os.environ and int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
         raise UserError("start processes with accelerate launch or torchrun; mpirun alone does not say who is who")
     _check_output_dir(config)
-    console.interrupts.tell = lambda reason: note_interrupt(Path(config.output_dir), reason)
+    signals.interrupts.tell = lambda reason: note_interrupt(Path(config.output_dir), reason)
     check_trackers(config.tracking)
     if config.hub.repo_id and console.rank() == 0:
         HubPublisher(config.hub.repo_id, private=config.hub.private, overwrite=config.hub.overwrite).check()

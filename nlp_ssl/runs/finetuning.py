@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from nlp_ssl.config.common import to_dict
 from nlp_ssl.config.finetuning import FinetuneConfig, TransferConfig
 from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.data.labelled.labelled_data import LabelledData, open_classification, open_tagging
 from nlp_ssl.data.sequences.batches import held_out_rows

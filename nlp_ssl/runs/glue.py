@@ -21,7 +21,7 @@ from nlp_ssl.config.common import (
 )
 from nlp_ssl.config.finetuning import ClassificationConfig, GlueConfig, LabelledConfig
 from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import no_links
 from nlp_ssl.core.files import replace as replace_file
 from nlp_ssl.data.labelled.sources import GLUE_FILES

@@ -9,7 +9,7 @@ import numpy as np
 
 from nlp_ssl.config.finetuning import FinetuneConfig
 from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace as replace_file
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from nlp_ssl.config.common import MaskingConfig, MLMConfig, PhaseConfig, PretrainConfig, to_dict
 from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import held_out_batches, held_out_rows
 from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.data.tokens.checksums import Verification

@@ -8,7 +8,7 @@ from accelerate.utils import broadcast_object_list
 
 from nlp_ssl.config.common import PretrainConfig, to_dict
 from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.yaml_text import check_yaml
 from nlp_ssl.runs.checks import CONFIG_FILE, RunConfig, flatten, plain
 from nlp_ssl.training.checkpoints import NAME, Checkpoints, read_state

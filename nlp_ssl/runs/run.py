@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlp_ssl.config.common import ResumeConfig, to_dict
-from nlp_ssl.core import console, libraries
-from nlp_ssl.core.console import Interrupted, UserError
+from nlp_ssl.core import console, libraries, signals
+from nlp_ssl.core.errors import Interrupted, UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.models.loading import save_model
@@ -108,7 +108,7 @@ class Run:
             UserError: a loss that is not finite (with `on_nonfinite` stop), a checkpoint that does not fit.
         """
         micro_batch = self.config.train.micro_batch
-        with console.interrupts, outcome(self.folder, micro_batch, lambda: self.step if self.begun else None):
+        with signals.interrupts, outcome(self.folder, micro_batch, lambda: self.step if self.begun else None):
             self._prepare()
             self._resume()
             due = self.step == 0 or self._evaluation_is_due()
@@ -127,7 +127,7 @@ class Run:
         if self.judge.has_waited_enough:  # and it was stopped before it could end
             return False
         for step in self._steps():
-            console.interrupts.at_once = False  # now there is something to save first
+            signals.interrupts.at_once = False  # now there is something to save first
             self.step, self.elapsed = step.number, step.elapsed
             self.tokens_seen += step.num_tokens
             self.step_seconds += step.seconds
@@ -235,7 +235,7 @@ class Run:
             first_step=self.step,
             elapsed=self.elapsed,
             guard=self.guard,
-            stop_requested=lambda: console.interrupts.reason is not None,
+            stop_requested=lambda: signals.interrupts.reason is not None,
             save_state=lambda: self.checkpoints.state,
         )
         loss = None
@@ -301,9 +301,9 @@ class Run:
         """Measure on held-out data; returns False if that was interrupted: the resumed run then begins with it."""
         before = time.monotonic()
         try:
-            self.results = self.measure(self.module, lambda: any_process(console.interrupts.reason is not None))
+            self.results = self.measure(self.module, lambda: any_process(signals.interrupts.reason is not None))
         except Interrupted:
-            if console.interrupts.at_once:
+            if signals.interrupts.at_once:
                 raise
             return False
         self.evaluated_at = self.step
@@ -352,7 +352,7 @@ class Run:
     # the end
 
     def _stop(self) -> NoReturn:
-        console.interrupts.reason = reason = console.interrupts.reason or "another process was asked to stop"
+        signals.interrupts.reason = reason = signals.interrupts.reason or "another process was asked to stop"
         self._last_save()
         self._end_publishing()
         self.accelerator.wait_for_everyone()  # the first to exit has the launcher end the others

@@ -8,14 +8,14 @@ from typing import Any, NoReturn
 
 import torch
 
-from nlp_ssl.core import console
-from nlp_ssl.core.console import Interrupted, PeerGone, UserError
+from nlp_ssl.core import console, program, signals
+from nlp_ssl.core.errors import Interrupted, PeerGone, UserError
 from nlp_ssl.core.files import advice, replace
 from nlp_ssl.training.device import out_of_memory_advice
 from nlp_ssl.training.distributed import peer_is_gone
 
 STATUS_FILE = "run_status.json"
-EXIT_CODES = {"finished": 0, "failed": console.EXIT_USER_ERROR, "interrupted": console.EXIT_INTERRUPTED}
+EXIT_CODES = {"finished": 0, "failed": program.EXIT_USER_ERROR, "interrupted": program.EXIT_INTERRUPTED}
 
 
 def write_status(folder: Path, status: str, step: int, **more: Any) -> None:
@@ -49,7 +49,7 @@ def outcome(folder: Path, micro_batch: int, step: Callable[[], int | None]) -> I
         yield
     except (Interrupted, KeyboardInterrupt):
         if (reached := step()) is not None:
-            _end(folder, "interrupted", reached, reason=console.interrupts.reason)
+            _end(folder, "interrupted", reached, reason=signals.interrupts.reason)
         raise
     except torch.OutOfMemoryError:
         error = UserError(out_of_memory_advice(micro_batch))
@@ -60,7 +60,7 @@ def outcome(folder: Path, micro_batch: int, step: Callable[[], int | None]) -> I
             raise
         if peer_is_gone(error):
             _end_with_peer(folder, reached)
-        code = console.EXIT_USER_ERROR if isinstance(error, UserError) or advice(error) else 1
+        code = program.EXIT_USER_ERROR if isinstance(error, UserError) or advice(error) else 1
         _end(folder, "failed", reached, error=f"{type(error).__name__}: {error}", exit_code=code)
         raise
 
@@ -76,7 +76,7 @@ def _end_with_peer(folder: Path, step: int) -> NoReturn:
     """End because another process has, with what that wrote of its end if it could."""
     status = read_status(folder)
     if status.get("status") == "interrupted":
-        console.interrupts.reason = console.interrupts.reason or status["reason"]
+        signals.interrupts.reason = signals.interrupts.reason or status["reason"]
         raise Interrupted(f"stopped with another process ({status['reason']}): go on with --resume") from None
     if status.get("status") != "failed":
         status["error"] = "another process of the run has died without a word"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 
 # the best rate is so much higher than without (Schulman et al. 2025, "LoRA without regret")
 LR_FACTOR = 10

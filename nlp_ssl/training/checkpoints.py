@@ -25,7 +25,8 @@ import torch
 from transformers import PreTrainedModel
 
 from nlp_ssl.config.common import CheckpointConfig
-from nlp_ssl.core.console import UserError, rank, warn
+from nlp_ssl.core.console import rank, warn
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import disk_error, no_links, remove, replacing, sha256, sync
 from nlp_ssl.training.adapters import merge, trained_weights
 from nlp_ssl.training.distributed import any_process

@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 from nlp_ssl.config.common import EvaluationConfig
-from nlp_ssl.core.console import UserError, say
+from nlp_ssl.core.console import say
+from nlp_ssl.core.errors import UserError
 
 LOW_IS_GOOD = ("perplexity", "bits_per_byte")  # besides losses
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import Batch, Rows
 from nlp_ssl.data.sequences.phases import Selection
 from nlp_ssl.objectives.objective import ObjectiveModule

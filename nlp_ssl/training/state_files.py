@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 
 # what the arrays of format 1 are made of, which PyTorch's reader takes only when told so
 _ARRAYS: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0, np.uint32).__reduce__()[0]]

@@ -9,7 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from nlp_ssl.config.common import TrackingConfig
-from nlp_ssl.core.console import UserError, rank, warn
+from nlp_ssl.core.console import rank, warn
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
 
 TRACKERS = ("tensorboard", "trackio", "wandb")

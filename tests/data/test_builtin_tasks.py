@@ -2,7 +2,7 @@
 
 import pytest
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.builtin_tasks import library_texts, signature_tags
 from nlp_ssl.data.text.pydocs import PyDoc
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nlp_ssl.config.common import CorpusConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.text.corpus import open_corpus
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

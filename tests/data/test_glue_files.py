@@ -8,7 +8,7 @@ import pytest
 from glue_layout import LAYOUTS, QUOTE, write_glue
 
 from nlp_ssl.config.finetuning import LabelledConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.labelled_data import open_classification
 
 

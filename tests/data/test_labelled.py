@@ -11,7 +11,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from nlp_ssl.config.finetuning import LabelledConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled import sources
 from nlp_ssl.data.labelled.labelled_data import open_classification, open_tagging
 from nlp_ssl.data.labelled.tag_schemes import entities

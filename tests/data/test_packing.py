@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toys import Lengths, packed_rows, texts, token_corpus, tokenizer
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences import packing, packing_index
 from nlp_ssl.data.sequences.packing import pack, stack_rows
 from nlp_ssl.data.sequences.packing_index import plan

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.tag_schemes import Entity, entities, find_scheme, read_conll, tag_set, to_bio2
 
 

@@ -22,7 +22,7 @@ from transformers import (
     RobertaTokenizerFast,
 )
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.tokens import tokenizer as tokenizer_module
 from nlp_ssl.data.tokens.tokenizer import (
     derive_vocab_size,

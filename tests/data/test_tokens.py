@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toys import dataset, texts, tokenizer, word_tokenizer
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.tokens import tokenizing
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.data.tokens.tokenizing import tokenize_corpus

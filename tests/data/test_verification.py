@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toys import token_corpus
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.packing import pack
 from nlp_ssl.data.sequences.phases import Phase, Phases

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from toys import packed_rows, tiny_model, token_corpus, tokenizer, word_tokenizer
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import held_out_batches
 from nlp_ssl.data.tokens.tokenizing import tokenize_corpus
 from nlp_ssl.evaluation.held_out import bits_per_byte, evaluate, unigram_cross_entropy

@@ -30,7 +30,7 @@ import torch
 from forks import Fork
 from launch import ROOT, TINY, command, environment, events, write_corpus
 
-from nlp_ssl.core import console
+from nlp_ssl.core import console, program
 from nlp_ssl.core.files import sha256
 from nlp_ssl.training.checkpoints import verify
 
@@ -71,7 +71,7 @@ class Work:
                 contextlib.redirect_stdout(printed),
                 contextlib.redirect_stderr(printed),
             ):
-                console.run(recipe.main, lambda: recipe.parse(recipe.MLMConfig, recipe.__doc__))
+                program.run(recipe.main, lambda: recipe.parse(recipe.MLMConfig, recipe.__doc__))
         except SystemExit as stop:
             code = stop.code
         finally:
@@ -97,7 +97,7 @@ class Work:
         """Run the recipe, which must end with a sentence; returns it."""
         code, printed = self.run(out, *more, cache=cache)
         last = printed.strip().splitlines()[-1]
-        assert code == console.EXIT_USER_ERROR, printed
+        assert code == program.EXIT_USER_ERROR, printed
         assert last.startswith("error: "), printed
         assert "Traceback" not in printed
         return last
@@ -187,11 +187,11 @@ def _(work: Work) -> str:
     out = work.killed("no-room")
     with small_files(100_000):  # the log and the curves fit, the weights do not
         code, printed = work.run(out, "--resume")
-    assert code == console.EXIT_USER_ERROR
+    assert code == program.EXIT_USER_ERROR
     assert "could not be saved" in printed.splitlines()[-1]
     assert f"step-{KEPT:08d}" in printed.splitlines()[-1]
     assert verify(checkpoint(out, KEPT)) is None
-    assert json.loads((out / "run_status.json").read_text())["exit_code"] == console.EXIT_USER_ERROR
+    assert json.loads((out / "run_status.json").read_text())["exit_code"] == program.EXIT_USER_ERROR
     work.ends_well(out, "--resume")
     return f"{warning(printed, 'could not be written')} / {printed.splitlines()[-1]}"
 
@@ -243,7 +243,7 @@ def on_a_small_disk(work: Work, out: Path, room: int, filled: bool) -> tuple[int
 def _(work: Work) -> str:
     out = work.killed("full-disk")
     code, printed = on_a_small_disk(work, out, 300, filled=False)
-    assert code == console.EXIT_USER_ERROR, printed
+    assert code == program.EXIT_USER_ERROR, printed
     assert "Traceback" not in printed
     assert f"step-{KEPT:08d}" in printed.splitlines()[-1]
     assert verify(checkpoint(out, KEPT)) is None
@@ -256,7 +256,7 @@ def _(work: Work) -> str:
     out = work.killed("no-byte")
     log = (out / "log.jsonl").read_text()
     code, printed = on_a_small_disk(work, out, 300, filled=True)
-    assert code == console.EXIT_USER_ERROR, printed
+    assert code == program.EXIT_USER_ERROR, printed
     assert "Traceback" not in printed
     assert (out / "log.jsonl").read_text() == log
     work.ends_well(out, "--resume")
@@ -389,7 +389,7 @@ def _(work: Work) -> str:
     (out / "checkpoints").chmod(0o555)
     with permissions_count():
         code, printed = work.run(out, "--resume")
-    assert code == console.EXIT_USER_ERROR
+    assert code == program.EXIT_USER_ERROR
     (out / "checkpoints").chmod(0o755)
     assert verify(checkpoint(out, KEPT)) is None
     work.ends_well(out, "--resume")
@@ -462,7 +462,7 @@ def _(work: Work) -> str:
         assert str(process.pid) in said
         process.send_signal(signal.SIGTERM)
         printed = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == console.EXIT_INTERRUPTED, printed  # the first went on as if nothing had been
+    assert process.returncode == program.EXIT_INTERRUPTED, printed  # the first went on as if nothing had been
     steps = [e["step"] for e in events(out, "step")]
     assert steps == list(range(1, steps[-1] + 1))
     return said

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from nlp_ssl.core import console
-from nlp_ssl.core.console import Interrupted, Interrupts, interruptibly
+from nlp_ssl.core.errors import Interrupted
+from nlp_ssl.core.signals import Interrupts, interruptibly
 
 SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import CAUSAL, MASKED, tiny_model
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.models import attention
 from nlp_ssl.models.attention import can_isolate, document_mask
 from nlp_ssl.models.packed import PackedModel, check_isolation

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.models.attention import ISOLATED
 from nlp_ssl.models.loading import isolates, model_class
 from nlp_ssl.models.packed import PackedModel, check_isolation

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from nlp_ssl.config.common import ModelConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.models.loading import architecture, build_model, find_config, isolates, max_positions, save_model
 from nlp_ssl.models.packed import PackedModel
 

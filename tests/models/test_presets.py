@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.models import presets
 from nlp_ssl.models.attention import can_isolate
 from nlp_ssl.models.loading import max_positions, model_class

@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.objectives.classification import Classification
 
 WORDS = ["the", "a", "cat", "dog", "sat", "ran", "fast", "slow", "on", "mat"]

@@ -7,7 +7,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.objectives.tagging import Tagging
 
 TAGS = ["O", "B-PER", "I-PER"]

@@ -17,8 +17,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from nlp_ssl.core import console
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core import signals
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.publishing.hub import HubPublisher, model_files
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -455,7 +455,7 @@ def test_a_run_that_is_asked_to_stop_does_not_wait_for_the_hub(server, folder, m
     server.fail("POST .*/commit/", delay=4)
     hub = publisher(server)
     hub.push(folder, message="step 10")
-    monkeypatch.setattr(console.interrupts, "reason", "SIGTERM")
+    monkeypatch.setattr(signals.interrupts, "reason", "SIGTERM")
     start = time.monotonic()
     assert len(hub.finish(600)) == 1  # the command that pushes it later
     assert time.monotonic() - start < 3

@@ -4,7 +4,7 @@ import sys
 import matplotlib.figure
 import pytest
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.publishing import report
 from nlp_ssl.publishing.report import format_table, plot_curves, read_log
 

@@ -10,7 +10,7 @@ import pytest
 from launch import ROOT, TINY, write_corpus
 from transformers import BertConfig, BertForMaskedLM
 
-from nlp_ssl.core import console
+from nlp_ssl.core import program
 from nlp_ssl.data.tokens.tokenizer import train_tokenizer
 
 
@@ -103,7 +103,7 @@ def test_a_mistake_gets_one_sentence(
     config = {MLM: "MLMConfig", NER: "NERConfig", CLASSIFY: "ClassificationConfig"}[recipe]
     before = sorted(os.listdir(work))
     with pytest.raises(SystemExit) as stopped:
-        console.run(module.main, lambda: module.parse(getattr(module, config), module.__doc__))
+        program.run(module.main, lambda: module.parse(getattr(module, config), module.__doc__))
     printed = capsys.readouterr()
     assert stopped.value.code == 2
     last = printed.err.strip().splitlines()[-1]

@@ -18,7 +18,7 @@ from toys import tokenizer as toy_tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, pipeline
 
 from nlp_ssl.config.finetuning import ClassificationConfig, FinetuneConfig, NERConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, prepare
 

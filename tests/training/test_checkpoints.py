@@ -13,7 +13,7 @@ from toys import tiny_model, tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from nlp_ssl.config.common import CheckpointConfig, OptimizerConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.training import checkpoints as module
 from nlp_ssl.training.checkpoints import Checkpoints, SaveError, load, publish, to_host, verify
 from nlp_ssl.training.optimizers import build_optimizer

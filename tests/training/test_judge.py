@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nlp_ssl.config.common import EvaluationConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.training.early_stopping import Judge
 
 

@@ -13,7 +13,7 @@ from parity_cases import Case, build_model, objective, rows_of
 
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.common import MLMConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.training.micro_batch import find_micro_batch, largest_that_fits

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from nlp_ssl.config.common import ScheduleConfig, TrainConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.training.schedules import Horizon, lr_factor
 

@@ -7,7 +7,7 @@ import pytest
 from accelerate import Accelerator
 
 from nlp_ssl.config.common import TrackingConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.training.tracking import Log, check_trackers, start_trackers
 
 

@@ -7,7 +7,8 @@ import re
 from collections import Counter
 from importlib.metadata import packages_distributions
 
-from nlp_ssl.core.console import UserError, progress
+from nlp_ssl.core.console import progress
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.tag_schemes import OUTSIDE
 from nlp_ssl.data.text.pydocs import PyDoc, read_pydocs
 

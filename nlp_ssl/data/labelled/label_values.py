@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nlp_ssl.core.console import UserError, warn
+from nlp_ssl.core.console import warn
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.sources import Rows
 from nlp_ssl.data.labelled.tag_schemes import find_scheme
 

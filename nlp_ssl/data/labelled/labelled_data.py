@@ -12,7 +12,8 @@ from typing import Any, Literal
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from nlp_ssl.config.finetuning import LabelledConfig
-from nlp_ssl.core.console import UserError, say
+from nlp_ssl.core.console import say
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.label_values import (
     are_scores,
     check_known,

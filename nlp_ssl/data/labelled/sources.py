@@ -17,7 +17,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_dat
 from datasets.exceptions import DatasetNotFoundError
 
 from nlp_ssl.config.finetuning import LabelledConfig
-from nlp_ssl.core.console import UserError, say
+from nlp_ssl.core.console import say
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.builtin_tasks import library_texts, signature_tags
 from nlp_ssl.data.labelled.tag_schemes import read_conll
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 
 OUTSIDE = "O"
 # BILOU writes the last word of an entity as L and a one-word entity as U; the rest of the world says E and S.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nlp_ssl.core import console
+from nlp_ssl.core import console, errors
 from nlp_ssl.core.files import making, sha256
 from nlp_ssl.data.sequences.packing_index import PIECE, IndexBuilder, PackingStats
 from nlp_ssl.data.sequences.phases import Selection
@@ -183,7 +183,7 @@ def pack(
     """
     special = len(prefix) + len(suffix)
     if row_length < special + 2:
-        raise console.UserError(f"a row length of {row_length} leaves no room beside {special} special tokens")
+        raise errors.UserError(f"a row length of {row_length} leaves no room beside {special} special tokens")
     folder = (root or tokens.folder) / f"rows-{row_length}-{special}{'-one' if one_document else ''}"
     if folder.exists() and not _is_whole(folder):
         console.warn(f"the packed index {folder} is damaged; packing again")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nlp_ssl.core import console
+from nlp_ssl.core import console, errors
 
 FULL_ENOUGH = 0.99
 CHUNK = 1 << 20  # documents or rows held in memory at a time
@@ -152,7 +152,7 @@ class IndexBuilder:
         """Write `pieces.bin` (`PIECE` records) and `row_starts.bin` (int64, first piece of every row, and the end)."""
         histogram, full_rows, num_documents, cut_long = self._measure()
         if not num_documents:
-            raise console.UserError("no document of the corpus has any token to pack")
+            raise errors.UserError("no document of the corpus has any token to pack")
         if self.one_document:
             plans: Counter[tuple[int, ...]] = Counter({(n,): int(c) for n, c in enumerate(histogram) if c})
             poor: Counter[tuple[int, ...]] = Counter()

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_ssl.config.common import CorpusConfig
-from nlp_ssl.core.console import UserError, human_bytes, progress, say
+from nlp_ssl.core.console import human_bytes, progress, say
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, making
 from nlp_ssl.data.text.pydocs import pydocs_file
 from nlp_ssl.data.text.readers import (

@@ -18,7 +18,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nlp_ssl.core.console import UserError, progress
+from nlp_ssl.core.console import progress
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, write_atomically
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")

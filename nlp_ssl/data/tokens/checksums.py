@@ -5,7 +5,7 @@ import threading
 import time
 from pathlib import Path
 
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 
 BLOCK = 1 << 22  # bytes
 REST = 4  # pauses, in times that a block took: files are read at a fifth of the speed at which they could be

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nlp_ssl.core import console
+from nlp_ssl.core import errors
 
 
 def fingerprint(*parts: Any) -> str:
@@ -52,7 +52,7 @@ class TokenCorpus:
         """
         folder = Path(folder)
         if not (folder / "manifest.json").exists():
-            raise console.UserError(f"{folder} holds no finished tokenised corpus; make one with prepare_tokens.py")
+            raise errors.UserError(f"{folder} holds no finished tokenised corpus; make one with prepare_tokens.py")
         with _intact(folder / "manifest.json"):
             manifest = json.loads((folder / "manifest.json").read_text())
             records = [(shard["file"], shard["documents"], shard["tokens"]) for shard in manifest["shards"]]
@@ -137,6 +137,6 @@ def _intact(path: Path) -> Iterator[None]:
             raise
         said = str(error).partition("\n")[0].rstrip(".")
         what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({said})"
-        raise console.UserError(
+        raise errors.UserError(
             f"{path} {what}; delete the folder {path.parent}, and the same command makes it again"
         ) from None

@@ -24,8 +24,10 @@ from pyarrow import compute
 from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from nlp_ssl.core.console import UserError, human_bytes, interruptibly, progress, say
+from nlp_ssl.core.console import human_bytes, progress, say
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.network import hub_answers
+from nlp_ssl.core.signals import interruptibly
 from nlp_ssl.data.tokens.tokenizer_training import TRAINERS, Kind
 
 if TYPE_CHECKING:

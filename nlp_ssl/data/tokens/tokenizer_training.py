@@ -12,7 +12,8 @@ from typing import Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from nlp_ssl.core.console import UserError, progress, rank
+from nlp_ssl.core.console import progress, rank
+from nlp_ssl.core.errors import UserError
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
 

@@ -23,7 +23,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from nlp_ssl.core import console
+from nlp_ssl.core import console, errors, signals
 from nlp_ssl.core.files import making, sha256, write_atomically
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus, fingerprint
 
@@ -92,7 +92,7 @@ def tokenize_corpus(
         parts = _missing_parts(documents, folder, label, bar)
         if num_proc == 1:
             for texts, path in parts:
-                console.interruptibly(partial(_make_part, serialized, texts, path, dtype, bar.update))
+                signals.interruptibly(partial(_make_part, serialized, texts, path, dtype, bar.update))
         else:
             _make_parts_in_processes(serialized, parts, dtype, num_proc, bar)
     write_atomically(folder / f"done-{shard:03d}-of-{num_shards:03d}", b"")
@@ -109,7 +109,7 @@ def _claim(folder: Path, source: str) -> None:
     if not note.exists():
         write_atomically(note, source.encode())
     elif note.read_text() != source:
-        raise console.UserError(
+        raise errors.UserError(
             f"{folder} holds the unfinished tokens of another corpus or tokenizer; remove it, or give another folder"
         )
 
@@ -167,7 +167,7 @@ def _make_parts_in_processes(
                 bar.update(running.pop(future))
 
         for texts, path in parts:
-            with console.deaf_children():
+            with signals.deaf_children():
                 future = pool.submit(_make_part, serialized, texts, path, dtype)
             running[future] = len(texts)
             if len(running) >= 2 * num_proc:
@@ -251,7 +251,7 @@ def _finish(folder: Path, records: list[Path], corpus_fingerprint: str, tokenize
     """Write what makes the parts one corpus; `manifest.json` comes last."""
     shards = [json.loads(record.read_text()) for record in records]
     if not shards:
-        raise console.UserError("the corpus has no documents to tokenise")
+        raise errors.UserError("the corpus has no documents to tokenise")
     lengths, num_bytes = [], []
     for shard in shards:
         with pa.memory_map(str(folder / shard["file"])) as source:
