@@ -11,21 +11,17 @@ if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "2000"
 
 _WHERE = {
-    "nlp_ssl.config.common": (
-        "CLMConfig",
-        "CorpusConfig",
-        "MaskingConfig",
-        "MLMConfig",
-    ),
     "nlp_ssl.config.finetuning": ("ClassificationConfig", "LabelledConfig", "NERConfig"),
-    "nlp_ssl.core.console": ("UserError",),
-    "nlp_ssl.data.sequences.batches": ("TrainBatches", "held_out_batches"),
-    "nlp_ssl.data.text.corpus": ("Corpus", "open_corpus"),
+    "nlp_ssl.config.pretraining": ("CLMConfig", "CorpusConfig", "MLMConfig", "MaskingConfig"),
+    "nlp_ssl.core.errors": ("UserError",),
     "nlp_ssl.data.labelled.labelled_data": ("LabelledData", "open_classification", "open_tagging"),
+    "nlp_ssl.data.sequences.batches": ("TrainBatches", "held_out_batches"),
     "nlp_ssl.data.sequences.packing": ("PackedRows", "pack"),
+    "nlp_ssl.data.text.corpus": ("Corpus", "open_corpus"),
+    "nlp_ssl.data.tokens.token_corpus": ("TokenCorpus",),
     "nlp_ssl.data.tokens.tokenizer": ("load_tokenizer", "train_tokenizer"),
     "nlp_ssl.data.tokens.tokenizing": ("tokenize_corpus",),
-    "nlp_ssl.data.tokens.token_corpus": ("TokenCorpus",),
+    "nlp_ssl.evaluation.held_out": ("bits_per_byte", "evaluate"),
     "nlp_ssl.evaluation.metrics": (
         "Accuracy",
         "BitsPerByte",
@@ -35,8 +31,8 @@ _WHERE = {
         "PearsonSpearman",
         "Perplexity",
     ),
-    "nlp_ssl.evaluation.held_out": ("bits_per_byte", "evaluate"),
-    "nlp_ssl.models.packed": ("PackedModel", "check_isolation"),
+    "nlp_ssl.models.checks": ("check_isolation",),
+    "nlp_ssl.models.packed": ("PackedModel",),
     "nlp_ssl.objectives.classification": ("Classification",),
     "nlp_ssl.objectives.clm": ("CausalLanguageModeling",),
     "nlp_ssl.objectives.label_matching": ("match_labels",),

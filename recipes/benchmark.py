@@ -29,7 +29,7 @@ def main(config: BenchmarkConfig) -> None:
         from nlp_ssl.benchmarks.contest import compare_steps
         from nlp_ssl.benchmarks.learning import compare_losses
         from nlp_ssl.benchmarks.stages import STAGES
-        from nlp_ssl.publishing.report import format_table
+        from nlp_ssl.publishing.tables import format_table
 
     measure = {"step": compare_steps, "loss": compare_losses} | STAGES
     with tempfile.TemporaryDirectory(prefix="nlp_ssl-benchmark-") as folder:

@@ -19,7 +19,7 @@ def main(config: FinetuneBenchmarkConfig) -> None:
     """Measure, print a table, leave the numbers."""
     with importing():
         from nlp_ssl.benchmarks.finetuning import compare_finetuning
-        from nlp_ssl.publishing.report import format_table, to_json
+        from nlp_ssl.publishing.tables import format_table, to_json
 
     with tempfile.TemporaryDirectory(prefix="nlp_ssl-benchmark-") as folder:
         config.output_dir = f"{folder}/run"

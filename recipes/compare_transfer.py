@@ -53,9 +53,10 @@ def main(config: TransferComparisonConfig) -> None:
         raise UserError(f"--fractions {config.fractions}: give shares above 0 and up to 1, such as [0.01, 0.1, 1]")
     with importing():
         from nlp_ssl.data.labelled.labelled_data import open_classification, open_tagging
-        from nlp_ssl.publishing.report import format_table, plot_transfer, to_json
+        from nlp_ssl.publishing.plots import plot_transfer
+        from nlp_ssl.publishing.tables import format_table, to_json
         from nlp_ssl.runs.multi_seed import finetune
-        from nlp_ssl.training.device import in_turn
+        from nlp_ssl.training.distributed import in_turn
 
     read = open_classification if config.kind == "classification" else open_tagging
     data: LabelledData = in_turn(lambda: read(config.data))

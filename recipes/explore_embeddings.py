@@ -50,7 +50,8 @@ def main(config: EmbeddingsConfig) -> None:
         from nlp_ssl.evaluation.embeddings import SAMPLE, embed, maps, measure_embeddings
         from nlp_ssl.models.loading import architecture, build_model
         from nlp_ssl.objectives.classification import Classification
-        from nlp_ssl.publishing.report import format_table, plot_maps, to_json
+        from nlp_ssl.publishing.plots import plot_maps
+        from nlp_ssl.publishing.tables import format_table, to_json
         from nlp_ssl.training.device import training_device
 
     tokenizer = load_tokenizer(config.model.name, config.model.revision)

@@ -8,7 +8,7 @@ same command with `--tokens.folder tokens --tokenizer.path my-tokenizer --tokens
 """
 
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.common import MLMConfig
+from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.core import console, program
 from nlp_ssl.core.libraries import importing
 

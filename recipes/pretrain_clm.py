@@ -18,7 +18,7 @@ on all GPUs of a machine `accelerate launch --multi_gpu ...`; on two processes o
 """
 
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.common import CLMConfig
+from nlp_ssl.config.pretraining import CLMConfig
 from nlp_ssl.core import program
 from nlp_ssl.core.libraries import importing
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.common import CorpusConfig, TokenizerConfig
+from nlp_ssl.config.pretraining import CorpusConfig, TokenizerConfig
 from nlp_ssl.core import program
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError

@@ -8,12 +8,11 @@ import pytest
 import yaml
 from launch import ROOT
 
-from nlp_ssl.config import command_line
-from nlp_ssl.config import common as config
-from nlp_ssl.config import finetuning as config_finetuning
+from nlp_ssl.config import command_line, common, finetuning, pretraining
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.common import CLMConfig, MLMConfig, PhaseConfig, to_dict
+from nlp_ssl.config.common import to_dict
 from nlp_ssl.config.finetuning import FinetuneConfig, GlueConfig
+from nlp_ssl.config.pretraining import CLMConfig, MLMConfig, PhaseConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir
 
@@ -136,7 +135,7 @@ def test_help_explains_every_key(config_class, capsys):
         assert f"--{key} " in flat, key
     import inspect
 
-    docs = "".join(map(inspect.getsource, (config, config_finetuning)))
+    docs = "".join(map(inspect.getsource, (common, pretraining, finetuning)))
     for key in keys:  # the sentence under the field in the source stands in the help
         name = key.rsplit(".", 1)[-1]
         assert f"    {name}: " in docs

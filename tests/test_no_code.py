@@ -16,8 +16,9 @@ from toys import tiny_config, tiny_model, tokenizer
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.common import MLMConfig, ModelConfig
+from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.config.finetuning import FinetuneConfig
+from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.yaml_text import MOST_REPEATED, check_yaml
 from nlp_ssl.data.tokens.tokenizer import load_tokenizer, save_tokenizer

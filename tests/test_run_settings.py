@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from nlp_ssl.config.common import MLMConfig, ResumeConfig
+from nlp_ssl.config.common import ResumeConfig
+from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.runs.checks import check_run, lock_folder
+from nlp_ssl.runs.checks import check_run
+from nlp_ssl.runs.folder import lock_folder
 
 
 def config(folder: Path, resume: bool = False) -> MLMConfig:

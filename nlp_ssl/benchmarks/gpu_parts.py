@@ -258,7 +258,7 @@ def finetuning(config: GpuConfig) -> dict[str, Any]:
 
 def pretraining(config: GpuConfig) -> dict[str, Any]:
     """Pretrain the default encoder in what is left of the time, and on from there if it was begun."""
-    from nlp_ssl.config.common import MLMConfig
+    from nlp_ssl.config.pretraining import MLMConfig
     from nlp_ssl.runs import pretraining, pretraining_data
 
     chosen = MLMConfig(output_dir=str(_work(config) / "pretraining"))

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nlp_ssl.config.common import MLMConfig
 from nlp_ssl.config.finetuning import ClassificationConfig
+from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.core.errors import UserError
 
 TRAINERS = ("script", "bf16", "best")

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling
 
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
-from nlp_ssl.config.common import to_dict
+from nlp_ssl.config.common import plain, to_dict
 from nlp_ssl.core import console, errors
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.packing import pack
@@ -30,7 +30,6 @@ from nlp_ssl.data.tokens.tokenizing import tokenize_corpus
 from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.runs import pretraining_data
-from nlp_ssl.runs.checks import plain
 
 MEGABYTES = 64  # of text that the tokenising stage reads
 TOKENS = 2_000_000  # that the batches and masking stages make in a round

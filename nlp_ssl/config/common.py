@@ -23,78 +23,6 @@ else:
 
 
 @dataclass
-class CorpusConfig:
-    """Where the text comes from."""
-
-    sources: str | list[str] = "builtin"
-    """`builtin` (documentation of the installed Python packages), a Hub dataset id, a file or a glob of .txt, .jsonl,
-    .csv or .parquet files, each plain or .gz or .zst; or a list of these."""
-    weights: list[float] | None = None
-    """One number a source: how many times an epoch sees its documents. 2 is twice, 0.5 is a fixed half of them."""
-    subset: str | None = None
-    """Configuration of a Hub dataset, such as `wikitext-103-raw-v1`."""
-    split: str = "train"
-    """Split of a Hub dataset."""
-    revision: str | None = None
-    """Branch, tag or commit of a Hub dataset."""
-    text_column: str = "text"
-    """Column that holds the text, in .jsonl, .csv, .parquet and Hub datasets."""
-    txt_documents: Literal["blank_line", "line", "file"] = "blank_line"
-    """What ends a document in a .txt file: a blank line, every line, or the end of the file."""
-    on_bad_text: Literal["stop", "skip"] = "stop"
-    """What to do with bytes that are not UTF-8, NUL characters and rows that do not parse: stop with the place, or skip
-    the document and count it."""
-    streaming: bool = False
-    """Read the sources as a stream instead of making a memory-mapped copy in the cache first."""
-    max_documents: int | None = None
-    """Read at most so many documents (for a quick try)."""
-    held_out: str | list[str] | None = None
-    """Sources of held-out text. Without it, a share of the documents is held out by a hash of their text."""
-    held_out_fraction: float = 0.01
-    """Share of the documents to hold out when `held_out` names no source."""
-
-
-@dataclass
-class TokenizerConfig:
-    """The tokenizer: an existing one, or one trained on the corpus."""
-
-    path: str | None = None
-    """Hub id or folder of an existing tokenizer. Without it: the model's own, or a new one trained on the corpus."""
-    kind: Literal["wordpiece", "bpe", "unigram"] | Derived = None
-    """Algorithm of a new tokenizer: WordPiece with BERT's normalisation, byte-level BPE, or Unigram with byte fallback.
-    Derived from the model family when not given."""
-    vocab_size: int | Derived = None
-    """Number of entries of a new tokenizer, special tokens included. Derived from the size of the corpus."""
-    lowercase: bool = False
-    """Lowercase and strip accents (WordPiece and Unigram)."""
-    special_tokens: list[str] = field(default_factory=list)
-    """Additional special tokens, such as `['<|user|>']`."""
-    sample_mb: float = 256.0
-    """Train on about so many megabytes of text, documents chosen by a hash of their text."""
-    model_max_length: int | None = None
-    """Longest input that the tokenizer announces. Derived from the model's positions."""
-
-
-@dataclass
-class TokensConfig:
-    """Tokenising and packing the corpus, once, onto disk."""
-
-    folder: str | None = None
-    """Where the tokenised corpus is kept; by default in the cache, under its fingerprint."""
-    row_length: int | Derived = None
-    """Tokens in a packed row, special tokens included. Derived from the model."""
-    packing: Literal["packed", "one_document"] | Derived = None
-    """`packed`: several whole documents a row, isolated from each other; `one_document`: one document (or piece) a row,
-    padded. Derived: packed wherever the architecture can isolate documents."""
-    num_proc: int | None = None
-    """Processes that tokenise. Derived: the machine's cores."""
-    shard: int = 0
-    """Which of `num_shards` parts of the corpus this machine tokenises (`prepare_tokens.py`)."""
-    num_shards: int = 1
-    """In how many parts several machines tokenise the corpus, into one shared folder."""
-
-
-@dataclass
 class ModelConfig:
     """What learns."""
 
@@ -110,20 +38,6 @@ class ModelConfig:
     """`attn_implementation` of transformers for unpacked rows. Packed rows use our isolated attention."""
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
-
-
-@dataclass
-class MaskingConfig:
-    """What is hidden from a masked language model (Devlin et al. 2018, section 3.1)."""
-
-    probability: float = 0.15
-    """Share of the ordinary tokens to predict."""
-    mask_share: float = 0.8
-    """Of these, the share replaced by the mask token."""
-    random_share: float = 0.1
-    """Of these, the share replaced by a random ordinary token; the rest stays as it is."""
-    unit: Literal["token", "word", "span"] = "token"
-    """What is chosen as a whole: single tokens, whole words, or spans of 3.8 tokens on average (Joshi et al. 2019)."""
 
 
 @dataclass
@@ -249,22 +163,6 @@ class ResumeConfig:
 
 
 @dataclass
-class PhaseConfig:
-    """A stretch at the beginning of a run with rows or batches of its own."""
-
-    steps: int
-    """How many optimizer steps it lasts."""
-    batch_size: int | Derived = None
-    """Rows in its global batches. Derived: `train.batch_size`."""
-    row_length: int | Derived = None
-    """Tokens in its rows. Derived: `tokens.row_length`."""
-    mask_probability: float | None = None
-    """Share of the tokens to predict, in masked pretraining. Derived: `masking.probability`."""
-    causal: bool = False
-    """In masked pretraining: predict every next token, seeing only its past, instead of hidden ones."""
-
-
-@dataclass
 class TrackingConfig:
     """Where the numbers go, besides `log.jsonl`, which is always written."""
 
@@ -294,50 +192,21 @@ class HubConfig:
 # the runs
 
 
-@dataclass
-class PretrainConfig:
-    """One pretraining run."""
-
-    output_dir: str = ""
-    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
-    resume: ResumeConfig = field(default_factory=ResumeConfig)
-    seed: int = 0
-    """Decides initial weights, the order of rows and the masks."""
-    data: CorpusConfig = field(default_factory=CorpusConfig)
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    tokens: TokensConfig = field(default_factory=TokensConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    phases: list[PhaseConfig] = field(default_factory=list)
-    """Stretches at the beginning with other rows or batches, in their order, counted among `train.steps`; behind them
-    the run is as `train` and `tokens` say. Each takes steps, batch_size, row_length, mask_probability and causal. A
-    batch ramp: `--phases '[{steps: 500, batch_size: 64}]'`; short rows first: `[{steps: 5000, row_length: 128}]`; an
-    encoder that begins as a decoder (Gisserot-Boukhlef et al. 2025): `[{steps: 5000, causal: true}]`."""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    hub: HubConfig = field(default_factory=HubConfig)
-
-
-@dataclass
-class MLMConfig(PretrainConfig):
-    """One masked pretraining run."""
-
-    output_dir: str = "runs/mlm"
-    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
-    masking: MaskingConfig = field(default_factory=MaskingConfig)
-
-
-@dataclass
-class CLMConfig(PretrainConfig):
-    """One causal pretraining run."""
-
-    output_dir: str = "runs/clm"
-    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
-
-
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain nested dictionaries, ready for JSON or YAML."""
     return dataclasses.asdict(config)
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, for YAML that `--config` reads again."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value

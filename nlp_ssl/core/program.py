@@ -17,7 +17,7 @@ from typing import Any
 from nlp_ssl.core.console import rank, say
 from nlp_ssl.core.errors import Interrupted, PeerGone, UserError
 from nlp_ssl.core.files import advice
-from nlp_ssl.core.signals import _NATIVE, interrupts
+from nlp_ssl.core.signals import NATIVE, interrupts
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
@@ -39,7 +39,7 @@ def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
         interrupts.tell(interrupts.reason)
         say(str(stop))
         sys.stderr.flush()
-        if isinstance(stop, KeyboardInterrupt) or any(thread.name == _NATIVE for thread in threading.enumerate()):
+        if isinstance(stop, KeyboardInterrupt) or any(thread.name == NATIVE for thread in threading.enumerate()):
             os._exit(EXIT_INTERRUPTED)  # at once; native work would hold up the interpreter's end, or crash in it
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:

@@ -15,7 +15,7 @@ from nlp_ssl.core.errors import Interrupted
 LAUNCHED = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PARENT = os.getppid()  # as early as possible
-_NATIVE = "native work"
+NATIVE = "native work"
 Result = TypeVar("Result")
 
 
@@ -122,5 +122,5 @@ def interruptibly(work: Callable[[], Result]) -> Result:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=do, name=_NATIVE, daemon=True).start()
+    threading.Thread(target=do, name=NATIVE, daemon=True).start()
     return future.result()

@@ -14,7 +14,7 @@ import sys
 import time
 
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.common import MLMConfig
+from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.core import console, program
 from nlp_ssl.core.libraries import importing
 
@@ -23,7 +23,7 @@ def main(config: MLMConfig) -> None:
     """Examine, print the table, and say whether all holds."""
     with importing():
         from nlp_ssl.doctor import examination
-        from nlp_ssl.publishing.report import format_table
+        from nlp_ssl.publishing.tables import format_table
 
     if os.environ.get(examination.RUN):
         examination.own_run(config)

@@ -20,22 +20,24 @@ from nlp_ssl.config.common import (
     CheckpointConfig,
     EvaluationConfig,
     HubConfig,
-    MLMConfig,
     ResumeConfig,
     TrackingConfig,
     TrainConfig,
+    plain,
     to_dict,
 )
+from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.doctor.proofs import isolation, parity
+from nlp_ssl.models.checks import has_experts
 from nlp_ssl.models.loading import build_model, dropouts
-from nlp_ssl.models.packed import PackedModel, has_experts
+from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.runs import pretraining, pretraining_data
-from nlp_ssl.runs.checks import LOG_FILE, plain
+from nlp_ssl.runs.folder import LOG_FILE
 from nlp_ssl.runs.pretraining_data import AUTO_CLASS, Kind, PretrainingData
 from nlp_ssl.training.optimizers import build_optimizer
 

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, making
+from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.data.sequences.batches import selections
-from nlp_ssl.data.tokens.token_corpus import fingerprint
 from nlp_ssl.objectives.labelled import pad_rows
 
 Pooling = Literal["mean", "cls"]

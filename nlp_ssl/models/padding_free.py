@@ -17,8 +17,9 @@ from transformers.masking_utils import AttentionMaskInterface
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.models.attention import Documents, can_isolate, isolated_attention
+from nlp_ssl.models.checks import ROUNDING
 from nlp_ssl.models.label_gather import with_hidden_states
-from nlp_ssl.models.packed import ROUNDING, position_offset
+from nlp_ssl.models.packed import position_offset
 
 UNPADDED = "unpadded"
 _MULTIPLE_OF = 8  # tokens of a batch: fewer shapes

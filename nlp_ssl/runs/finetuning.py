@@ -19,11 +19,11 @@ from nlp_ssl.config.finetuning import FinetuneConfig, TransferConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
+from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.data.labelled.labelled_data import LabelledData, open_classification, open_tagging
 from nlp_ssl.data.sequences.batches import held_out_rows
 from nlp_ssl.data.sequences.length_batching import LengthCut
 from nlp_ssl.data.sequences.phases import Phase, Phases
-from nlp_ssl.data.tokens.token_corpus import fingerprint
 from nlp_ssl.data.tokens.tokenizer import load_tokenizer
 from nlp_ssl.data.tokens.tokenizing import tokenizer_fingerprint
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
@@ -42,11 +42,13 @@ from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.objectives.word_tokens import choose_reading
 from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.local_paths import hide
-from nlp_ssl.publishing.report import format_table, plot_confusion
-from nlp_ssl.runs.checks import run_identity
+from nlp_ssl.publishing.plots import plot_confusion
+from nlp_ssl.publishing.tables import format_table
+from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
 from nlp_ssl.training.adapters import HIGHEST_LR, LR_FACTOR, add_adapters, check_peft
-from nlp_ssl.training.device import in_turn, make_accelerator, train_batches, training_device
+from nlp_ssl.training.device import make_accelerator, train_batches, training_device
+from nlp_ssl.training.distributed import in_turn
 from nlp_ssl.training.layerwise import freeze
 from nlp_ssl.training.optimizers import WEIGHT_DECAY
 from nlp_ssl.training.schedules import Horizon

@@ -28,7 +28,7 @@ from nlp_ssl.data.labelled.sources import GLUE_FILES
 from nlp_ssl.data.labelled.sources import TASKS as HUB_TASKS
 from nlp_ssl.evaluation.glue_protocols import PROTOCOLS, TASKS, Protocol, TaskSettings, submission
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
-from nlp_ssl.publishing.report import format_table, to_json
+from nlp_ssl.publishing.tables import format_table, to_json
 from nlp_ssl.runs.multi_seed import RESULTS_FILE, finetune
 
 Numbers = dict[tuple[str, str, str], list[float]]  # (task, set, metric) -> one number a seed

@@ -14,11 +14,12 @@ from nlp_ssl.core.files import replace as replace_file
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
-from nlp_ssl.publishing.report import format_table, to_json
-from nlp_ssl.runs.checks import check_links, check_run
+from nlp_ssl.publishing.tables import format_table, to_json
+from nlp_ssl.runs.checks import check_run
 from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, Task, prepare
+from nlp_ssl.runs.folder import check_links
 from nlp_ssl.runs.status import read_status
-from nlp_ssl.training.device import in_turn
+from nlp_ssl.training.distributed import in_turn
 
 RESULTS_FILE = "results.json"
 

@@ -10,18 +10,20 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedConfig
 
-from nlp_ssl.config.common import MaskingConfig, MLMConfig, PhaseConfig, PretrainConfig, to_dict
+from nlp_ssl.config.common import to_dict
+from nlp_ssl.config.pretraining import MaskingConfig, MLMConfig, PhaseConfig, PretrainConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.data.sequences.batches import held_out_batches, held_out_rows
 from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.data.tokens.checksums import Verification
-from nlp_ssl.data.tokens.token_corpus import fingerprint
 from nlp_ssl.evaluation.held_out import bits_per_byte, evaluate
 from nlp_ssl.evaluation.samples import continue_texts, fill_masks
 from nlp_ssl.models import presets
+from nlp_ssl.models.checks import check_isolation, check_varlen
 from nlp_ssl.models.loading import build_model, describe, is_from_scratch
-from nlp_ssl.models.packed import PackedModel, check_isolation, check_varlen
+from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.models.varlen_attention import HALF
 from nlp_ssl.objectives.clm import CausalLanguageModeling
 from nlp_ssl.objectives.masking import MaskingCollator
@@ -29,8 +31,8 @@ from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.publishing.card import model_card
 from nlp_ssl.publishing.local_paths import hide
-from nlp_ssl.runs.checks import run_identity
 from nlp_ssl.runs.pretraining_data import AUTO_CLASS, Kind, PretrainingData
+from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
 from nlp_ssl.training.device import DTYPES, make_accelerator, train_batches, training_device, why_not_compiled
 from nlp_ssl.training.micro_batch import find_micro_batch

@@ -6,13 +6,15 @@ from typing import Literal
 
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedTokenizerFast
 
-from nlp_ssl.config.common import PretrainConfig, TokenizerConfig, to_dict
+from nlp_ssl.config.common import to_dict
+from nlp_ssl.config.pretraining import PretrainConfig, TokenizerConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, making
+from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.data.sequences.packing import PackedRows, pack
 from nlp_ssl.data.text.corpus import Corpus, open_corpus
-from nlp_ssl.data.tokens.token_corpus import TokenCorpus, fingerprint
+from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.data.tokens.tokenizer import (
     begin_without_end,
     derive_vocab_size,
@@ -26,7 +28,8 @@ from nlp_ssl.evaluation.held_out import unigram_cross_entropy
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, max_positions
 from nlp_ssl.runs.checks import check_run
-from nlp_ssl.training.device import in_turn, training_device
+from nlp_ssl.training.device import training_device
+from nlp_ssl.training.distributed import in_turn
 
 Kind = Literal["mlm", "clm"]
 AUTO_CLASS = {"mlm": AutoModelForMaskedLM, "clm": AutoModelForCausalLM}

@@ -5,12 +5,15 @@ from typing import Any
 
 import yaml
 from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedModel
 
-from nlp_ssl.config.common import PretrainConfig, to_dict
+from nlp_ssl.config.common import flatten, plain, to_dict
+from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.core.yaml_text import check_yaml
-from nlp_ssl.runs.checks import CONFIG_FILE, RunConfig, flatten, plain
+from nlp_ssl.runs.folder import CONFIG_FILE, RunConfig
 from nlp_ssl.training.checkpoints import NAME, Checkpoints, read_state
 
 # settings that change the result; what the data settings change is in the data's fingerprint
@@ -115,3 +118,21 @@ def _changed_files(before: dict[str, str], now: dict[str, str]) -> str:
     what = {(True, True): "has changed", (True, False): "is gone", (False, True): "is new"}
     said = [f"{name} {what[name in before, name in now]}" for name in names[:3]]
     return ", ".join(said) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def run_identity(
+    config: RunConfig, model: PreTrainedModel, data: str, tokenizer: str, files: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """What makes a run that run: nothing of it may change when it is resumed, but the data if that is allowed.
+
+    The sha256 of the data's `files`, by name, is there to say which of them changed.
+    """
+    elsewhere = ("transformers_version", "_name_or_path")  # a model may be moved
+    return {
+        "files": files or {},
+        "data": data,
+        "tokenizer": tokenizer,
+        "model": fingerprint({k: v for k, v in model.config.to_dict().items() if k not in elsewhere}),
+        "optimizer": config.optimizer.name,
+        "lora_rank": getattr(getattr(config, "transfer", None), "lora_rank", None),
+    }

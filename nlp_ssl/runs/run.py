@@ -15,16 +15,16 @@ import yaml
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlp_ssl.config.common import ResumeConfig, to_dict
+from nlp_ssl.config.common import ResumeConfig, flatten, plain, to_dict
 from nlp_ssl.core import console, libraries, signals
 from nlp_ssl.core.errors import Interrupted, UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.models.loading import save_model
 from nlp_ssl.objectives.objective import Objective, ObjectiveModule
-from nlp_ssl.publishing import report
+from nlp_ssl.publishing import curves
 from nlp_ssl.publishing.hub import HubPublisher
-from nlp_ssl.runs.checks import CHECKPOINTS, CONFIG_FILE, LOG_FILE, RunConfig, flatten, lock_folder, plain
+from nlp_ssl.runs.folder import CHECKPOINTS, CONFIG_FILE, LOG_FILE, RunConfig, lock_folder
 from nlp_ssl.runs.resuming import check_changes, choose_checkpoint
 from nlp_ssl.runs.saving import Saver, is_due
 from nlp_ssl.runs.skipped_steps import INCIDENTS_FILE, name_rows, report_incident
@@ -382,9 +382,9 @@ class Run:
             publish(chosen, self.folder)
         found = self.look(self.folder)
         if self.accelerator.is_main_process:
-            if (curves := report.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
-                console.say(f"curves: {curves}")
-            found |= self._facts() | {"curves": curves and curves.name}
+            if (picture := curves.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
+                console.say(f"curves: {picture}")
+            found |= self._facts() | {"curves": picture and picture.name}
             replace(self.folder / "README.md", self.card(found))
             write_status(self.folder, "finished", self.step)
             if self.publisher:

@@ -2,63 +2,31 @@
 
 import ctypes
 import datetime
-import functools
 import importlib.util
-import itertools
 import os
 import platform
 import shutil
 import sysconfig
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from nlp_ssl.config.common import PretrainConfig, TrainConfig
+from nlp_ssl.config.common import TrainConfig
 from nlp_ssl.config.finetuning import FinetuneConfig
+from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core import console
 from nlp_ssl.data.sequences.batches import Batch, TrainBatches
 from nlp_ssl.data.sequences.phases import Phases
 from nlp_ssl.models.split_caveats import split_caveats
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_turns = itertools.count()  # every process takes the same turns in the same order
-
-
-def in_turn(work: Callable[[], Any]) -> Any:
-    """Do what leaves its result on disk: first rank 0, then one process a machine, then the others, who find it.
-
-    The others wait on the launcher's key-value store, outside any process group, so no collective times out however
-    long it takes. If rank 0 fails, the launcher ends them.
-    """
-    if console.world_size() == 1:
-        return work()
-    store, rank = _store()
-    first_here = os.environ.get("LOCAL_RANK", "0") == "0"
-    node = os.environ.get("GROUP_RANK", "0")
-    key = f"nlp_ssl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_turns)}"
-    if rank != 0:
-        while not store.check([f"{key}/rank0" if first_here else f"{key}/node{node}"]):
-            time.sleep(0.1)  # not store.wait, in which no signal is noticed
-    result = work()
-    if rank == 0:
-        store.set(f"{key}/rank0", "done")
-    if first_here:
-        store.set(f"{key}/node{node}", "done")
-    return result
-
-
-@functools.cache  # without a launcher's agent rank 0 serves it, so it must live as long as the process
-def _store() -> tuple[dist.Store, int]:
-    return next(dist.rendezvous("env://", timeout=datetime.timedelta(days=30)))[:2]
 
 
 def training_device() -> torch.device:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nlp_ssl.config.common import CorpusConfig
+from nlp_ssl.config.pretraining import CorpusConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.text.corpus import open_corpus
 

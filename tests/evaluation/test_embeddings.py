@@ -10,7 +10,7 @@ from transformers import AutoModel
 from nlp_ssl.evaluation import embeddings
 from nlp_ssl.evaluation.embeddings import embed, maps, measure_embeddings
 from nlp_ssl.objectives.classification import Classification
-from nlp_ssl.publishing.report import plot_maps
+from nlp_ssl.publishing.plots import plot_maps
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from parity_cases import BATCH, ROW_LENGTH, Case, batches_of, build_model, expec
 from nlp_ssl.config.common import ScheduleConfig
 from nlp_ssl.data.sequences.packing import cumulative_lengths
 from nlp_ssl.doctor.proofs import difference, relative_distance
-from nlp_ssl.models.packed import PackedModel, check_varlen
+from nlp_ssl.models.checks import check_varlen
+from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.training.device import compile_module

@@ -7,7 +7,8 @@ from toys import CAUSAL, MASKED, tiny_model
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.models import attention
 from nlp_ssl.models.attention import can_isolate, document_mask
-from nlp_ssl.models.packed import PackedModel, check_isolation
+from nlp_ssl.models.checks import check_isolation
+from nlp_ssl.models.packed import PackedModel
 
 REFUSED = ("mpnet", "gemma2")
 ISOLATING = [name for name in (*MASKED, *CAUSAL) if name not in REFUSED]

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.models.attention import ISOLATED
+from nlp_ssl.models.checks import check_isolation
 from nlp_ssl.models.loading import isolates, model_class
-from nlp_ssl.models.packed import PackedModel, check_isolation
+from nlp_ssl.models.packed import PackedModel
 
 # what families call their sizes; a field that a family does not have is left out
 WIDTH, FEED_FORWARD, HEADS, LAYERS = 32, 64, 2, 4

@@ -12,7 +12,8 @@ from toys import CAUSAL, packed_rows, tiny_model
 
 from nlp_ssl.data.sequences.packing import cumulative_lengths
 from nlp_ssl.models import varlen_attention
-from nlp_ssl.models.packed import PackedModel, check_varlen
+from nlp_ssl.models.checks import check_varlen
+from nlp_ssl.models.packed import PackedModel
 
 CPU = torch.device("cpu")
 

@@ -9,9 +9,10 @@ import torch
 from toys import texts, tiny_model, tokenizer, word_tokenizer
 from transformers import DataCollatorForLanguageModeling
 
-from nlp_ssl.config.common import MaskingConfig
+from nlp_ssl.config.pretraining import MaskingConfig
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.objectives.masking import IGNORE, MaskingCollator, word_tables
+from nlp_ssl.data.tokens.word_boundaries import word_tables
+from nlp_ssl.objectives.masking import IGNORE, MaskingCollator
 
 VOCAB, ROWS, LENGTH = 1000, 2100, 512  # 2100 x (512 - 2 - 10) is over a million ordinary tokens
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from toys import packed_rows, tiny_model, tokenizer
 
-from nlp_ssl.config.common import MaskingConfig
+from nlp_ssl.config.pretraining import MaskingConfig
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.clm import CausalLanguageModeling
 from nlp_ssl.objectives.masking import IGNORE, MaskingCollator

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nlp_ssl.config.common import MLMConfig, to_dict
+from nlp_ssl.config.common import to_dict
 from nlp_ssl.config.finetuning import FinetuneConfig
+from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.publishing.local_paths import hide, names_only
 
 PATHS = {

@@ -5,8 +5,9 @@ import matplotlib.figure
 import pytest
 
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.publishing import report
-from nlp_ssl.publishing.report import format_table, plot_curves, read_log
+from nlp_ssl.publishing import plots
+from nlp_ssl.publishing.curves import plot_curves, read_log
+from nlp_ssl.publishing.tables import format_table
 
 
 def step(number: int, loss: float = 1.0) -> dict:
@@ -106,7 +107,7 @@ def test_losses_that_are_not_finite_leave_a_gap_and_nothing_to_draw_is_no_pictur
 def test_without_matplotlib_it_says_how_to_install_it_once(tmp_path, monkeypatch, capsys):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
-    report._say_once.cache_clear()
+    plots._say_once.cache_clear()
     log = write(tmp_path / "log.jsonl", [step(10)])
     assert plot_curves(log, tmp_path / "curves.png") is None
     assert plot_curves(log, tmp_path / "curves.png") is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from launch import execute, write_corpus
 
-from nlp_ssl.config.common import MLMConfig
+from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.doctor import examination
 from nlp_ssl.doctor.__main__ import main
 

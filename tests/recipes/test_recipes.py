@@ -10,8 +10,8 @@ from launch import BIN, ROOT, TINY, WORDS, events, execute, run, write_corpus, w
 from transformers import pipeline
 
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.common import CLMConfig, MLMConfig
 from nlp_ssl.config.finetuning import FinetuneConfig, GlueConfig
+from nlp_ssl.config.pretraining import CLMConfig, MLMConfig
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "tests" / "equivalence"))
 from parity_cases import Case, build_model, objective, rows_of
 
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.common import MLMConfig
+from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import ObjectiveModule

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_ssl.config.common import CorpusConfig
+from nlp_ssl.config.pretraining import CorpusConfig
 from nlp_ssl.core.console import human_bytes, progress, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, making

@@ -7,7 +7,6 @@ is unfinished.
 
 import contextlib
 import errno
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,11 +17,6 @@ import numpy as np
 import pyarrow as pa
 
 from nlp_ssl.core import errors
-
-
-def fingerprint(*parts: Any) -> str:
-    """16 hexadecimal digits that change when any of the JSON-serialisable parts does."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass

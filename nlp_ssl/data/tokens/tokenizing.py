@@ -25,7 +25,8 @@ from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.core import console, errors, signals
 from nlp_ssl.core.files import making, sha256, write_atomically
-from nlp_ssl.data.tokens.token_corpus import TokenCorpus, fingerprint
+from nlp_ssl.core.fingerprint import fingerprint
+from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 
 FORMAT = 1
 PART_BYTES = 32_000_000  # text in one Arrow file; its record batch is one array

@@ -1,0 +1,60 @@
+"""Numbers as a table for the terminal, and as JSON that everybody reads."""
+
+import json
+import math
+import unicodedata
+from typing import Any
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """A plain-text table with aligned columns: one per key, in the order in which keys first appear.
+
+    Numbers stand to the right, floats with four significant digits; a missing or `None` value is a dash.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if not names:
+        return ""
+    columns = []
+    for name in names:
+        values = [row.get(name) for row in rows]
+        cells = [str(name), *map(_cell, values)]
+        width = max(map(_width, cells))
+        numeric = all(value is None or _is_number(value) for value in values)
+        pads = [" " * (width - _width(cell)) for cell in cells]
+        aligned = [pad + cell if numeric else cell + pad for cell, pad in zip(cells, pads, strict=True)]
+        columns.append([aligned[0], "-" * width, *aligned[1:]])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def to_json(value: Any) -> str:
+    """JSON of nested lists and dictionaries; what is no number is null, which every reader knows."""
+    return json.dumps(_strict(value), indent=1, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+    return " ".join(str(value).split())
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes: East Asian wide characters take two, combining marks none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,0 +1,87 @@
+"""A run's folder: its files, whether it may be used, and the claim on it."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import TextIO
+
+from nlp_ssl.config.finetuning import FinetuneConfig
+from nlp_ssl.config.pretraining import PretrainConfig
+from nlp_ssl.core import console
+from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.files import link_out_of, no_links, remove_abandoned
+from nlp_ssl.runs.status import STATUS_FILE
+
+CONFIG_FILE = "nlp_ssl_config.yaml"
+LOG_FILE = "log.jsonl"
+LOCK_FILE = ".lock"
+CHECKPOINTS = "checkpoints"
+RunConfig = PretrainConfig | FinetuneConfig
+
+
+def check_output_dir(config: RunConfig) -> None:
+    """Refuse a folder that cannot be written to, or that holds something else.
+
+    Raises:
+        UserError: why, and what to give instead.
+    """
+    folder = Path(config.output_dir)
+    if folder.is_file():
+        raise UserError(f"--output_dir {folder} is a file; give a folder")
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"--output_dir {folder} is a link to {folder.readlink()}, which is not there; make that folder")
+    check_links(folder)
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not os.access(existing, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise UserError(f"--output_dir {folder}: {existing} cannot be written to; give another folder")
+    if console.rank() == 0 and (folder / LOCK_FILE).exists():
+        lock_folder(folder).close()  # another run there is found now, not after hours of tokenising
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
+    if LOG_FILE in found or any((folder / CHECKPOINTS).glob("step-*")):
+        if not config.resume.enabled:
+            raise UserError(f"{folder} holds a run already; give --resume to go on with it, or another --output_dir")
+    elif found - {STATUS_FILE, CHECKPOINTS}:  # a run that was interrupted before it learnt anything leaves no more
+        raise UserError(f"--output_dir {folder} holds other files; give a new or empty folder")
+
+
+def check_links(folder: Path) -> None:
+    """Refuse an output folder in which whoever prepared it chose what a run would overwrite.
+
+    Raises:
+        UserError: a link in it leads out of it.
+    """
+    if (link := link_out_of(folder)) is not None:
+        raise UserError(
+            f"{link} is a link to {link.readlink()}, outside of --output_dir, and nothing is written through such a "
+            "link: remove it, or give another folder (which may be a link itself)"
+        )
+
+
+def lock_folder(folder: Path) -> TextIO:
+    """Claim a run's folder for this process, for as long as it lives and keeps what is returned open.
+
+    What a killed run was writing there is removed.
+
+    Raises:
+        UserError: another process has it.
+    """
+    lock = open(folder / LOCK_FILE, "a+", opener=no_links)  # noqa: SIM115 - open as long as the run is
+    try:
+        # not flock, which loader workers inherit and would keep for a while when this process is killed
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        lock.seek(0)
+        owner = lock.read().strip() or "another process"
+        lock.close()
+        raise UserError(
+            f"{owner} is training in {folder}; wait for it, stop it, or give another --output_dir"
+        ) from None
+    except OSError as error:  # some network file systems
+        console.warn(f"{folder} cannot be locked ({error.strerror}): see to it that no other run uses it")
+    else:
+        remove_abandoned(folder)
+    if os.fstat(lock.fileno()).st_nlink == 1:  # a file of two names may be somebody's under the other
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+        lock.flush()
+    return lock
