@@ -11,6 +11,7 @@ import torch
 from launch import events, run, write_labelled
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sklearn.utils.class_weight import compute_class_weight
 from toys import tiny_model
 from toys import tokenizer as toy_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline
@@ -123,7 +124,7 @@ def test_hidden_test_rows_are_predicted(model: Path, labelled: tuple[Path, Path]
     assert {row["predicted"] for row in hidden} <= {"cat", "other"}
 
 
-def plain_loop(network, batches, lr: float) -> dict[str, torch.Tensor]:
+def plain_loop(network, batches, lr: float, class_weights: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     """AdamW by hand: the loss that transformers returns, decay of matrices, clipping to 1."""
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, torch.nn.Embedding)}
     decayed = [p for p in network.parameters() if p.ndim >= 2 and id(p) not in embeddings]
@@ -132,7 +133,12 @@ def plain_loop(network, batches, lr: float) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999))
     network.train()
     for batch in batches:
-        network(**batch).loss.backward()
+        found = network(**batch)
+        if class_weights is None:
+            found.loss.backward()
+        else:
+            losses = torch.nn.functional.cross_entropy(found.logits, batch["labels"], reduction="none")
+            (losses * class_weights[batch["labels"]]).mean().backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -143,14 +149,20 @@ def order(num_rows: int, steps: int, batch_size: int, seed: int) -> np.ndarray:
     return rows_at(np.arange(steps * batch_size), num_rows, seed)[0].reshape(steps, batch_size)
 
 
-def test_a_plain_loop_learns_the_same_classifier(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_plain_loop_learns_the_same_classifier(
+    model: Path, labelled: tuple[Path, Path], tmp_path: Path, balanced: bool
+) -> None:
     run(
         "finetune_classification.py", "--data.train_file", labelled[0], "--data.validation_file", labelled[0],
         "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.steps", 12, "--train.batch_size", 16,
         "--schedule.name", "constant", "--schedule.warmup", 0, "--optimizer.lr", "1e-3", "--seed", 5,
+        *(["--class_weights", "balanced"] if balanced else []),
     )  # fmt: skip
     lines = labelled[0].read_text().splitlines()[1:]
     texts, labels = zip(*(line.rsplit(",", 1) for line in lines), strict=True)
+    classes = ["cat", "other"]
+    weights = compute_class_weight("balanced", classes=np.array(classes), y=np.array(labels)) if balanced else None
     tokenizer = AutoTokenizer.from_pretrained(model)
     torch.manual_seed(5)
     settings = {"num_labels": 2, "pad_token_id": tokenizer.pad_token_id, "dtype": torch.float32}
@@ -159,9 +171,10 @@ def test_a_plain_loop_learns_the_same_classifier(model: Path, labelled: tuple[Pa
     def batches():
         for rows in order(160, 12, 16, seed=5):
             batch = tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt")
-            yield {**batch, "labels": torch.tensor([("cat", "other").index(labels[row]) for row in rows])}
+            yield {**batch, "labels": torch.tensor([classes.index(labels[row]) for row in rows])}
 
-    compare(load_file(tmp_path / "run" / "model.safetensors"), plain_loop(network, batches(), 1e-3), model)
+    weights = torch.tensor(weights, dtype=torch.float32) if balanced else None
+    compare(load_file(tmp_path / "run" / "model.safetensors"), plain_loop(network, batches(), 1e-3, weights), model)
 
 
 def test_a_plain_loop_learns_the_same_tagger(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
