@@ -81,7 +81,8 @@ def test_the_best_is_kept_and_patience_ends(model: Path, labelled: tuple[Path, P
     out = tmp_path / "run"
     options = ["--data.train_file", labelled[0], "--model.name", model, *FIXED, "--output_dir", out]
     options += ["--optimizer.lr", "5e-3", "--schedule.name", "constant", "--train.epochs", 40]
-    run("finetune_classification.py", *options, "--evaluation.patience", 3, "--evaluation.metric", "held_out_loss")
+    options += ["--evaluation.patience", 3, "--evaluation.metric", "held_out_loss"]
+    run("finetune_classification.py", *options)
     found = events(out, "evaluation")
     losses = [event["held_out_loss"] for event in found]
     best = min(found, key=lambda event: event["held_out_loss"])
@@ -91,6 +92,15 @@ def test_the_best_is_kept_and_patience_ends(model: Path, labelled: tuple[Path, P
     assert (out / "model.safetensors").read_bytes() == (kept / "model.safetensors").read_bytes()
     assert events(out, "validation")[-1]["held_out_loss"] == pytest.approx(best["held_out_loss"], rel=1e-5)
     assert json.loads((out / "run_status.json").read_text())["status"] == "finished"
+
+    # had it been killed behind its best evaluation, it would have waited no longer for a better one
+    (out / "run_status.json").unlink()
+    for checkpoint in kept.parent.iterdir():
+        if checkpoint.name > kept.name:
+            shutil.rmtree(checkpoint)
+    assert f"(step {best['step']})" in run("finetune_classification.py", *options, "--resume")
+    again = events(out, "evaluation")
+    assert [(e["step"], e["held_out_loss"]) for e in again] == [(e["step"], e["held_out_loss"]) for e in found]
 
 
 def test_several_classes_a_row(model: Path, tmp_path: Path) -> None:
