@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from disks import Disk
 
 from nlp_ssl.core.files import advice, disk_error, making, no_links, replace, write_atomically
 
@@ -116,3 +117,14 @@ def test_a_file_of_somebody_else_is_not_taken_for_an_abandoned_one(tmp_path):
     (tmp_path / ".gone.0123abcd.tmp").write_text("half")
     write_atomically(tmp_path / "ours", b"y")
     assert names(tmp_path) == [".mine.tmp", "ours"]
+
+
+def test_what_has_its_name_is_on_disk(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    with making(tmp_path / "folder") as temporary:
+        (temporary / "below").mkdir(parents=True)
+        (temporary / "below" / "file").write_bytes(b"x" * 1000)
+    write_atomically(tmp_path / "file", b"y")
+    replace(tmp_path / "log", "z")
+    assert [path.name for path in disk.named] == ["folder", "file", "log"]
+    assert disk.lost == []

@@ -54,6 +54,13 @@ def test_rows_at_visits_every_row_once_an_epoch():
     assert np.array_equal(again, rows[17:53])
 
 
+def test_every_epoch_of_a_run_has_an_order_of_its_own():
+    orders = [rows_at(np.arange(n, n + 1000), 1000, seed)[0] for seed in range(3) for n in (0, 1000, 5000)]
+    for i, one in enumerate(orders):
+        for other in orders[:i]:
+            assert (one == other).sum() < 15  # a random pair agrees in 1 place of 1000
+
+
 def test_hash_broadcasts_and_tells_its_keys_apart():
     grid = hash64(7, np.arange(-50, 50)[:, None], np.arange(100)[None, :])
     assert grid.shape == (100, 100)

@@ -97,8 +97,7 @@ class Started:
         """Wait until none of its processes is left; returns the exit code of the one that was started."""
         deadline = time.monotonic() + within
         while left := self.processes():
-            names = [f"{p.pid} {p.name()}" for p in left]
-            assert time.monotonic() < deadline, f"still there after {within} s: {names}\n{self.printed}"
+            assert time.monotonic() < deadline, f"still there after {within} s: {left}\n{self.printed}"
             time.sleep(0.05)
         return self.process.wait(5)
 

@@ -19,8 +19,8 @@ WORDS = ["the", "a", "cat", "dog", "sat", "ran", "fast", "slow", "on", "mat"]
 VOCAB = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
 
 
-def word_tokenizer(**kwargs):
-    core = Tokenizer(models.WordLevel(VOCAB, unk_token="[UNK]"))
+def word_tokenizer(vocab=VOCAB, **kwargs):
+    core = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -205,6 +205,9 @@ def test_tokenised_rows_are_found_again_unless_something_changed():
     shorter = Classification(word_tokenizer(), ["a", "b", "c"], ["text"], max_length=6)
     assert shorter.prepare(data).cache_files[0]["filename"] != file
     assert max(map(len, shorter.prepare(data)["input_ids"])) == 6
+    renumbered = VOCAB | dict(zip(WORDS, range(len(VOCAB) - 1, 3, -1), strict=True))
+    other = Classification(word_tokenizer(renumbered), ["a", "b", "c"], ["text"], max_length=16)
+    assert other.prepare(data)["input_ids"][:] == [other.tokenizer(text)["input_ids"] for text in texts(4)]
 
 
 def test_the_configuration_names_the_classes(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from launch import events, run, write_labelled
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sklearn.utils.class_weight import compute_class_weight
 from toys import tiny_model
 from toys import tokenizer as toy_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline
@@ -80,7 +81,8 @@ def test_the_best_is_kept_and_patience_ends(model: Path, labelled: tuple[Path, P
     out = tmp_path / "run"
     options = ["--data.train_file", labelled[0], "--model.name", model, *FIXED, "--output_dir", out]
     options += ["--optimizer.lr", "5e-3", "--schedule.name", "constant", "--train.epochs", 40]
-    run("finetune_classification.py", *options, "--evaluation.patience", 3, "--evaluation.metric", "held_out_loss")
+    options += ["--evaluation.patience", 3, "--evaluation.metric", "held_out_loss"]
+    run("finetune_classification.py", *options)
     found = events(out, "evaluation")
     losses = [event["held_out_loss"] for event in found]
     best = min(found, key=lambda event: event["held_out_loss"])
@@ -90,6 +92,15 @@ def test_the_best_is_kept_and_patience_ends(model: Path, labelled: tuple[Path, P
     assert (out / "model.safetensors").read_bytes() == (kept / "model.safetensors").read_bytes()
     assert events(out, "validation")[-1]["held_out_loss"] == pytest.approx(best["held_out_loss"], rel=1e-5)
     assert json.loads((out / "run_status.json").read_text())["status"] == "finished"
+
+    # had it been killed behind its best evaluation, it would have waited no longer for a better one
+    (out / "run_status.json").unlink()
+    for checkpoint in kept.parent.iterdir():
+        if checkpoint.name > kept.name:
+            shutil.rmtree(checkpoint)
+    assert f"(step {best['step']})" in run("finetune_classification.py", *options, "--resume")
+    again = events(out, "evaluation")
+    assert [(e["step"], e["held_out_loss"]) for e in again] == [(e["step"], e["held_out_loss"]) for e in found]
 
 
 def test_several_classes_a_row(model: Path, tmp_path: Path) -> None:
@@ -123,7 +134,7 @@ def test_hidden_test_rows_are_predicted(model: Path, labelled: tuple[Path, Path]
     assert {row["predicted"] for row in hidden} <= {"cat", "other"}
 
 
-def plain_loop(network, batches, lr: float) -> dict[str, torch.Tensor]:
+def plain_loop(network, batches, lr: float, class_weights: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     """AdamW by hand: the loss that transformers returns, decay of matrices, clipping to 1."""
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, torch.nn.Embedding)}
     decayed = [p for p in network.parameters() if p.ndim >= 2 and id(p) not in embeddings]
@@ -132,7 +143,12 @@ def plain_loop(network, batches, lr: float) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999))
     network.train()
     for batch in batches:
-        network(**batch).loss.backward()
+        found = network(**batch)
+        if class_weights is None:
+            found.loss.backward()
+        else:
+            losses = torch.nn.functional.cross_entropy(found.logits, batch["labels"], reduction="none")
+            (losses * class_weights[batch["labels"]]).mean().backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -143,14 +159,20 @@ def order(num_rows: int, steps: int, batch_size: int, seed: int) -> np.ndarray:
     return rows_at(np.arange(steps * batch_size), num_rows, seed)[0].reshape(steps, batch_size)
 
 
-def test_a_plain_loop_learns_the_same_classifier(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_plain_loop_learns_the_same_classifier(
+    model: Path, labelled: tuple[Path, Path], tmp_path: Path, balanced: bool
+) -> None:
     run(
         "finetune_classification.py", "--data.train_file", labelled[0], "--data.validation_file", labelled[0],
         "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.steps", 12, "--train.batch_size", 16,
         "--schedule.name", "constant", "--schedule.warmup", 0, "--optimizer.lr", "1e-3", "--seed", 5,
+        *(["--class_weights", "balanced"] if balanced else []),
     )  # fmt: skip
     lines = labelled[0].read_text().splitlines()[1:]
     texts, labels = zip(*(line.rsplit(",", 1) for line in lines), strict=True)
+    classes = ["cat", "other"]
+    weights = compute_class_weight("balanced", classes=np.array(classes), y=np.array(labels)) if balanced else None
     tokenizer = AutoTokenizer.from_pretrained(model)
     torch.manual_seed(5)
     settings = {"num_labels": 2, "pad_token_id": tokenizer.pad_token_id, "dtype": torch.float32}
@@ -159,9 +181,10 @@ def test_a_plain_loop_learns_the_same_classifier(model: Path, labelled: tuple[Pa
     def batches():
         for rows in order(160, 12, 16, seed=5):
             batch = tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt")
-            yield {**batch, "labels": torch.tensor([("cat", "other").index(labels[row]) for row in rows])}
+            yield {**batch, "labels": torch.tensor([classes.index(labels[row]) for row in rows])}
 
-    compare(load_file(tmp_path / "run" / "model.safetensors"), plain_loop(network, batches(), 1e-3), model)
+    weights = torch.tensor(weights, dtype=torch.float32) if balanced else None
+    compare(load_file(tmp_path / "run" / "model.safetensors"), plain_loop(network, batches(), 1e-3, weights), model)
 
 
 def test_a_plain_loop_learns_the_same_tagger(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:

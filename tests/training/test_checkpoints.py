@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from disks import Disk
 from toys import tiny_model, tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -173,6 +174,18 @@ def test_wherever_a_commit_dies_the_newest_checkpoint_is_whole(tmp_path, resaved
             break
         shutil.rmtree(folder)
     assert number > 5  # so many calls does a commit make at least; hashing is the thread's
+
+
+def test_a_checkpoint_has_its_name_when_all_of_it_is_on_disk(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    assert disk.named == [path]  # in one go, never half of it
+    assert disk.lost == []
+    assert all(disk.has(folder) for folder in (path, path / "training_state", path.parent))
+    publish(path, tmp_path)
+    assert disk.lost == []
+    assert {p.name for p in disk.named[1:]} == {p.name for p in path.iterdir() if p.is_file()} - {"MANIFEST.json"}
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "training_state/optimizer.pt", "MANIFEST.json", "config.json"])

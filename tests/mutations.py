@@ -1,0 +1,854 @@
+"""Put faults into the program, one after the other, and see that the tests find each of them.
+
+    python tests/mutations.py [--check] [name ...]
+
+takes the faults whose names contain one of the given words, or all of them. Each is put into a copy of the repository,
+and the tests that should find it run there. It is caught when one of them fails because the program behaves otherwise;
+a fault that cannot be imported proves nothing, and counts as broken. `--check` first runs the same tests in a copy
+without a fault. The exit code is 1 if a fault was not caught.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = (".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "tokenizers", "tokens", "wandb", "shared")
+NO_BEHAVIOUR = re.compile(r"^E\b.*\b(SyntaxError|ImportError|ModuleNotFoundError|NameError|UnboundLocalError)\b", re.M)
+LONGEST = 900  # seconds for the tests of one fault
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong, where, and which tests should find it.
+
+    Attributes:
+        name: what is wrong.
+        file: in `nlp_ssl/`.
+        right: a text that the file has once.
+        wrong: what it is replaced by.
+        tests: files in `tests/`, or tests in them where a file takes minutes, separated by blanks.
+    """
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    tests: str
+
+
+FAULTS = [
+    # ----------------------------------------------------------------------------------------------- a step of training
+    Fault(
+        "loss divided by the targets of a micro-batch",
+        "training/loop.py",
+        "(accelerator.num_processes / current.num_targets)",
+        "(accelerator.num_processes / max(1, num_targets(batch)))",
+        "equivalence/test_parity.py",
+    ),
+    Fault(
+        "gradient divided by the number of processes once more",
+        "training/loop.py",
+        "(accelerator.num_processes / current.num_targets)",
+        "(1 / current.num_targets)",
+        "recipes/test_equivalence.py",
+    ),
+    Fault(
+        "targets of one process in place of all",
+        "training/loop.py",
+        "dist.all_reduce(self.counts, group=self.group, async_op=True) if self.group else None",
+        "None",
+        "recipes/test_equivalence.py",
+    ),
+    Fault(
+        "logged loss averaged over processes in place of summed",
+        "training/loop.py",
+        'accelerator.reduce(loss_sum, "sum")',
+        'accelerator.reduce(loss_sum, "mean")',
+        "recipes/test_equivalence.py",
+    ),
+    Fault(
+        "gradients never exchanged between processes",
+        "training/loop.py",
+        "contextlib.nullcontext() if last else accelerator.no_sync(module)",
+        "accelerator.no_sync(module)",
+        "recipes/test_equivalence.py",
+    ),
+    Fault(
+        "gradient not clipped",
+        "training/loop.py",
+        "max_grad_norm or math.inf",
+        "math.inf",
+        "training/test_loop.py",
+    ),
+    Fault(
+        "gradient of the step before kept",
+        "training/loop.py",
+        "        optimizer.zero_grad(set_to_none=True)\n",
+        "",
+        "equivalence/test_parity.py",
+    ),
+    Fault(
+        "a step whose loss is not finite applied",
+        "training/loop.py",
+        'if incident in (None, "overflow"):',
+        "if True:",
+        "recipes/test_incidents.py",
+    ),
+    Fault(
+        "learning rate of the step after",
+        "training/loop.py",
+        "horizon.factor(schedule, number)",
+        "horizon.factor(schedule, number + 1)",
+        "training/test_loop.py",
+    ),
+    Fault(
+        "warm-up that begins with a rate of zero",
+        "training/schedules.py",
+        "return (step + 1) / warmup",
+        "return step / warmup",
+        "training/test_schedules.py",
+    ),
+    Fault(
+        "decay that ends a step early",
+        "training/schedules.py",
+        "(step - (total - decay)) / max(decay, 1e-9)",
+        "(step + 1 - (total - decay)) / max(decay, 1e-9)",
+        "training/test_schedules.py",
+    ),
+    Fault(
+        "weight decay on norms, biases and embeddings",
+        "training/optimizers.py",
+        '"weight_decay": 0.0}',
+        '"weight_decay": weight_decay}',
+        "training/test_optimizers.py",
+    ),
+    Fault(
+        "embeddings taken for matrices, by Muon and by weight decay",
+        "training/optimizers.py",
+        "embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}",
+        "embeddings = set()",
+        "training/test_optimizers.py",
+    ),
+    Fault(
+        "Muon takes queries, keys and values for one matrix",
+        "training/muon.py",
+        'FUSED.get(name.rpartition(".")[2], 1)',
+        "1",
+        "training/test_muon.py",
+    ),
+    Fault(
+        "Muon's step not scaled by the shape of the matrix",
+        "training/muon.py",
+        'step = -group["lr"] * math.sqrt(max(1, rows / columns))',
+        'step = -group["lr"]',
+        "training/test_muon.py",
+    ),
+    Fault(
+        "rates of layers that fall towards the head",
+        "training/transfer.py",
+        "transfer.layer_decay ** (depth - 1)",
+        "transfer.layer_decay ** (deepest - depth)",
+        "training/test_transfer.py",
+    ),
+    Fault(
+        "layers that should wait learn from the beginning",
+        "training/loop.py",
+        'begun = number >= group.get("begins", 0.0) * (horizon.steps or 0)',
+        "begun = True",
+        "recipes/test_finetuning.py::test_layers_that_wait_begin_from_the_top",
+    ),
+    Fault(
+        "LoRA's products left out of the saved model",
+        "training/adapters.py",
+        'product = module.scaling["default"] * (up @ down)',
+        "product = 0 * (up @ down)",
+        "training/test_adapters.py",
+    ),
+    Fault(
+        "LoRA's factor left out of the saved model",
+        "training/adapters.py",
+        'product = module.scaling["default"] * (up @ down)',
+        "product = up @ down",
+        "training/test_adapters.py",
+    ),
+    # ---------------------------------------------------------------------------------------------------------- masking
+    Fault(
+        "none of the chosen tokens kept as it is",
+        "objectives/masking.py",
+        "random = positions[(how < _share(mask_share + random_share)) & ~hidden]",
+        "random = positions[~hidden]",
+        "objectives/test_masking.py",
+    ),
+    Fault(
+        "special tokens masked",
+        "objectives/masking.py",
+        "candidates = self.is_ordinary[input_ids]\n",
+        "candidates = np.ones(input_ids.shape, dtype=bool)\n",
+        "objectives/test_masking.py",
+    ),
+    Fault(
+        "special tokens drawn as replacements",
+        "objectives/masking.py",
+        "np.flatnonzero(self.is_ordinary[: len(tokenizer)])",
+        "np.arange(len(tokenizer))",
+        "objectives/test_masking.py",
+    ),
+    Fault(
+        "the same masks in every epoch",
+        "objectives/masking.py",
+        "hash64(self.seed, self.source, epochs, rows)",
+        "hash64(self.seed, self.source, 0 * epochs, rows)",
+        "objectives/test_masking.py",
+    ),
+    Fault(
+        "the same masks in every row",
+        "objectives/masking.py",
+        "hash64(self.seed, self.source, epochs, rows)",
+        "hash64(self.seed, self.source, epochs, 0 * rows)",
+        "objectives/test_masking.py",
+    ),
+    Fault(
+        "labels read off the row that is already masked",
+        "objectives/mlm.py",
+        'targets = batch["input_ids"].ravel()[positions]',
+        "targets = input_ids.ravel()[positions]",
+        "objectives/test_mlm.py",
+    ),
+    Fault(
+        "logits gathered one token beside their labels",
+        "models/heads.py",
+        "index_select(0, self.positions)",
+        "index_select(0, (self.positions - 1).clamp(min=0))",
+        "models/test_heads.py",
+    ),
+    # ------------------------------------------------------------------------------------------------ packing and order
+    Fault(
+        "the rest of a long document begins a token early",
+        "data/packing_index.py",
+        'pieces["start"] = lengths // self.capacity * self.capacity',
+        'pieces["start"] = lengths // self.capacity * self.capacity - (lengths > self.capacity)',
+        "data/test_packing.py",
+    ),
+    Fault(
+        "a document exactly as long as a row dropped",
+        "data/packing_index.py",
+        "            counts = lengths // self.capacity\n",
+        "            counts = np.maximum(lengths - 1, 0) // self.capacity\n",
+        "data/test_packing.py",
+    ),
+    Fault(
+        "documents cut though it saves no row",
+        "data/packing_index.py",
+        "if rows < fewest_rows:",
+        "if rows <= fewest_rows:",
+        "data/test_packing.py",
+    ),
+    Fault(
+        "an end taught where a document is cut",
+        "data/packing.py",
+        "+ i] = is_cut",
+        "+ i] = False",
+        "data/test_packing.py",
+    ),
+    Fault(
+        "positions counted over the row in place of the document",
+        "data/packing.py",
+        "position_ids = np.arange(len(rows) * width) - np.repeat(begin_of, length_of)",
+        "position_ids = np.arange(len(rows) * width) % width",
+        "data/test_packing.py",
+    ),
+    Fault(
+        "an order that is no permutation",
+        "data/order.py",
+        "out = np.where(outside, network(out), out)",
+        "out = out % np.uint64(size)",
+        "data/test_order.py",
+    ),
+    Fault(
+        "the same order in every epoch",
+        "data/order.py",
+        "num_rows, seed, epoch)\n",
+        "num_rows, seed)\n",
+        "data/test_order.py",
+    ),
+    Fault(
+        "all processes learn from the rows of the first",
+        "data/batches.py",
+        "for r in (self.rank, self.rank + 1))",
+        "for r in (0, 1))",
+        "data/test_batches.py",
+    ),
+    Fault(
+        "rows of a batch ramp begin anew in every phase",
+        "data/phases.py",
+        "self.cursors.append(visited.get(id(phase.rows), 0))",
+        "self.cursors.append(0)",
+        "data/test_phases.py",
+    ),
+    Fault(
+        "held-out documents trained on",
+        "data/corpus.py",
+        "if held_out in sides:",
+        "for held_out in {False, held_out} & sides:",
+        "data/test_corpus.py",
+    ),
+    # ------------------------------------------------------------------------------------------- isolation of documents
+    Fault(
+        "documents of a row see each other",
+        "models/attention.py",
+        "mask = document_ids[:, :, None] == document_ids[:, None, :]",
+        "mask = (document_ids[:, :, None] > 0) == (document_ids[:, None, :] > 0)",
+        "models/test_attention.py",
+    ),
+    Fault(
+        "windows of attention one token too wide",
+        "models/attention.py",
+        "distance.abs() < sliding_window",
+        "distance.abs() <= sliding_window",
+        "models/test_attention.py",
+    ),
+    Fault(
+        "windows of attention in tiles one token too wide",
+        "models/tiles.py",
+        "np.abs(query - key) < sliding_window",
+        "np.abs(query - key) <= sliding_window",
+        "models/test_tiles.py",
+    ),
+    Fault(
+        "a causal token sees the next one",
+        "models/attention.py",
+        "distance >= 0",
+        "distance >= -1",
+        "models/test_attention.py",
+    ),
+    Fault(
+        "a causal phase of an encoder sees the future",
+        "models/packed.py",
+        "Documents(document_ids, causal, ",
+        "Documents(document_ids, False, ",
+        "models/test_attention.py",
+    ),
+    Fault(
+        "positions of RoBERTa from zero",
+        "models/packed.py",
+        "position_ids + self.position_offset",
+        "position_ids",
+        "models/test_attention.py",
+    ),
+    # ------------------------------------------------------------------------------------------------------- objectives
+    Fault(
+        "causal labels across the boundary of documents",
+        "objectives/clm.py",
+        "(documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] > 0)",
+        "(documents[:, 1:] > 0)",
+        "objectives/test_clm.py",
+    ),
+    Fault(
+        "causal labels not shifted",
+        "objectives/clm.py",
+        "np.where(follows, ids[:, 1:], IGNORE)",
+        "np.where(follows, ids[:, :-1], IGNORE)",
+        "objectives/test_clm.py",
+    ),
+    Fault(
+        "classes of a trained head taken in the order of the data",
+        "objectives/label_matching.py",
+        "names = dict(zip(rows, labels, strict=True))",
+        "names = dict(zip([row for row in range(len(head)) if row in rows], labels, strict=False))",
+        "objectives/test_label_matching.py",
+    ),
+    Fault(
+        "rows of a trained head not brought into the order of its classes",
+        "objectives/label_matching.py",
+        "return arrange(data, match.rows), True",
+        "return data, True",
+        "recipes/test_trained_heads.py",
+    ),
+    Fault(
+        "class weights ignored",
+        "objectives/classification.py",
+        "weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)",
+        "weights = None",
+        "objectives/test_classification.py",
+    ),
+    Fault(
+        "class weights that favour frequent classes",
+        "finetuning.py",
+        "[len(data.train) / (len(counts) * max(1, counts[i])) for",
+        "[len(counts) * counts[i] / len(data.train) for",
+        "recipes/test_finetuning.py::test_a_plain_loop_learns_the_same_classifier",
+    ),
+    Fault(
+        "a word's tag on the word behind it",
+        "objectives/tagging.py",
+        "labels[at] = tags[word]\n",
+        "labels[at] = tags[word - 1]\n",
+        "objectives/test_tagging.py",
+    ),
+    Fault(
+        "a word's tag on its last token",
+        "objectives/word_tokens.py",
+        "                if is_free:\n                    first[i], is_free = at, False",
+        "            if is_free:\n                first[i], is_free = at, False",
+        "objectives/test_tagging.py objectives/test_word_tokens.py",
+    ),
+    Fault(
+        "words that a window shows again learnt twice",
+        "objectives/tagging.py",
+        "(len(self.prefix) + new - start), [IGNORED] * len(self.suffix)\n"
+        "                window.append([*before, *row[new:end], *behind])",
+        "len(self.prefix), [IGNORED] * len(self.suffix)\n"
+        "                window.append([*before, *row[start:end], *behind])",
+        "objectives/test_tagging.py",
+    ),
+    # ------------------------------------------------------------------------------------------------------- evaluation
+    Fault(
+        "entity F1 that ignores the type",
+        "evaluation/metrics.py",
+        "hits.update(entity.type for entity in p & r)",
+        "hits.update(entity.type for entity in r if entity[1:] in {other[1:] for other in p})",
+        "evaluation/test_metrics.py",
+    ),
+    Fault(
+        "bits per byte of tokens in place of bytes",
+        "data/packing.py",
+        'return float((self.tokens.document_bytes[documents] * (pieces["length"] / lengths)).sum())',
+        'return float(pieces["length"].sum())',
+        "objectives/test_clm.py data/test_packing.py",
+    ),
+    Fault(
+        "nats per byte in place of bits",
+        "evaluation/perplexity.py",
+        "text_loss_sum / math.log(2) / num_bytes",
+        "text_loss_sum / num_bytes",
+        "evaluation/test_perplexity.py",
+    ),
+    Fault(
+        "bits per byte of a run with the loss of begin and end",
+        "objectives/clm.py",
+        "(losses * is_text).sum()",
+        "losses.sum()",
+        "objectives/test_clm.py",
+    ),
+    Fault(
+        "held-out loss a mean of the batches' means",
+        "evaluation/perplexity.py",
+        "loss_sum += batch_loss.cpu().double()",
+        'means = [*locals().get("means", []), batch_loss.cpu().double() / num_targets(batch)]\n'
+        "            loss_sum = sum(means) / len(means) * count",
+        "evaluation/test_perplexity.py",
+    ),
+    Fault(
+        "held-out loss of one process in place of all",
+        "evaluation/perplexity.py",
+        "parts = gather_object([own]) if accelerator.num_processes > 1 else [own]",
+        "parts = [own]",
+        "evaluation/test_perplexity.py recipes/test_equivalence.py",
+    ),
+    Fault(
+        "dropout in held-out loss",
+        "evaluation/perplexity.py",
+        "    inner.eval()\n",
+        "",
+        "evaluation/test_perplexity.py",
+    ),
+    Fault(
+        "held-out masks that follow the batch size",
+        "data/batches.py",
+        "yield Selection(rows, part, np.zeros_like(part))",
+        "yield Selection(rows, part, np.full_like(part, batch_size))",
+        "evaluation/test_perplexity.py",
+    ),
+    Fault(
+        "unigram entropy of the training text",
+        "evaluation/perplexity.py",
+        "for shard in held_out.arrays())",
+        "for shard in train.arrays())",
+        "evaluation/test_perplexity.py",
+    ),
+    Fault(
+        "unigram frequencies of the held-out text",
+        "evaluation/perplexity.py",
+        "for shard in train.arrays():",
+        "for shard in held_out.arrays():",
+        "evaluation/test_perplexity.py",
+    ),
+    Fault(
+        "bootstrap that draws without replacement",
+        "evaluation/intervals.py",
+        "rows = rng.integers(num_rows, size=num_rows)",
+        "rows = rng.permutation(num_rows)",
+        "evaluation/test_intervals.py",
+    ),
+    Fault(
+        "bootstrap interval of 90 %",
+        "evaluation/intervals.py",
+        "LEVEL = 1000, 0.95",
+        "LEVEL = 1000, 0.90",
+        "evaluation/test_intervals.py",
+    ),
+    Fault(
+        "bootstrap that does not draw seeds",
+        "evaluation/intervals.py",
+        "runs = rng.integers(len(scorers), size=len(scorers))",
+        "runs = np.arange(len(scorers))",
+        "evaluation/test_intervals.py",
+    ),
+    # -------------------------------------------------------------------------------------------- files and checkpoints
+    Fault(
+        "a checkpoint named before its files are on disk",
+        "training/checkpoints.py",
+        "def _sync_and_hash(path: Path) -> str:\n    sync(path)\n",
+        "def _sync_and_hash(path: Path) -> str:\n",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "a checkpoint named before its manifest is on disk",
+        "training/checkpoints.py",
+        "            sync(path)\n        final",
+        "            pass\n        final",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "a checkpoint copied file by file to its name",
+        "training/checkpoints.py",
+        "        os.rename(temporary, final)\n",
+        "        shutil.copytree(temporary, final, dirs_exist_ok=True)\n        shutil.rmtree(temporary)\n",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "files named in the cache before they are on disk",
+        "files.py",
+        "                if file.is_file():\n                    sync(file)\n",
+        "                pass\n",
+        "test_files.py",
+    ),
+    Fault(
+        "files of a run named before they are on disk",
+        "files.py",
+        "            os.fsync(file.fileno())\n",
+        "",
+        "test_files.py",
+    ),
+    Fault(
+        "older checkpoints removed when a save begins",
+        "training/checkpoints.py",
+        "        self.pending = temporary\n",
+        "        self.pending = temporary\n        for path in self.list():\n            shutil.rmtree(path)\n",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "a checkpoint of the same step removed before the new one is named",
+        "training/checkpoints.py",
+        "            os.rename(final, former)\n",
+        "            shutil.rmtree(final)\n",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "a save that shares the weights with training",
+        "training/checkpoints.py",
+        'value.detach().to("cpu", copy=True)',
+        'value.detach().to("cpu")',
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "the worst checkpoint kept as the best",
+        "training/checkpoints.py",
+        "scored = sorted((value, path)",
+        "scored = sorted((-value, path)",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "sha256 of checkpoints not compared",
+        "training/checkpoints.py",
+        "if sha256(folder / name) != digest:",
+        "if False:",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "sha256 of tokens not compared",
+        "data/verification.py",
+        "None if _sha256_slowly(path) == digest else",
+        "None if _sha256_slowly(path) else",
+        "data/test_verification.py",
+    ),
+    Fault(
+        "torch.load that runs programs",
+        "training/state_files.py",
+        'map_location="cpu", weights_only=True',
+        'map_location="cpu", weights_only=False',
+        "test_no_code.py training/test_checkpoints.py",
+    ),
+    Fault(
+        "a cache of classified rows that ignores the tokenizer",
+        "objectives/classification.py",
+        "[*self.text_columns, self.max_length, self.tokenizer]",
+        "[*self.text_columns, self.max_length]",
+        "objectives/test_classification.py",
+    ),
+    Fault(
+        "a cache of tagged rows that ignores the tokenizer",
+        "objectives/tagging.py",
+        "[RULES, self.max_length, self.tokenizer, self.tags, self.reading]",
+        "[RULES, self.max_length, self.tags, self.reading]",
+        "objectives/test_tagging.py",
+    ),
+    Fault(
+        "a cache of tokens that ignores the tokenizer",
+        "preparation.py",
+        "key = fingerprint(source, tokenizer_fingerprint(tokenizer))",
+        "key = fingerprint(source)",
+        "recipes/test_recipes.py",
+    ),
+    # -------------------------------------------------------------------------------------- interrupted, resumed, ended
+    Fault(
+        "a resumed run without the state of its optimizer",
+        "training/checkpoints.py",
+        "        optimizer.load_state_dict(moments)\n",
+        "        pass\n",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "a resumed run without its random state",
+        "training/checkpoints.py",
+        "            set_rng_state(drawn)\n",
+        "            pass\n",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "a resumed run that repeats the rows of a step",
+        "run.py",
+        "self.batches.steps(self.step + self.data_offset)",
+        "self.batches.steps(max(0, self.step - 1) + self.data_offset)",
+        "recipes/test_equivalence.py",
+    ),
+    Fault(
+        "a resumed run that counts its tokens from zero",
+        "run.py",
+        '"data_offset", "tokens_seen", "elapsed"',
+        '"data_offset", "elapsed"',
+        "recipes/test_equivalence.py",
+    ),
+    Fault(
+        "a resumed run that forgets its best evaluation",
+        "run.py",
+        'STATEFUL = ("horizon", "guard", "judge")',
+        'STATEFUL = ("horizon", "guard")',
+        "recipes/test_finetuning.py::test_the_best_is_kept_and_patience_ends",
+    ),
+    Fault(
+        "a resumed log with a step twice",
+        "training/tracking.py",
+        'event.get("step", 0) <= last_step',
+        'event.get("step", 0) <= last_step + 1',
+        "training/test_tracking.py",
+    ),
+    Fault(
+        "an interrupted run that ends with 0",
+        "console.py",
+        "EXIT_INTERRUPTED = 75",
+        "EXIT_INTERRUPTED = 0",
+        "faults/test_interrupts.py",
+    ),
+    Fault(
+        "a SIGTERM noted in training and never looked at",
+        "run.py",
+        "stop_requested=lambda: console.interrupts.reason is not None,",
+        "stop_requested=lambda: False,",
+        "faults/test_interrupts.py",
+    ),
+    Fault(
+        "a SIGTERM that ends a run at once",
+        "console.py",
+        "SIGNALS = (signal.SIGTERM, signal.SIGINT)",
+        "SIGNALS = (signal.SIGINT,)",
+        "recipes/test_equivalence.py",
+    ),
+    # ------------------------------------------------------------------------------------------------------- publishing
+    Fault(
+        "all that lies in a checkpoint pushed, the training state too",
+        "publishing/pushed.py",
+        "    for name, path in _all_files(folder).items():\n"
+        "        if any(pattern.fullmatch(name) for pattern in PUSHED):\n",
+        '    for path in filter(Path.is_file, folder.rglob("*")):\n        if name := str(path.relative_to(folder)):\n',
+        "publishing/test_hub.py",
+    ),
+    Fault(
+        "predictions for the texts of the data pushed",
+        "publishing/pushed.py",
+        r"{re.escape(CARD)}|curves\.png",
+        r"{re.escape(CARD)}|predictions\.jsonl|curves\.png",
+        "publishing/test_hub.py",
+    ),
+    Fault(
+        "the training state put beside the finished model",
+        "training/checkpoints.py",
+        '        if "/" not in name:\n',
+        "        if (folder / name).parent.mkdir(parents=True, exist_ok=True) is None:\n",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "paths of the machine pushed with the settings",
+        "publishing/pushed.py",
+        "names_only(settings, near=folder)",
+        "settings",
+        "publishing/test_hub.py",
+    ),
+    Fault(
+        "text in a table of the card not escaped",
+        "publishing/card.py",
+        'return _line(text).replace("|", "\\\\|")',
+        "return _line(text)",
+        "publishing/test_card.py",
+    ),
+    Fault(
+        "lines of text in the card not joined",
+        "publishing/card.py",
+        'return " ".join(str(text).split())',
+        "return str(text)",
+        "publishing/test_card.py",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the tests said.
+
+    Attributes:
+        verdict: `"caught"`, `"NOT caught"` or `"BROKEN"`.
+        by: the first test that failed, or why nothing was proved.
+        seconds: that they took.
+    """
+
+    verdict: str
+    by: str
+    seconds: float
+
+
+def copy_of_repository(folder: Path) -> Path:
+    """The working tree, without what git and caches keep."""
+    return Path(shutil.copytree(ROOT, folder / "repository", ignore=shutil.ignore_patterns(*LEFT_OUT)))
+
+
+def with_fault(fault: Fault) -> str:
+    """The text of a file with what is wrong in place of what is right."""
+    text = (ROOT / "nlp_ssl" / fault.file).read_text()
+    count = text.count(fault.right)
+    assert count == 1, f"{fault.name}: {fault.file} has {fault.right!r} {count} times, not once"
+    text = text.replace(fault.right, fault.wrong)
+    compile(text, fault.file, "exec")
+    return text
+
+
+def run_tests(repository: Path, files: Iterable[str]) -> Outcome:
+    """Run test files until one test fails."""
+    folder, began = repository.parent, time.monotonic()
+    report, temporary = folder / "report.xml", folder / "tmp"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", f"--junit-xml={report}"]
+    command += [f"tests/{file}" for file in files]
+    variables = {"PYTHONPATH": str(repository), "TMPDIR": str(temporary)}
+    with open(folder / "printed.txt", "wb") as printed:
+        process = subprocess.Popen(
+            command,
+            cwd=repository,
+            env=os.environ | variables,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(LONGEST)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    seconds = time.monotonic() - began
+    if code is None:
+        return Outcome("NOT caught", f"no answer within {LONGEST} s", seconds)
+    if code == 0:
+        return Outcome("NOT caught", "", seconds)
+    failed = _first_failure(report) if code == 1 else None
+    if failed is None:
+        last = (folder / "printed.txt").read_text(errors="replace").strip().splitlines()[-1:]
+        return Outcome("BROKEN", f"pytest ended with {code}: {''.join(last)}", seconds)
+    name, said = failed
+    if said.startswith("collection failure") or (found := NO_BEHAVIOUR.search(said)):
+        return Outcome("BROKEN", f"{name}: {'not collected' if said.startswith('collection') else found[1]}", seconds)
+    return Outcome("caught", name, seconds)
+
+
+def _first_failure(report: Path) -> tuple[str, str] | None:
+    """The first test that failed, or whose fixtures did, and what it said."""
+    for case in ET.parse(report).iter("testcase"):
+        for kind in ("failure", "error"):
+            if (found := case.find(kind)) is not None:
+                name = f"{case.get('classname', '').removeprefix('tests.')}::{case.get('name')}"
+                return name, f"{found.get('message', '')}\n{found.text or ''}"
+    return None
+
+
+def try_out(fault: Fault) -> Outcome:
+    """Whether the tests find a fault."""
+    with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as folder:
+        repository = copy_of_repository(Path(folder))
+        (repository / "nlp_ssl" / fault.file).write_text(with_fault(fault))
+        return run_tests(repository, fault.tests.split())
+
+
+def check(faults: list[Fault]) -> bool:
+    """Whether the tests of these faults pass without any."""
+    files = sorted({file for fault in faults for file in fault.tests.split()})
+    for number, file in enumerate(files, start=1):
+        with tempfile.TemporaryDirectory(prefix="mutation-", ignore_cleanup_errors=True) as folder:
+            outcome = run_tests(copy_of_repository(Path(folder)), [file])
+        passed = (outcome.verdict, outcome.by) == ("NOT caught", "")
+        said = "passes" if passed else f"FAILS without a fault: {outcome.by}"
+        print(f"{number:3d}/{len(files)} {file} {said} ({outcome.seconds:.0f} s)", flush=True)
+        if not passed:
+            return False
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="name", help="words of the faults' names; all faults by default")
+    parser.add_argument("--check", action="store_true", help="first run the tests without a fault")
+    given = parser.parse_args()
+    faults = [fault for fault in FAULTS if not given.names or any(name in fault.name for name in given.names)]
+    if not faults:
+        parser.error("no fault has such a name")
+    for fault in faults:
+        with_fault(fault)  # a list that the program has outgrown is found now, not after half an hour
+    if given.check and not check(faults):
+        return 1
+    outcomes = []
+    for number, fault in enumerate(faults, start=1):
+        outcome = try_out(fault)
+        outcomes.append(outcome)
+        said = f"{outcome.verdict}{' by ' * (outcome.verdict == 'caught')}{outcome.by}"
+        print(f"{number:3d}/{len(faults)} {fault.name}: {said} ({outcome.seconds:.0f} s)", flush=True)
+    print("\n| fault | | test | seconds |\n|---|---|---|---:|")
+    for fault, outcome in zip(faults, outcomes, strict=True):
+        print(f"| {fault.name} | {outcome.verdict} | {outcome.by} | {outcome.seconds:.0f} |")
+    caught = sum(outcome.verdict == "caught" for outcome in outcomes)
+    print(f"\n{caught} of {len(faults)} faults are caught")
+    return int(caught < len(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
