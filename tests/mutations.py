@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = (".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "tokenizers", "tokens", "wandb", "shared")
+LEFT_OUT = (".*", "__pycache__", "*.egg-info")
+OUTPUTS = ("build", "dist", "runs", "tokenizers", "tokens", "wandb", "shared")  # of the top folder
 NO_BEHAVIOUR = re.compile(r"^E\b.*\b(SyntaxError|ImportError|ModuleNotFoundError|NameError|UnboundLocalError)\b", re.M)
 LONGEST = 900  # seconds for the tests of one fault
 
@@ -156,7 +157,7 @@ FAULTS = [
     ),
     Fault(
         "rates of layers that fall towards the head",
-        "training/transfer.py",
+        "training/layerwise.py",
         "transfer.layer_decay ** (depth - 1)",
         "transfer.layer_decay ** (deepest - depth)",
         "training/test_transfer.py",
@@ -227,7 +228,7 @@ FAULTS = [
     ),
     Fault(
         "logits gathered one token beside their labels",
-        "models/heads.py",
+        "models/label_gather.py",
         "index_select(0, self.positions)",
         "index_select(0, (self.positions - 1).clamp(min=0))",
         "models/test_heads.py",
@@ -235,70 +236,70 @@ FAULTS = [
     # ------------------------------------------------------------------------------------------------ packing and order
     Fault(
         "the rest of a long document begins a token early",
-        "data/packing_index.py",
+        "data/sequences/packing_index.py",
         'pieces["start"] = lengths // self.capacity * self.capacity',
         'pieces["start"] = lengths // self.capacity * self.capacity - (lengths > self.capacity)',
         "data/test_packing.py",
     ),
     Fault(
         "a document exactly as long as a row dropped",
-        "data/packing_index.py",
+        "data/sequences/packing_index.py",
         "            counts = lengths // self.capacity\n",
         "            counts = np.maximum(lengths - 1, 0) // self.capacity\n",
         "data/test_packing.py",
     ),
     Fault(
         "documents cut though it saves no row",
-        "data/packing_index.py",
+        "data/sequences/packing_index.py",
         "if rows < fewest_rows:",
         "if rows <= fewest_rows:",
         "data/test_packing.py",
     ),
     Fault(
         "an end taught where a document is cut",
-        "data/packing.py",
+        "data/sequences/packing.py",
         "+ i] = is_cut",
         "+ i] = False",
         "data/test_packing.py",
     ),
     Fault(
         "positions counted over the row in place of the document",
-        "data/packing.py",
+        "data/sequences/packing.py",
         "position_ids = np.arange(len(rows) * width) - np.repeat(begin_of, length_of)",
         "position_ids = np.arange(len(rows) * width) % width",
         "data/test_packing.py",
     ),
     Fault(
         "an order that is no permutation",
-        "data/order.py",
+        "data/sequences/order.py",
         "out = np.where(outside, network(out), out)",
         "out = out % np.uint64(size)",
         "data/test_order.py",
     ),
     Fault(
         "the same order in every epoch",
-        "data/order.py",
+        "data/sequences/order.py",
         "num_rows, seed, epoch)\n",
         "num_rows, seed)\n",
         "data/test_order.py",
     ),
     Fault(
         "all processes learn from the rows of the first",
-        "data/batches.py",
+        "data/sequences/batches.py",
         "for r in (self.rank, self.rank + 1))",
         "for r in (0, 1))",
         "data/test_batches.py",
     ),
     Fault(
         "rows of a batch ramp begin anew in every phase",
-        "data/phases.py",
+        "data/sequences/phases.py",
         "self.cursors.append(visited.get(id(phase.rows), 0))",
         "self.cursors.append(0)",
         "data/test_phases.py",
     ),
     Fault(
         "held-out documents trained on",
-        "data/corpus.py",
+        "data/text/corpus.py",
         "if held_out in sides:",
         "for held_out in {False, held_out} & sides:",
         "data/test_corpus.py",
@@ -320,7 +321,7 @@ FAULTS = [
     ),
     Fault(
         "windows of attention in tiles one token too wide",
-        "models/tiles.py",
+        "models/tiled_attention.py",
         "np.abs(query - key) < sliding_window",
         "np.abs(query - key) <= sliding_window",
         "models/test_tiles.py",
@@ -384,7 +385,7 @@ FAULTS = [
     ),
     Fault(
         "class weights that favour frequent classes",
-        "finetuning.py",
+        "runs/finetuning.py",
         "[len(data.train) / (len(counts) * max(1, counts[i])) for",
         "[len(counts) * counts[i] / len(data.train) for",
         "recipes/test_finetuning.py::test_a_plain_loop_learns_the_same_classifier",
@@ -416,20 +417,20 @@ FAULTS = [
     Fault(
         "entity F1 that ignores the type",
         "evaluation/metrics.py",
-        "hits.update(entity.type for entity in p & r)",
-        "hits.update(entity.type for entity in r if entity[1:] in {other[1:] for other in p})",
+        "hits.update(entity.type for entity in found & true)",
+        "hits.update(entity.type for entity in true if entity[1:] in {other[1:] for other in found})",
         "evaluation/test_metrics.py",
     ),
     Fault(
         "bits per byte of tokens in place of bytes",
-        "data/packing.py",
+        "data/sequences/packing.py",
         'return float((self.tokens.document_bytes[documents] * (pieces["length"] / lengths)).sum())',
         'return float(pieces["length"].sum())',
         "objectives/test_clm.py data/test_packing.py",
     ),
     Fault(
         "nats per byte in place of bits",
-        "evaluation/perplexity.py",
+        "evaluation/held_out.py",
         "text_loss_sum / math.log(2) / num_bytes",
         "text_loss_sum / num_bytes",
         "evaluation/test_perplexity.py",
@@ -443,7 +444,7 @@ FAULTS = [
     ),
     Fault(
         "held-out loss a mean of the batches' means",
-        "evaluation/perplexity.py",
+        "evaluation/held_out.py",
         "loss_sum += batch_loss.cpu().double()",
         'means = [*locals().get("means", []), batch_loss.cpu().double() / num_targets(batch)]\n'
         "            loss_sum = sum(means) / len(means) * count",
@@ -451,35 +452,35 @@ FAULTS = [
     ),
     Fault(
         "held-out loss of one process in place of all",
-        "evaluation/perplexity.py",
+        "evaluation/held_out.py",
         "parts = gather_object([own]) if accelerator.num_processes > 1 else [own]",
         "parts = [own]",
         "evaluation/test_perplexity.py recipes/test_equivalence.py",
     ),
     Fault(
         "dropout in held-out loss",
-        "evaluation/perplexity.py",
+        "evaluation/held_out.py",
         "    inner.eval()\n",
         "",
         "evaluation/test_perplexity.py",
     ),
     Fault(
         "held-out masks that follow the batch size",
-        "data/batches.py",
+        "data/sequences/batches.py",
         "yield Selection(rows, part, np.zeros_like(part))",
         "yield Selection(rows, part, np.full_like(part, batch_size))",
         "evaluation/test_perplexity.py",
     ),
     Fault(
         "unigram entropy of the training text",
-        "evaluation/perplexity.py",
-        "for shard in held_out.arrays())",
-        "for shard in train.arrays())",
+        "evaluation/held_out.py",
+        "    for shard in held_out.arrays():\n",
+        "    for shard in train.arrays():\n",
         "evaluation/test_perplexity.py",
     ),
     Fault(
         "unigram frequencies of the held-out text",
-        "evaluation/perplexity.py",
+        "evaluation/held_out.py",
         "for shard in train.arrays():",
         "for shard in held_out.arrays():",
         "evaluation/test_perplexity.py",
@@ -529,14 +530,14 @@ FAULTS = [
     ),
     Fault(
         "files named in the cache before they are on disk",
-        "files.py",
+        "core/files.py",
         "                if file.is_file():\n                    sync(file)\n",
         "                pass\n",
         "test_files.py",
     ),
     Fault(
         "files of a run named before they are on disk",
-        "files.py",
+        "core/files.py",
         "            os.fsync(file.fileno())\n",
         "",
         "test_files.py",
@@ -578,7 +579,7 @@ FAULTS = [
     ),
     Fault(
         "sha256 of tokens not compared",
-        "data/verification.py",
+        "data/tokens/checksums.py",
         "None if _sha256_slowly(path) == digest else",
         "None if _sha256_slowly(path) else",
         "data/test_verification.py",
@@ -606,7 +607,7 @@ FAULTS = [
     ),
     Fault(
         "a cache of tokens that ignores the tokenizer",
-        "preparation.py",
+        "runs/pretraining_data.py",
         "key = fingerprint(source, tokenizer_fingerprint(tokenizer))",
         "key = fingerprint(source)",
         "recipes/test_recipes.py",
@@ -628,21 +629,21 @@ FAULTS = [
     ),
     Fault(
         "a resumed run that repeats the rows of a step",
-        "run.py",
+        "runs/run.py",
         "self.batches.steps(self.step + self.data_offset)",
         "self.batches.steps(max(0, self.step - 1) + self.data_offset)",
         "recipes/test_equivalence.py",
     ),
     Fault(
         "a resumed run that counts its tokens from zero",
-        "run.py",
+        "runs/run.py",
         '"data_offset", "tokens_seen", "elapsed"',
         '"data_offset", "elapsed"',
         "recipes/test_equivalence.py",
     ),
     Fault(
         "a resumed run that forgets its best evaluation",
-        "run.py",
+        "runs/run.py",
         'STATEFUL = ("horizon", "guard", "judge")',
         'STATEFUL = ("horizon", "guard")',
         "recipes/test_finetuning.py::test_the_best_is_kept_and_patience_ends",
@@ -656,21 +657,21 @@ FAULTS = [
     ),
     Fault(
         "an interrupted run that ends with 0",
-        "console.py",
+        "core/program.py",
         "EXIT_INTERRUPTED = 75",
         "EXIT_INTERRUPTED = 0",
         "faults/test_interrupts.py",
     ),
     Fault(
         "a SIGTERM noted in training and never looked at",
-        "run.py",
-        "stop_requested=lambda: console.interrupts.reason is not None,",
+        "runs/run.py",
+        "stop_requested=lambda: signals.interrupts.reason is not None,",
         "stop_requested=lambda: False,",
         "faults/test_interrupts.py",
     ),
     Fault(
         "a SIGTERM that ends a run at once",
-        "console.py",
+        "core/signals.py",
         "SIGNALS = (signal.SIGTERM, signal.SIGINT)",
         "SIGNALS = (signal.SIGINT,)",
         "recipes/test_equivalence.py",
@@ -739,7 +740,11 @@ class Outcome:
 
 def copy_of_repository(folder: Path) -> Path:
     """The working tree, without what git and caches keep."""
-    return Path(shutil.copytree(ROOT, folder / "repository", ignore=shutil.ignore_patterns(*LEFT_OUT)))
+
+    def left_out(path: str, names: list[str]) -> set[str]:
+        return shutil.ignore_patterns(*LEFT_OUT, *(OUTPUTS if Path(path) == ROOT else ()))(path, names)
+
+    return Path(shutil.copytree(ROOT, folder / "repository", ignore=left_out))
 
 
 def with_fault(fault: Fault) -> str:

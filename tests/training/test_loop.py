@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from nlp_ssl.config import ScheduleConfig
+from nlp_ssl.config.common import ScheduleConfig
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.schedules import Horizon
 
