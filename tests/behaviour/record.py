@@ -92,6 +92,7 @@ RUNS: dict[str, Callable[..., None]] = {
     "classification, resumed": resumed(finetuning(CLASSIFY, "labelled.csv", "--schedule.name", "constant")),
 }
 PRECISIONS = ("no", "bf16")
+IN_TESTS = ("masked tokens", "masked, phases", "causal", "classification", "tagging")  # in bfloat16 too
 EXACT = ("step", "digest", "num_targets", "tokens", "lr")
 
 
@@ -151,8 +152,10 @@ def record(folder: Path, names: list[str]) -> dict[str, Any]:
         return dict(zip(names, pool.map(one, names), strict=True))
 
 
-def every() -> list[str]:
-    return [f"{name}, {precision}" for precision in PRECISIONS for name in RUNS]
+def every(tests: bool = False) -> list[str]:
+    """All runs in float32 and in bfloat16; `tests` leaves most of the latter out."""
+    runs = [(name, precision) for precision in PRECISIONS for name in RUNS]
+    return [f"{name}, {precision}" for name, precision in runs if precision == "no" or not tests or name in IN_TESTS]
 
 
 def main() -> None:

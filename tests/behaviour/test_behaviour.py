@@ -12,14 +12,14 @@ ROUNDING = {"no": 1e-4, "bf16": 3e-2}  # after six steps, of arithmetic on anoth
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return record(tmp_path_factory.mktemp("behaviour"), every())
+    return record(tmp_path_factory.mktemp("behaviour"), every(tests=True))
 
 
 def test_everything_is_recorded() -> None:
     assert list(RECORDED["runs"]) == every()
 
 
-@pytest.mark.parametrize("name", every())
+@pytest.mark.parametrize("name", every(tests=True))
 def test_a_run_is_what_it_was(name: str, found: dict[str, Any]) -> None:
     now, was = found[name], RECORDED["runs"][name]
     if RECORDED["machine"] == machine():

@@ -161,7 +161,7 @@ def assert_interrupted(
 ) -> int:
     """The outcome is on disk and nobody had to read a stack trace; returns the step."""
     found = status(out)
-    assert (found["status"], found["reason"], found["exit_code"]) == ("interrupted", reason, 75), found
+    assert (found["status"], found["reason"], found["exit_code"]) == ("interrupted", reason, 75), started.printed
     assert step is None or found["step"] == step
     assert "--resume" in started.printed
     assert launcher_complains or "Traceback" not in started.printed, started.printed
