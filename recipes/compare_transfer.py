@@ -56,10 +56,10 @@ def main(config: TransferComparisonConfig) -> None:
         from nlp_ssl.publishing.plots import plot_transfer
         from nlp_ssl.publishing.tables import format_table, to_json
         from nlp_ssl.runs.multi_seed import finetune
-        from nlp_ssl.training.distributed import in_turn
+        from nlp_ssl.training.distributed import rank_zero_first
 
     read = open_classification if config.kind == "classification" else open_tagging
-    data: LabelledData = in_turn(lambda: read(config.data))
+    data: LabelledData = rank_zero_first(lambda: read(config.data))
     rows: list[dict[str, Any]] = []
     for fraction in sorted(config.fractions):
         count = max(2, math.ceil(fraction * len(data.train)))

@@ -127,7 +127,7 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
     Returns:
         What was measured: `contenders` (a list of dictionaries), the machine's peaks, and every turn's steps.
     """
-    kind = pretraining_data.kind_of(config)
+    kind = pretraining_data.infer_objective(config)
     data = pretraining_data.prepare(config, kind)  # once, and seen; the contenders find it
     config.train.steps, config.train.minutes = 10**9, None
     pretraining.derive(config, kind, data.model_config, world_size=1)
@@ -249,7 +249,7 @@ def _contend(name: str, config: BenchmarkConfig, connection: Connection) -> None
         try:
             parts = Parts(training_device())
             answers = Answers(connection, parts)
-            kind = pretraining_data.kind_of(config)
+            kind = pretraining_data.infer_objective(config)
             data = pretraining_data.prepare(config, kind)
             if name == EAGER:
                 config.train.compile = False

@@ -213,12 +213,12 @@ def _work(config: GpuConfig) -> Path:
 
 def data(config: GpuConfig) -> dict[str, Any]:
     """Tokenise and pack the text for every model, so that no contender waits for it."""
-    from nlp_ssl.runs.pretraining_data import kind_of, prepare
+    from nlp_ssl.runs.pretraining_data import infer_objective, prepare
 
     found = {}
     for name, model in MODELS.items():
         begun, chosen = time.monotonic(), _benchmark(config, model)
-        prepared = prepare(chosen, kind_of(chosen))
+        prepared = prepare(chosen, infer_objective(chosen))
         tokens = prepared.train.tokens.manifest
         documents = tokens["documents"]
         found[name] = {
@@ -239,11 +239,11 @@ def finetuning(config: GpuConfig) -> dict[str, Any]:
     from transformers import AutoModelForMaskedLM
 
     from nlp_ssl.benchmarks.finetuning import FinetuneBenchmarkConfig, compare_finetuning
-    from nlp_ssl.runs.pretraining_data import kind_of, prepare
+    from nlp_ssl.runs.pretraining_data import infer_objective, prepare
 
     model = MODELS["bert-base 512"]
     pretrained = _benchmark(config, model)
-    prepared = prepare(pretrained, kind_of(pretrained))
+    prepared = prepare(pretrained, infer_objective(pretrained))
     folder = _work(config) / "untrained"
     AutoModelForMaskedLM.from_config(prepared.model_config, trust_remote_code=False).save_pretrained(folder)
     prepared.tokenizer.save_pretrained(folder)

@@ -34,7 +34,7 @@ def compare_losses(config: BenchmarkConfig) -> dict[str, Any]:
     learning rate falling linearly to 0 over as many steps as fit. Both are measured on the same masked rows, the
     Trainer with its own attention.
     """
-    kind = pretraining_data.kind_of(config)
+    kind = pretraining_data.infer_objective(config)
     data = pretraining_data.prepare(config, kind)
     curves = {"nlp_ssl": _ours(config, kind, data)}
     reached = _reaches(curves["nlp_ssl"], config.target)

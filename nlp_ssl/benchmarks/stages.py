@@ -62,7 +62,7 @@ def _rate(amount: float, work: Callable[[], Any]) -> Callable[[], float]:
 
 def tokenise(config: BenchmarkConfig) -> dict[str, Any]:
     """Text to tokens on disk, in MB/s, beside the tokenizer alone and `Dataset.map`."""
-    kind = pretraining_data.kind_of(config)
+    kind = pretraining_data.infer_objective(config)
     tokenizer = pretraining_data.prepare(config, kind).tokenizer
     texts, size = [], 0
     for row in open_corpus(config.data).train:
@@ -119,7 +119,7 @@ def _corpus_of(lengths: np.ndarray, folder: Path, filled: bool = True) -> TokenC
 def batches(config: BenchmarkConfig) -> dict[str, Any]:
     """Masked batches, in million tokens a second of one core, beside a `DataLoader` with the stock collator."""
     torch.set_num_threads(1)
-    data = pretraining_data.prepare(config, pretraining_data.kind_of(config))
+    data = pretraining_data.prepare(config, pretraining_data.infer_objective(config))
     length = data.train.row_length
     rows = []
     columns = {"input_ids": [data.train[i]["input_ids"] for i in range(min(len(data.train), 4096))]}
@@ -148,7 +148,7 @@ def batches(config: BenchmarkConfig) -> dict[str, Any]:
 def masking(config: BenchmarkConfig) -> dict[str, Any]:
     """The masks alone, in million tokens a second of one core, beside the stock collator's."""
     torch.set_num_threads(1)
-    data = pretraining_data.prepare(config, pretraining_data.kind_of(config))
+    data = pretraining_data.prepare(config, pretraining_data.infer_objective(config))
     masks, length = MaskingCollator(data.tokenizer, config.masking), data.train.row_length
     count = max(1, TOKENS // 8 // length)
     ids = data.train.stack(np.arange(count) % len(data.train))["input_ids"]
@@ -184,7 +184,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 def resume(config: BenchmarkConfig) -> dict[str, Any]:
     """Seconds from the command to the first step, and from `--resume` to the next, on a tokenised corpus."""
-    pretraining_data.prepare(config, pretraining_data.kind_of(config))
+    pretraining_data.prepare(config, pretraining_data.infer_objective(config))
     seconds: dict[str, list[float]] = {"imports": [], "first step": [], "first step after --resume": []}
     for _ in console.progress(range(config.rounds), desc="measure", unit="round"):
         begun = time.perf_counter()
@@ -209,7 +209,7 @@ def resume(config: BenchmarkConfig) -> dict[str, Any]:
 
 def save(config: BenchmarkConfig) -> dict[str, Any]:
     """What a checkpoint costs training, and so what share it is at the default cadence."""
-    pretraining_data.prepare(config, pretraining_data.kind_of(config))
+    pretraining_data.prepare(config, pretraining_data.infer_objective(config))
     saves, steps = 8, 8 * config.steps * 3
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for _ in console.progress(range(config.rounds), desc="measure", unit="round"):

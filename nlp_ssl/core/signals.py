@@ -103,7 +103,7 @@ interrupts = Interrupts()  # signals are a process's, so there is one
 
 
 @contextlib.contextmanager
-def deaf_children() -> Iterator[None]:
+def block_signals_in_children() -> Iterator[None]:
     """A signal to the whole process group is the parent's: a process started here does not hear it, from its birth."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -112,7 +112,7 @@ def deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def interruptibly(work: Callable[[], Result]) -> Result:
+def run_in_thread(work: Callable[[], Result]) -> Result:
     """Do native work of minutes, in which no signal is noticed, on a thread; this one waits, and can be interrupted."""
     future: Future[Result] = Future()
 

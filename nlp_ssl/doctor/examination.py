@@ -58,7 +58,7 @@ class Finding:
 
 def examine(config: MLMConfig) -> list[Finding]:
     """Everything, one after the other; the configuration's output folder is not touched."""
-    kind = pretraining_data.kind_of(config)
+    kind = pretraining_data.infer_objective(config)
     with tempfile.TemporaryDirectory(prefix="nlp_ssl-doctor-") as folder:
         config.output_dir = f"{folder}/run"
         config.hub, config.tracking = HubConfig(), TrackingConfig()  # nothing of this is published
@@ -69,7 +69,7 @@ def examine(config: MLMConfig) -> list[Finding]:
 
 def own_run(config: MLMConfig) -> None:
     """One of the runs that are stopped and resumed, in this process."""
-    kind = pretraining_data.kind_of(config)
+    kind = pretraining_data.infer_objective(config)
     pretraining.start(config, kind, pretraining_data.prepare(config, kind)).train()
 
 

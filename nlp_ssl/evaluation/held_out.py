@@ -15,7 +15,6 @@ from nlp_ssl.core import errors
 from nlp_ssl.core.console import progress
 from nlp_ssl.core.errors import Interrupted
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
-from nlp_ssl.evaluation import held_out
 from nlp_ssl.objectives.objective import Batch, ObjectiveModule
 
 
@@ -63,7 +62,7 @@ def evaluate(
     loss_sum, count = torch.zeros((), dtype=torch.float64), 0
     sums: dict[str, torch.Tensor] = {}
     try:
-        for batch in held_out.until(stop, batches, total, desc="evaluate"):
+        for batch in interruptible(stop, batches, total, desc="evaluate"):
             count += num_targets(batch)
             # kernels would be compiled for evaluation alone, and for its last batch
             with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
@@ -117,7 +116,7 @@ def unigram_cross_entropy(
     return float((scored * surprise).sum() / scored.sum())
 
 
-def until(stop: Callable[[], bool], batches: Iterator[Any], total: int | None, desc: str) -> Iterator[Any]:
+def interruptible(stop: Callable[[], bool], batches: Iterator[Any], total: int | None, desc: str) -> Iterator[Any]:
     """Walk through held-out batches with a progress bar, until all processes agree to stop.
 
     Args:

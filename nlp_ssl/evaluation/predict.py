@@ -13,7 +13,7 @@ from torch import nn
 
 from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.data.sequences.batches import held_out_rows, selections
-from nlp_ssl.evaluation import held_out
+from nlp_ssl.evaluation.held_out import interruptible
 from nlp_ssl.evaluation.metrics import METRICS
 from nlp_ssl.objectives.labelled import Prediction
 
@@ -58,7 +58,7 @@ def predict(
     batches = map(objective.collate, selections(rows, chosen[own], batch_size))
     total = math.ceil(len(order) / accelerator.num_processes / batch_size)
     try:
-        for batch in held_out.until(stop, batches, total, desc=desc):
+        for batch in interruptible(stop, batches, total, desc=desc):
             count += objective.num_targets(batch)
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             with accelerator.autocast():

@@ -43,7 +43,7 @@ CREATED_WITH = {".gitattributes", "README.md", "LICENSE"}  # what the Hub puts i
 
 EXPECTED = (HTTPError, OSError, RuntimeError, ValueError)  # what huggingface_hub and hf_xet raise when a push fails
 ANSWER_WITHIN = 20.0  # seconds; before training, a person waits
-SILENCE_LIMIT = 300.0  # seconds without a byte; the client's own default is to wait for ever
+READ_TIMEOUT = 300.0  # seconds without a byte; the client's own default is to wait for ever
 
 
 @dataclass(eq=False)
@@ -186,7 +186,7 @@ class HubPublisher:
         """
         stop = stop or threading.Event()
         for wait in (*self.waits, None):
-            get_session().timeout = SILENCE_LIMIT
+            get_session().timeout = READ_TIMEOUT
             try:
                 self._open()
                 return self._commit(Path(folder), revision, message)

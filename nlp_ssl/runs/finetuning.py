@@ -22,7 +22,7 @@ from nlp_ssl.core.files import replace
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.data.labelled.labelled_data import LabelledData, open_classification, open_tagging
 from nlp_ssl.data.sequences.batches import held_out_rows
-from nlp_ssl.data.sequences.length_batching import LengthCut
+from nlp_ssl.data.sequences.length_batching import LengthBatching
 from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.data.tokens.tokenizer import load_tokenizer
 from nlp_ssl.data.tokens.tokenizing import tokenizer_fingerprint
@@ -48,7 +48,7 @@ from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
 from nlp_ssl.training.adapters import HIGHEST_LR, LR_FACTOR, add_adapters, check_peft
 from nlp_ssl.training.device import make_accelerator, train_batches, training_device
-from nlp_ssl.training.distributed import in_turn
+from nlp_ssl.training.distributed import rank_zero_first
 from nlp_ssl.training.layerwise import freeze
 from nlp_ssl.training.optimizers import WEIGHT_DECAY
 from nlp_ssl.training.schedules import Horizon
@@ -89,7 +89,7 @@ def prepare(config: FinetuneConfig, task: Task) -> Prepared:
     _check(config)
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
     read = open_classification if task == "classification" else open_tagging
-    data: LabelledData = in_turn(lambda: read(config.data))
+    data: LabelledData = rank_zero_first(lambda: read(config.data))
     console.say(f"data: {data.description}")
     keep_head = False
     if not is_from_scratch(config.model):
@@ -111,7 +111,7 @@ def prepare(config: FinetuneConfig, task: Task) -> Prepared:
             raise UserError(f"--pooling {pooling}: {model_config.model_type} has one way to read a text, its own")
         model_config.classifier_pooling = pooling
     sets = {name: getattr(data, name) for name in ("train", "validation", "test", "hidden")}
-    rows = in_turn(lambda: {name: objective.prepare(part) for name, part in sets.items() if part is not None})
+    rows = rank_zero_first(lambda: {name: objective.prepare(part) for name, part in sets.items() if part is not None})
     return Prepared(tokenizer, data, objective, rows, model_config, keep_head)
 
 
@@ -136,7 +136,7 @@ class FinetuningRun:
             add_adapters(model, config.transfer.lora_rank)
             learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
             console.say(f"adapters: {learnt / 1e6:.2f} M parameters are trained, head included (--transfer.lora_rank)")
-        cut = LengthCut(
+        cut = LengthBatching(
             np.asarray(rows["length"][:]),
             capacity=config.train.micro_batch * config.max_length,
             overhead=OVERHEAD.get(accelerator.device.type, OVERHEAD["cuda"]),

@@ -19,7 +19,7 @@ from nlp_ssl.runs.checks import check_run
 from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, Task, prepare
 from nlp_ssl.runs.folder import check_links
 from nlp_ssl.runs.status import read_status
-from nlp_ssl.training.distributed import in_turn
+from nlp_ssl.training.distributed import rank_zero_first
 
 RESULTS_FILE = "results.json"
 
@@ -63,7 +63,7 @@ def finetune(config: FinetuneConfig, task: Task, *, last: bool = True) -> list[d
     if config.seeds is None:  # the run itself has said all
         return []
     folders = [Path(each.output_dir) for each in configs]
-    return in_turn(lambda: summarize(prepared, folders, Path(config.output_dir)))
+    return rank_zero_first(lambda: summarize(prepared, folders, Path(config.output_dir)))
 
 
 def _configs(config: FinetuneConfig) -> list[FinetuneConfig]:

@@ -16,7 +16,7 @@ from nlp_ssl.data.sequences.packing import PackedRows, pack
 from nlp_ssl.data.text.corpus import Corpus, open_corpus
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.data.tokens.tokenizer import (
-    begin_without_end,
+    add_bos_only,
     derive_vocab_size,
     load_tokenizer,
     num_text_bytes,
@@ -29,7 +29,7 @@ from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, max_positions
 from nlp_ssl.runs.checks import check_run
 from nlp_ssl.training.device import training_device
-from nlp_ssl.training.distributed import in_turn
+from nlp_ssl.training.distributed import rank_zero_first
 
 Kind = Literal["mlm", "clm"]
 AUTO_CLASS = {"mlm": AutoModelForMaskedLM, "clm": AutoModelForCausalLM}
@@ -74,7 +74,7 @@ def prepare(config: PretrainConfig, kind: Kind) -> PretrainingData:
         UserError: see `open_corpus`, `load_tokenizer`, `architecture`.
     """
     check_run(config)
-    data = in_turn(lambda: _prepare(config, kind))
+    data = rank_zero_first(lambda: _prepare(config, kind))
     if data is None:
         raise UserError(
             f"{config.tokens.folder} waits for other shards of {config.tokens.num_shards}; make them with "
@@ -92,10 +92,10 @@ def prepare_shard(config: PretrainConfig) -> bool:
         raise UserError("shards of a corpus need one --tokens.folder and one --tokenizer.path that all machines share")
     if not 0 <= config.tokens.shard < config.tokens.num_shards:
         raise UserError(f"--tokens.shard {config.tokens.shard} is not one of 0 ... {config.tokens.num_shards - 1}")
-    return _prepare(config, kind_of(config)) is not None
+    return _prepare(config, infer_objective(config)) is not None
 
 
-def kind_of(config: PretrainConfig) -> Kind:
+def infer_objective(config: PretrainConfig) -> Kind:
     """Whether a configuration's model is a masked or a causal one, where no recipe says it."""
     if config.model.name is None:
         return "mlm"
@@ -200,7 +200,7 @@ def get_tokenizer(config: PretrainConfig, corpus: Corpus, kind: Kind) -> PreTrai
         console.say(f"tokenizer: training {wanted.kind} with {wanted.vocab_size:,} entries on the corpus")
         tokenizer = train_on(corpus, wanted)
         with making(folder) as temporary:
-            save_tokenizer(begin_without_end(tokenizer) if kind == "clm" else tokenizer, temporary)
+            save_tokenizer(add_bos_only(tokenizer) if kind == "clm" else tokenizer, temporary)
     tokenizer = load_tokenizer(str(folder), needs_mask=kind == "mlm")
     console.say(f"tokenizer: {wanted.kind}, {len(tokenizer):,} entries, {folder}")
     return tokenizer

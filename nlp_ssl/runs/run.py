@@ -32,7 +32,7 @@ from nlp_ssl.runs.status import outcome, write_status
 from nlp_ssl.training.checkpoints import Checkpoints, load, load_weights, publish
 from nlp_ssl.training.device import describe_exactness, describe_hardware, end_run, make_fast
 from nlp_ssl.training.distributed import any_process, host_group
-from nlp_ssl.training.early_stopping import Judge
+from nlp_ssl.training.early_stopping import EarlyStopping
 from nlp_ssl.training.loop import Step, train
 from nlp_ssl.training.optimizers import build_optimizer
 from nlp_ssl.training.schedules import Horizon
@@ -115,7 +115,7 @@ class Run:
             if due and self.evaluated_at != self.step:
                 self._evaluate()  # a broken evaluation is found now, not after an hour
             rewinds = "rewind" in (self.config.train.on_nonfinite, self.config.train.on_spike)
-            if (self.step == 0 and rewinds) or (self.step > 0 and due and self.judge.is_best):
+            if (self.step == 0 and rewinds) or (self.step > 0 and due and self.early_stopping.is_best):
                 self._save()  # to go back to; or the evaluation that the interrupted part of the run owes
             while self._take_steps():
                 self._rewind()
@@ -124,7 +124,7 @@ class Run:
 
     def _take_steps(self) -> bool:
         """Take steps to the end of the run, and return False; or to one that asks to go back, and return True."""
-        if self.judge.has_waited_enough:  # and it was stopped before it could end
+        if self.early_stopping.should_stop:  # and it was stopped before it could end
             return False
         for step in self._steps():
             signals.interrupts.at_once = False  # now there is something to save first
@@ -140,8 +140,8 @@ class Run:
             due = step.stop == "budget" or self._evaluation_is_due()
             if due and not stopped:
                 stopped = not self._evaluate()
-            best = self.judge.is_best and self.evaluated_at == self.step
-            ends = step.stop or self.judge.has_waited_enough
+            best = self.early_stopping.is_best and self.evaluated_at == self.step
+            ends = step.stop or self.early_stopping.should_stop
             if stopped or ends or self.saver.is_due(self.step, self.horizon.steps, self.elapsed, best):
                 self._save()
             if stopped:
@@ -153,7 +153,7 @@ class Run:
     def _prepare(self) -> None:
         config = self.config
         self.inner, self.not_applied = self.model, 0
-        self.judge, self.guard = Judge(config.evaluation), StepGuard(config.train.spike_factor)
+        self.early_stopping, self.guard = EarlyStopping(config.evaluation), StepGuard(config.train.spike_factor)
         host_group()  # all processes make it now
         torch.manual_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
         for line in describe_exactness(config, self.accelerator, self.model):
@@ -307,7 +307,7 @@ class Run:
                 raise
             return False
         self.evaluated_at = self.step
-        self.judge.judge(self.results)
+        self.early_stopping.update(self.results)
         self.log.write("evaluation", self.step, **self.results, seconds=time.monotonic() - before)
         self.accelerator.log({f"held_out/{key}": value for key, value in self.results.items()}, step=self.step)
         listed = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in self.results.items())
@@ -316,7 +316,7 @@ class Run:
 
     def _save(self) -> None:
         state = {name: getattr(self, name) for name in COUNTERS} | {"identity": self.identity, "setup": self._setup()}
-        state["value"] = self.judge.value if self.evaluated_at == self.step else None
+        state["value"] = self.early_stopping.value if self.evaluated_at == self.step else None
         state |= {name: getattr(self, name).state_dict() for name in STATEFUL}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()

@@ -41,7 +41,7 @@ def peer_is_gone(error: BaseException) -> bool:
 _turns = itertools.count()  # every process takes the same turns in the same order
 
 
-def in_turn(work: Callable[[], Any]) -> Any:
+def rank_zero_first(work: Callable[[], Any]) -> Any:
     """Do what leaves its result on disk: first rank 0, then one process a machine, then the others, who find it.
 
     The others wait on the launcher's key-value store, outside any process group, so no collective times out however

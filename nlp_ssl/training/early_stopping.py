@@ -1,4 +1,4 @@
-"""Which evaluation is the best so far, and whether a run goes on waiting for a better one."""
+"""Early stopping: which evaluation is the best so far, and whether to wait for a better one."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from nlp_ssl.core.errors import UserError
 LOW_IS_GOOD = ("perplexity", "bits_per_byte")  # besides losses
 
 
-class Judge:
+class EarlyStopping:
     """Compares the evaluations of a run by one of their numbers.
 
     Args:
@@ -25,9 +25,9 @@ class Judge:
         self.metric, self.patience = config.metric or "held_out_loss", config.patience
         self.value: float | None = None
         self.best: float | None = None
-        self.stale, self.is_best = 0, False
+        self.evaluations_without_improvement, self.is_best = 0, False
 
-    def judge(self, results: dict[str, float]) -> None:
+    def update(self, results: dict[str, float]) -> None:
         """Take note of an evaluation.
 
         Raises:
@@ -39,19 +39,20 @@ class Judge:
         self.value = results[self.metric] * (1 if low_is_good else -1)
         self.is_best = math.isfinite(self.value) and (self.best is None or self.value < self.best)
         self.best = self.value if self.is_best else self.best
-        self.stale = 0 if self.is_best else self.stale + 1
-        if self.has_waited_enough:
-            say(f"{self.stale} evaluations in a row were no better than the best: the run ends here")
+        self.evaluations_without_improvement = 0 if self.is_best else self.evaluations_without_improvement + 1
+        if self.should_stop:
+            count = self.evaluations_without_improvement
+            say(f"early stopping: {count} evaluations in a row were no better than the best")
 
     @property
-    def has_waited_enough(self) -> bool:
-        """Whether as many evaluations as there is patience for were no better than the best."""
-        return self.patience is not None and self.stale >= self.patience
+    def should_stop(self) -> bool:
+        """Early stopping: which evaluation is the best so far, and whether to wait for a better one."""
+        return self.patience is not None and self.evaluations_without_improvement >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"best": self.best, "stale": self.stale}
+        """Early stopping: which evaluation is the best so far, and whether to wait for a better one."""
+        return {"best": self.best, "stale": self.evaluations_without_improvement}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
-        self.best, self.stale = state["best"], state["stale"]
+        """Early stopping: which evaluation is the best so far, and whether to wait for a better one."""
+        self.best, self.evaluations_without_improvement = state["best"], state["stale"]

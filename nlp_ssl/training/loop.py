@@ -100,11 +100,11 @@ def train(
     Yields:
         One `Step` an optimizer step.
     """
-    feed = _Feed(steps, num_targets, accelerator, stop_requested, save_state, elapsed)
+    feed = _Prefetcher(steps, num_targets, accelerator, stop_requested, save_state, elapsed)
     guard = guard or StepGuard()
     module.train()
     feed.prepare()
-    agreed = feed.agree()
+    agreed = feed.sync()
     number, before = first_step, time.monotonic()
     while horizon.steps is None or number < horizon.steps:
         factor = horizon.factor(schedule, number)
@@ -132,7 +132,7 @@ def train(
             accelerator.scaler.update()  # clipping has unscaled the gradient: close the step
         optimizer.zero_grad(set_to_none=True)
         number += 1
-        agreed = feed.agree()
+        agreed = feed.sync()
         horizon.update(number, agreed.elapsed)
         stop = "interrupt" if agreed.stop else "budget" if number == horizon.steps else None
         now = time.monotonic()
@@ -147,7 +147,7 @@ def train(
 
 
 @dataclass(frozen=True)
-class _Agreed:
+class _StepStats:
     """What all processes agree on before a step."""
 
     num_targets: int
@@ -159,7 +159,7 @@ class _Agreed:
     elapsed: float
 
 
-class _Feed:
+class _Prefetcher:
     """Fetches the micro-batches of the next step, and adds its counts up over the processes on the host meanwhile."""
 
     def __init__(
@@ -196,9 +196,9 @@ class _Feed:
         )
         self.work = dist.all_reduce(self.counts, group=self.group, async_op=True) if self.group else None
 
-    def agree(self) -> _Agreed:
+    def sync(self) -> _StepStats:
         """Wait until the processes have agreed."""
         if self.work is not None:
             self.work.wait()
         targets, tokens, digest, stop, writing, failed, elapsed = self.counts.tolist()
-        return _Agreed(max(1, int(targets)), int(tokens), int(digest), stop > 0, writing == 0, failed > 0, elapsed)
+        return _StepStats(max(1, int(targets)), int(tokens), int(digest), stop > 0, writing == 0, failed > 0, elapsed)

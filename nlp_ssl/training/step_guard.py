@@ -7,7 +7,7 @@ from typing import Literal
 
 Incident = Literal["nonfinite", "spike"]
 WINDOW = 128  # applied steps whose gradient norms say what is usual
-ENOUGH = 16  # so many are needed to say it
+MIN_HISTORY = 16  # steps before the first spike can be found
 
 
 class StepGuard:
@@ -20,21 +20,22 @@ class StepGuard:
 
     def __init__(self, spike_factor: float | None = None) -> None:
         self.spike_factor = spike_factor
-        self.usual: deque[float] = deque(maxlen=WINDOW)
+        self.history: deque[float] = deque(maxlen=WINDOW)
 
     def judge(self, loss: float, grad_norm: float) -> Incident | None:
         """What is wrong with a step, if anything; a step that is right is remembered as usual."""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             return "nonfinite"
-        if self.spike_factor and len(self.usual) >= ENOUGH and grad_norm > self.spike_factor * median(self.usual):
+        known = len(self.history) >= MIN_HISTORY
+        if self.spike_factor and known and grad_norm > self.spike_factor * median(self.history):
             return "spike"
-        self.usual.append(grad_norm)
+        self.history.append(grad_norm)
         return None
 
     def state_dict(self) -> list[float]:
         """What a checkpoint keeps."""
-        return list(self.usual)
+        return list(self.history)
 
     def load_state_dict(self, state: list[float]) -> None:
         """Go on where a checkpoint left it."""
-        self.usual = deque(state, maxlen=WINDOW)
+        self.history = deque(state, maxlen=WINDOW)

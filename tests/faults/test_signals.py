@@ -9,7 +9,7 @@ import pytest
 
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import Interrupted
-from nlp_ssl.core.signals import Interrupts, interruptibly
+from nlp_ssl.core.signals import Interrupts, run_in_thread
 
 SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
 
@@ -85,11 +85,11 @@ def test_a_second_ctrl_c_counts_when_a_person_has_had_time_for_it(
 
 
 def test_native_work_is_interruptible_and_hands_on_what_it_makes(interrupts: Interrupts) -> None:
-    assert interruptibly(lambda: 3) == 3
+    assert run_in_thread(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
-        interruptibly(lambda: 1 / 0)
+        run_in_thread(lambda: 1 / 0)
     end = threading.Event()
     threading.Timer(0.2, lambda: signal.pthread_kill(threading.main_thread().ident, SIGTERM)).start()
     with pytest.raises(Interrupted):
-        interruptibly(end.wait)  # as long as it likes
+        run_in_thread(end.wait)  # as long as it likes
     end.set()

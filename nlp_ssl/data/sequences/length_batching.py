@@ -8,7 +8,7 @@ PAD_TO_MULTIPLE_OF = 8  # tensor cores like it, and there are fewer shapes to co
 
 
 @dataclass(frozen=True)
-class LengthCut:
+class LengthBatching:
     """How a global batch of rows of different lengths is cut into micro-batches.
 
     The batch is what it is; sorted by length it is only cut, so what a step learns does not change.
@@ -56,7 +56,7 @@ def cheapest_cut(lengths: np.ndarray, capacity: int, overhead: int, width: int |
         lengths: int64 (N,), descending.
         capacity: tokens.
         overhead: tokens.
-        width: see `LengthCut`.
+        width: see `LengthBatching`.
     """
     sums = np.concatenate([[0], np.cumsum(lengths)])
     count = len(lengths)

@@ -98,7 +98,7 @@ def _add(open_rows: dict[int, Counter[Pattern]], space: int, pattern: Pattern, c
         open_rows.setdefault(space, Counter())[pattern] += count
 
 
-def take_poor_rows(plans: Counter[Pattern], row_length: int, full_rows: int, special: int) -> Counter[Pattern]:
+def take_least_filled_rows(plans: Counter[Pattern], row_length: int, full_rows: int, special: int) -> Counter[Pattern]:
     """Take the emptiest rows out of a plan: as few as make the corpus `FULL_ENOUGH` once their documents are cut.
 
     Where nothing does (a handful of rows), as few as make the fewest rows.
@@ -158,7 +158,7 @@ class IndexBuilder:
             poor: Counter[tuple[int, ...]] = Counter()
         else:
             plans = plan(histogram, self.row_length)
-            poor = take_poor_rows(plans, self.row_length, full_rows, self.special)
+            poor = take_least_filled_rows(plans, self.row_length, full_rows, self.special)
         self._sort_by_length(histogram)
         total = full_rows + plans.total() + poor.total()
         with (

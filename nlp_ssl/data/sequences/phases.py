@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nlp_ssl.data.sequences.length_batching import LengthCut
+from nlp_ssl.data.sequences.length_batching import LengthBatching
 
 
 class Rows(Protocol):
@@ -64,7 +64,7 @@ class Phase:
     micro_batch: int
     steps: int | None = None
     collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None = None
-    cut: LengthCut | None = None
+    cut: LengthBatching | None = None
 
     @property
     def tokens_per_row(self) -> int | None:

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from nlp_ssl.core.console import human_bytes, progress, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.network import hub_answers
-from nlp_ssl.core.signals import interruptibly
+from nlp_ssl.core.signals import run_in_thread
 from nlp_ssl.data.tokens.tokenizer_training import TRAINERS, Kind
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def train_tokenizer(
     say(f"training a {kind} tokenizer of {vocab_size:,} entries")
     # RoBERTa's mask takes the space before it, so that what is predicted is a word with its space.
     added = [AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>") for t in specials]
-    backend = interruptibly(lambda: TRAINERS[kind](sample, vocab_size, added, lowercase, min_frequency))
+    backend = run_in_thread(lambda: TRAINERS[kind](sample, vocab_size, added, lowercase, min_frequency))
     if (size := backend.get_vocab_size()) < vocab_size:
         raise UserError(
             f"the text fills only {size:,} of the {vocab_size:,} entries asked of a {kind} tokenizer: lower the"
@@ -112,7 +112,7 @@ def train_tokenizer(
     )
 
 
-def begin_without_end(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def add_bos_only(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """Let the tokenizer of a decoder put BOS before a text and nothing behind it, so that a prompt can be continued."""
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(

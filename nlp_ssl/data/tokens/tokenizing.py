@@ -93,7 +93,7 @@ def tokenize_corpus(
         parts = _missing_parts(documents, folder, label, bar)
         if num_proc == 1:
             for texts, path in parts:
-                signals.interruptibly(partial(_make_part, serialized, texts, path, dtype, bar.update))
+                signals.run_in_thread(partial(_make_part, serialized, texts, path, dtype, bar.update))
         else:
             _make_parts_in_processes(serialized, parts, dtype, num_proc, bar)
     write_atomically(folder / f"done-{shard:03d}-of-{num_shards:03d}", b"")
@@ -168,7 +168,7 @@ def _make_parts_in_processes(
                 bar.update(running.pop(future))
 
         for texts, path in parts:
-            with signals.deaf_children():
+            with signals.block_signals_in_children():
                 future = pool.submit(_make_part, serialized, texts, path, dtype)
             running[future] = len(texts)
             if len(running) >= 2 * num_proc:

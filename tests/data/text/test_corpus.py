@@ -18,12 +18,13 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from launch import ROOT
 
 from nlp_ssl.config.pretraining import CorpusConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.text.corpus import open_corpus
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+DATA = ROOT.parent / "shared" / "data"
 HOSTILE = DATA / "hostile"
 
 # Line separators that are no line ends, a comma, quotes, tabs, inner newlines, emoji, Chinese, trailing spaces.

@@ -3,12 +3,12 @@
 import csv
 import gzip
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from launch import ROOT
 
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core.errors import UserError
@@ -17,7 +17,7 @@ from nlp_ssl.data.labelled.labelled_data import open_classification, open_taggin
 from nlp_ssl.data.labelled.tag_schemes import entities
 from nlp_ssl.data.text.pydocs import PyDoc
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+SHARED = ROOT.parent / "shared" / "data"
 
 TEXTS = ["plain", 'a "quoted", text\nof two lines', "NA", "None", "emoji 😀 and\u2028separator"] * 6
 LABELS = ["pos", "neg", "neutral"] * 10

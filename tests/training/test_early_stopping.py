@@ -6,16 +6,16 @@ import pytest
 
 from nlp_ssl.config.common import EvaluationConfig
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.training.early_stopping import Judge
+from nlp_ssl.training.early_stopping import EarlyStopping
 
 
 def story(judge, values):
     """Whether each is the best so far, up to the end of the patience."""
     found = []
     for value in values:
-        judge.judge({judge.metric: value})
+        judge.update({judge.metric: value})
         found.append(judge.is_best)
-        if judge.has_waited_enough:
+        if judge.should_stop:
             break
     return found
 
@@ -30,14 +30,14 @@ def story(judge, values):
     ],
 )
 def test_the_best_so_far_and_the_end_of_patience(metric, values, expected):
-    assert story(Judge(EvaluationConfig(metric=metric, patience=2)), values) == expected
-    assert len(story(Judge(EvaluationConfig(metric=metric)), values)) == len(values)  # for ever
+    assert story(EarlyStopping(EvaluationConfig(metric=metric, patience=2)), values) == expected
+    assert len(story(EarlyStopping(EvaluationConfig(metric=metric)), values)) == len(values)  # for ever
 
 
 def test_a_resumed_run_waits_no_longer():
-    whole, values = Judge(EvaluationConfig(metric="f1", patience=3)), [0.1, 0.5, 0.4, 0.3, 0.2, 0.9]
+    whole, values = EarlyStopping(EvaluationConfig(metric="f1", patience=3)), [0.1, 0.5, 0.4, 0.3, 0.2, 0.9]
     expected = story(whole, values)
-    first, second = Judge(EvaluationConfig(metric="f1", patience=3)), Judge(EvaluationConfig(metric="f1", patience=3))
+    first, second = (EarlyStopping(EvaluationConfig(metric="f1", patience=3)) for _ in range(2))
     begin = story(first, values[:3])
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert begin + story(second, values[3:]) == expected
@@ -45,4 +45,4 @@ def test_a_resumed_run_waits_no_longer():
 
 def test_a_number_that_is_not_measured_is_a_users_mistake():
     with pytest.raises(UserError, match="metric bleu is not measured here, only held_out_loss, accuracy"):
-        Judge(EvaluationConfig(metric="bleu")).judge({"held_out_loss": 1.0, "accuracy": 0.5})
+        EarlyStopping(EvaluationConfig(metric="bleu")).update({"held_out_loss": 1.0, "accuracy": 0.5})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nlp_ssl.data.sequences.batches import TrainBatches
-from nlp_ssl.data.sequences.length_batching import LengthCut, cheapest_cut, padded
+from nlp_ssl.data.sequences.length_batching import LengthBatching, cheapest_cut, padded
 from nlp_ssl.data.sequences.phases import Phase, Phases
 
 
@@ -43,7 +43,7 @@ def test_no_cut_is_cheaper(seed, width):
 
 def test_padding_of_real_lengths_is_small():
     lengths = np.minimum(np.random.default_rng(0).lognormal(3, 0.7, 5000).astype(int) + 2, 128)
-    cut, wasted, tokens = LengthCut(lengths, capacity=32 * 128, overhead=128), 0, 0
+    cut, wasted, tokens = LengthBatching(lengths, capacity=32 * 128, overhead=128), 0, 0
     for at in range(0, 4992, 32):
         numbers = np.arange(at, at + 32)
         parts = cut(numbers)
@@ -68,7 +68,7 @@ class Rows:
 @pytest.mark.parametrize(("world_size", "capacity", "workers"), [(1, 200, 0), (1, 56, 2), (2, 200, 0), (3, 100, 0)])
 def test_a_step_learns_from_the_same_rows_however_it_is_cut(world_size, capacity, workers):
     whole = TrainBatches(Phases([Phase(Rows(), 16, 16)]), list, seed=3)
-    cut = LengthCut(Rows.lengths, capacity, overhead=8)
+    cut = LengthBatching(Rows.lengths, capacity, overhead=8)
     shares = [
         TrainBatches(
             Phases([Phase(Rows(), 16, 16, cut=cut)]), list, seed=3, rank=rank, world_size=world_size, workers=workers

@@ -2,10 +2,10 @@
 
 import csv
 import gzip
-from pathlib import Path
 
 import pytest
 from glue_layout import LAYOUTS, QUOTE, write_glue
+from launch import ROOT
 
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core.errors import UserError
@@ -48,7 +48,7 @@ def test_broken_lines_are_counted_and_what_is_not_there_is_named(tmp_path, capsy
 
 
 def test_the_real_files_equal_someone_elses_reading(tmp_path):
-    shared = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    shared = ROOT.parent / "shared" / "data"
     if not shared.exists():
         pytest.skip("no shared data here")
     for task, folder in (("cola", "CoLA"), ("sst2", "SST-2")):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nlp_ssl.training.step_guard import ENOUGH, WINDOW, StepGuard
+from nlp_ssl.training.step_guard import MIN_HISTORY, WINDOW, StepGuard
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)])
@@ -15,7 +15,7 @@ def test_what_is_not_finite(loss, norm):
 
 def test_a_spike_is_far_above_the_median_of_what_was_applied():
     guard = StepGuard(spike_factor=10)
-    for step in range(ENOUGH):
+    for step in range(MIN_HISTORY):
         assert guard.judge(5.0, 1e6 if step == 0 else 1.0) is None  # not enough seen yet to say what is usual
     assert guard.judge(5.0, 10.0) is None
     assert guard.judge(5.0, 10.1) == "spike"

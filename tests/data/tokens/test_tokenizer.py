@@ -33,7 +33,7 @@ from nlp_ssl.data.tokens.tokenizer import (
 )
 from nlp_ssl.data.tokens.tokenizer_audit import audit, format_audit
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 SHARED = REPO.parent / "shared" / "data"
 KINDS = ["wordpiece", "bpe", "unigram"]
 
