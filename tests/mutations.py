@@ -644,7 +644,7 @@ FAULTS = [
     Fault(
         "a resumed run that forgets its best evaluation",
         "runs/run.py",
-        'STATEFUL = ("horizon", "guard", "judge")',
+        'STATEFUL = ("horizon", "guard", "early_stopping")',
         'STATEFUL = ("horizon", "guard")',
         "recipes/test_finetuning.py::test_the_best_is_kept_and_patience_ends",
     ),

@@ -27,9 +27,10 @@ def options(config: type, prefix: str = "") -> Iterator[str]:
 
 def config_of(recipe: Path) -> type:
     """The class whose fields are a recipe's options: what its `main` takes."""
-    spec = importlib.util.spec_from_file_location(recipe.stem, recipe)
+    name = f"options of {recipe.stem}"
+    spec = importlib.util.spec_from_file_location(name, recipe)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[recipe.stem] = module  # where dataclasses look their annotations up
+    sys.modules[name] = module  # where dataclasses look their annotations up
     spec.loader.exec_module(module)
     return module.main.__annotations__["config"]
 

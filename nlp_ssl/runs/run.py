@@ -41,7 +41,7 @@ from nlp_ssl.training.tracking import Log, start_trackers
 
 # what goes on in a resumed run
 COUNTERS = ("step", "data_offset", "tokens_seen", "elapsed", "step_seconds", "results", "evaluated_at", "rewinds")
-STATEFUL = ("horizon", "guard", "judge")
+STATEFUL = ("horizon", "guard", "early_stopping")
 OVERFLOWS = 20  # so many fp16 overflows in a row are no longer ordinary
 NOT_APPLIED = 50  # so many steps in a row that were not applied will not be followed by a good one
 REWINDS = 10  # going back so often from one checkpoint does not help

@@ -37,7 +37,8 @@ STATE = "training_state"
 RUN_STATE = f"{STATE}/run.json"
 OPTIMIZER = f"{STATE}/optimizer.pt"
 TRAINED = "trained.pt"  # weights with adapters, which the model folder holds merged
-FORMAT = 2  # of the training state; 1, which had no number, kept NumPy's random state as an array
+# of the training state; 1, which had no number, kept NumPy's random state as an array; 2 said `judge` of early stopping
+FORMAT = 3
 FORMER = ".former"  # of the same step, until the new one has its name
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(FORMER)})?")
 READ = re.compile(rf"{STATE}/.*|[^/]*\.(safetensors|json|yaml|bin|pt|py)")  # what is read of a checkpoint
@@ -356,6 +357,8 @@ def read_state(folder: Path) -> dict[str, Any]:
             f"{folder} was made by a newer nlp_ssl (its format is {number}, this version reads up to {FORMAT}); go on "
             "with that version, or start anew in another --output_dir"
         )
+    if (judge := state.pop("judge", None)) is not None:
+        state["early_stopping"] = {"best": judge["best"], "evaluations_without_improvement": judge["stale"]}
     return state
 
 

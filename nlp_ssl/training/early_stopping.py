@@ -25,7 +25,7 @@ class EarlyStopping:
         self.metric, self.patience = config.metric or "held_out_loss", config.patience
         self.value: float | None = None
         self.best: float | None = None
-        self.evaluations_without_improvement, self.is_best = 0, False
+        self.without_improvement, self.is_best = 0, False
 
     def update(self, results: dict[str, float]) -> None:
         """Take note of an evaluation.
@@ -39,20 +39,19 @@ class EarlyStopping:
         self.value = results[self.metric] * (1 if low_is_good else -1)
         self.is_best = math.isfinite(self.value) and (self.best is None or self.value < self.best)
         self.best = self.value if self.is_best else self.best
-        self.evaluations_without_improvement = 0 if self.is_best else self.evaluations_without_improvement + 1
+        self.without_improvement = 0 if self.is_best else self.without_improvement + 1
         if self.should_stop:
-            count = self.evaluations_without_improvement
-            say(f"early stopping: {count} evaluations in a row were no better than the best")
+            say(f"early stopping: {self.without_improvement} evaluations in a row were no better than the best")
 
     @property
     def should_stop(self) -> bool:
-        """Early stopping: which evaluation is the best so far, and whether to wait for a better one."""
-        return self.patience is not None and self.evaluations_without_improvement >= self.patience
+        """Whether as many evaluations as there is patience for were no better than the best."""
+        return self.patience is not None and self.without_improvement >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """Early stopping: which evaluation is the best so far, and whether to wait for a better one."""
-        return {"best": self.best, "stale": self.evaluations_without_improvement}
+        """What a checkpoint keeps."""
+        return {"best": self.best, "evaluations_without_improvement": self.without_improvement}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Early stopping: which evaluation is the best so far, and whether to wait for a better one."""
-        self.best, self.evaluations_without_improvement = state["best"], state["stale"]
+        """Undo `state_dict`."""
+        self.best, self.without_improvement = state["best"], state["evaluations_without_improvement"]

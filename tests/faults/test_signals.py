@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nlp_ssl.core import console
+from nlp_ssl.core import signals
 from nlp_ssl.core.errors import Interrupted
 from nlp_ssl.core.signals import Interrupts, run_in_thread
 
@@ -73,9 +73,9 @@ def test_a_second_ctrl_c_counts_when_a_person_has_had_time_for_it(
 ) -> None:
     interrupts.at_once = False
     now = time.monotonic()
-    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now)
     signal.raise_signal(SIGINT)
-    monkeypatch.setattr(console.time, "monotonic", lambda: now + seconds)
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now + seconds)
     if ends:
         with pytest.raises(KeyboardInterrupt, match="at once"):
             signal.raise_signal(SIGINT)

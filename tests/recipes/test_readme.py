@@ -41,7 +41,7 @@ SHORT = {
     "push_to_hub.py": [],
 }
 # those that run for minutes, and have tests of their own: here their options are read
-LONG = {"benchmark.py", "benchmark_finetuning.py", "nlp_ssl.doctor.examination", "nlp_ssl.benchmarks.gpu"}
+LONG = {"benchmark.py", "benchmark_finetuning.py", "nlp_ssl.doctor", "nlp_ssl.benchmarks.gpu"}
 YAML = {
     "mlm_own_corpus": ("pretrain_mlm.py", []),
     "mlm_continue": (
@@ -68,7 +68,7 @@ def commands() -> list[str]:
 
 
 def program_and_options(line: str) -> tuple[str, list[str]]:
-    """Such as `pretrain_mlm.py` or `nlp_ssl.doctor.examination`, and what stands behind it."""
+    """Such as `pretrain_mlm.py` or `nlp_ssl.doctor`, and what stands behind it."""
     words = shlex.split(line)
     at = next(i for i, word in enumerate(words) if "recipes/" in word or word.startswith("nlp_ssl."))
     return words[at].removeprefix("recipes/"), words[at + 1 :]
@@ -123,7 +123,8 @@ def test_commands_are_found() -> None:
 def test_a_command_of_readme(line: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, options = program_and_options(line)
     if name in LONG:
-        module = name.replace(".", "/") + ".py" if name.startswith("nlp_ssl") else f"recipes/{name}"
+        module = name.replace(".", "/") if name.startswith("nlp_ssl") else f"recipes/{name.removesuffix('.py')}"
+        module += "/__main__.py" if (ROOT / module).is_dir() else ".py"
         monkeypatch.chdir(folder)
         assert parse(config_of(ROOT / module), argv=options)
     elif name == "push_to_hub.py":

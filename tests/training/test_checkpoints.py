@@ -13,10 +13,11 @@ from disks import Disk
 from toys import tiny_model, tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from nlp_ssl.config.common import CheckpointConfig, OptimizerConfig
+from nlp_ssl.config.common import CheckpointConfig, EvaluationConfig, OptimizerConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.training import checkpoints as module
 from nlp_ssl.training.checkpoints import Checkpoints, SaveError, load, publish, to_host, verify
+from nlp_ssl.training.early_stopping import EarlyStopping
 from nlp_ssl.training.optimizers import build_optimizer
 
 
@@ -372,6 +373,18 @@ def test_a_checkpoint_of_the_first_format_goes_on_bit_by_bit(tmp_path):
     assert (np.random.rand(), random.random(), torch.rand(1).item()) == expected
     second.taken = 2
     assert same(second.step().model, whole.model)
+
+
+def test_early_stopping_goes_on_from_a_checkpoint_of_the_second_format(tmp_path):
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    older = {"format": 2, "step": 1, "judge": {"best": -0.5, "stale": 2}}
+    rewrite(path, "training_state/run.json", json.dumps(older).encode())
+    stopping = EarlyStopping(EvaluationConfig(metric="f1", patience=3))
+    stopping.load_state_dict(module.read_state(path)["early_stopping"])
+    assert not stopping.should_stop
+    stopping.update({"f1": 0.4})
+    assert stopping.should_stop
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path):

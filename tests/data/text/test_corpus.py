@@ -524,8 +524,8 @@ def test_hub_errors_are_sentences(monkeypatch, hub):
 
 OFFLINE = """
 import sys
-from nlp_ssl.config.common import CorpusConfig
-from nlp_ssl.core.console import UserError
+from nlp_ssl.config.pretraining import CorpusConfig
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.text.corpus import open_corpus
 try:
     open_corpus(CorpusConfig(sources="someone/poems", streaming=len(sys.argv) > 1))

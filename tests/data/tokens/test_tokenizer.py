@@ -339,7 +339,7 @@ def test_loading_refuses_with_a_sentence(trained, tmp_path):
 
 def test_loading_without_a_network_says_what_works():
     code = """
-from nlp_ssl.core.console import UserError
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.tokens.tokenizer import load_tokenizer
 try:
     load_tokenizer("some/tokenizer", revision="v1")
