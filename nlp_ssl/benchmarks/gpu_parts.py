@@ -135,7 +135,8 @@ def proofs(config: GpuConfig) -> dict[str, Any]:
     if importlib.util.find_spec("pytest") is None:
         raise UserError("pytest is not installed here, and the proofs are tests: pip install pytest")
     workers = ["-n", "4"] if importlib.util.find_spec("xdist") and config.device == "cuda" else []
-    command = [sys.executable, "-m", "pytest", str(folder), "-m", "gpu", "-v", "-rs", "--tb=short", *workers]
+    plainly = ["-o", "addopts=--strict-markers"]  # the project's own options need pytest-xdist
+    command = [sys.executable, "-m", "pytest", str(folder), *plainly, "-m", "gpu", "-v", "-rs", "--tb=short", *workers]
     # small kernels are compiled faster by the process that wants them
     with subprocess.Popen(
         command, text=True, stdout=subprocess.PIPE, env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
