@@ -331,8 +331,13 @@ def _open_hub(name: str, config: CorpusConfig) -> tuple[list[_HubShard], str | N
     """-> (shards in order, commit of the data set)."""
     import datasets
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     api = HfApi(endpoint=datasets.config.HF_ENDPOINT)
     commit, unreachable = config.revision, None
@@ -345,16 +350,18 @@ def _open_hub(name: str, config: CorpusConfig) -> tuple[list[_HubShard], str | N
     except RepositoryNotFoundError:
         reason = "on the Hub (a private one needs `hf auth login`), and no file has that name"
         raise UserError(f"there is no data set {name} {reason}; {_OFFLINE_HINT}") from None
-    except (httpx.TransportError, ConnectionError) as error:  # ConnectionError: HF_HUB_OFFLINE is set
-        unreachable = error
     except HfHubHTTPError as error:
         raise UserError(f"the Hub refused to open {name}: {_first_line(error)}; {_OFFLINE_HINT}") from None
+    except (HTTPError, ConnectionError) as error:  # ConnectionError: HF_HUB_OFFLINE is set
+        unreachable = error
     try:
         with _only_cache(datasets.config) if unreachable else contextlib.nullcontext():
             dataset = datasets.load_dataset(
                 name, config.subset, split=config.split, revision=commit, streaming=config.streaming
             )
-    except (ConnectionError, httpx.TransportError):
+    except HfHubHTTPError as error:
+        raise UserError(f"{name} could not be opened: {_first_line(error)}") from None
+    except (ConnectionError, HTTPError):
         raise UserError(
             f"{name} is no file here, and the Hugging Face Hub could not be reached to look for a data set of that "
             f"name; {_OFFLINE_HINT}"
