@@ -3,6 +3,7 @@
 `pretraining.py` and `finetuning.py` tell what is trained; this file sees it through to the end.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -355,6 +356,8 @@ class Run:
         signals.interrupts.reason = reason = signals.interrupts.reason or "another process was asked to stop"
         self._last_save()
         self._end_publishing()
+        with contextlib.suppress(OSError):  # what stops the run may be a full disk
+            write_status(self.folder, "interrupted", self.step, reason=reason)  # before another process can end
         self.accelerator.wait_for_everyone()  # the first to exit has the launcher end the others
         self.close()
         raise Interrupted(f"stopped ({reason}) after step {self.step:,}; everything is saved: go on with --resume")
