@@ -1,4 +1,4 @@
-"""Every option of every run, in one dataclass a part; `command_line.py` reads them.
+"""The options that all runs have, in one dataclass a part; `command_line.py` reads them.
 
 A field that is `None` is derived when the run starts, and the run prints what it chose and why. Defaults that are not
 `None` are the ones that the field has settled on.

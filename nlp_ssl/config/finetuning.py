@@ -1,4 +1,4 @@
-"""Every option of a fine-tuning run beyond those that `config.py` has for all runs."""
+"""Every option of a fine-tuning run beyond those that `common.py` has for all runs."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,1 +1,1 @@
-"""What leaves the machine: the model card, the report, the push to the Hub."""
+"""What leaves the machine: the model card, curves, pictures and tables, the push to the Hub."""

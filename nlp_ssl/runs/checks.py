@@ -1,4 +1,4 @@
-"""What is checked before a run begins, and what must stay the same when it is resumed."""
+"""What is checked before a run begins."""
 
 import os
 from operator import attrgetter

@@ -1,4 +1,4 @@
-"""What a run stands on: its processes, their threads and their arithmetic."""
+"""What a run stands on: its device, its threads and their arithmetic."""
 
 import ctypes
 import datetime

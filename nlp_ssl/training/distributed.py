@@ -1,4 +1,4 @@
-"""What the processes of a run agree on between steps, on the host; and what it looks like when one of them is gone."""
+"""The processes of a run: their turns, what they agree on over the host, and what it looks like when one is gone."""
 
 import datetime
 import functools
