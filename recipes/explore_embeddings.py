@@ -49,7 +49,7 @@ def main(config: EmbeddingsConfig) -> None:
         from nlp_ssl.data.tokens.tokenizer import load_tokenizer
         from nlp_ssl.evaluation.embeddings import SAMPLE, embed, maps, measure_embeddings
         from nlp_ssl.models.loading import architecture, build_model
-        from nlp_ssl.objectives.classification import Classification
+        from nlp_ssl.objectives.classification import ClassificationCollator
         from nlp_ssl.publishing.plots import plot_maps
         from nlp_ssl.publishing.tables import format_table, to_json
         from nlp_ssl.training.device import training_device
@@ -59,12 +59,12 @@ def main(config: EmbeddingsConfig) -> None:
     if data.kind != "classification":
         raise UserError(f"a map needs one class a text; this is {data.kind}")
     console.say(f"data: {data.description}")
-    reader = Classification(tokenizer, data.labels, data.text_columns, config.max_length)
+    reader = ClassificationCollator(tokenizer, data.labels, data.text_columns, config.max_length)
     shape = architecture(config.model, AutoModel, tokenizer, config.max_length, config.model.dropout)
     model = build_model(config.model, shape, AutoModel, isolated=False, seed=config.seed).to(training_device())
 
     sets = {"train": data.train, "validation": data.validation}
-    rows = {name: reader.prepare(part) for name, part in sets.items()}
+    rows = {name: reader.tokenize(part) for name, part in sets.items()}
     with torch.autocast(model.device.type, enabled=False):
         found = {
             name: embed(model, part, reader.pad_id, pooling=config.pooling, batch_size=config.batch_size)

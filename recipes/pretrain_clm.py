@@ -26,19 +26,20 @@ from nlp_ssl.core.libraries import importing
 def main(config: CLMConfig) -> None:
     """Corpus, tokenizer, packed rows, model, training, a look at the result."""
     with importing():
+        from nlp_ssl.objectives.clm import CausalLanguageModeling
         from nlp_ssl.runs import pretraining, pretraining_data
 
     # text -> tokens -> rows, on disk, once
-    data = pretraining_data.prepare(config, "clm")
+    data = pretraining_data.prepare(config, CausalLanguageModeling)
 
     # the model, and how it learns
-    run = pretraining.start(config, "clm", data)
+    run = pretraining.start(config, CausalLanguageModeling, data)
 
     # to the end of the budget: logging, evaluating, saving, publishing
     run.train()
 
     # what has it learnt?
-    pretraining.show(run, data, "clm")
+    pretraining.show(run, data)
 
 
 if __name__ == "__main__":

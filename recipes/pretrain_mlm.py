@@ -26,19 +26,20 @@ from nlp_ssl.core.libraries import importing
 def main(config: MLMConfig) -> None:
     """Corpus, tokenizer, packed rows, model, training, a look at the result."""
     with importing():
+        from nlp_ssl.objectives.mlm import MaskedLanguageModeling
         from nlp_ssl.runs import pretraining, pretraining_data
 
     # text -> tokens -> rows, on disk, once
-    data = pretraining_data.prepare(config, "mlm")
+    data = pretraining_data.prepare(config, MaskedLanguageModeling)
 
     # the model, and how it learns
-    run = pretraining.start(config, "mlm", data)
+    run = pretraining.start(config, MaskedLanguageModeling, data)
 
     # to the end of the budget: logging, evaluating, saving, publishing
     run.train()
 
     # what has it learnt?
-    pretraining.show(run, data, "mlm")
+    pretraining.show(run, data)
 
 
 if __name__ == "__main__":

@@ -52,16 +52,16 @@ FAULTS = [
     # ----------------------------------------------------------------------------------------------- a step of training
     Fault(
         "loss divided by the targets of a micro-batch",
-        "training/loop.py",
-        "(accelerator.num_processes / current.num_targets)",
-        "(accelerator.num_processes / max(1, num_targets(batch)))",
+        "training/gradients.py",
+        "{k: f * accelerator.num_processes for k, f in factors.items()}",
+        "{k: objective.terms[k] * accelerator.num_processes / max(1, batch.counts[k]) for k in factors}",
         "equivalence/test_parity.py",
     ),
     Fault(
         "gradient divided by the number of processes once more",
-        "training/loop.py",
-        "(accelerator.num_processes / current.num_targets)",
-        "(1 / current.num_targets)",
+        "training/gradients.py",
+        "{k: f * accelerator.num_processes for k, f in factors.items()}",
+        "factors",
         "recipes/test_equivalence.py",
     ),
     Fault(
@@ -74,13 +74,13 @@ FAULTS = [
     Fault(
         "logged loss averaged over processes in place of summed",
         "training/loop.py",
-        'accelerator.reduce(loss_sum, "sum")',
-        'accelerator.reduce(loss_sum, "mean")',
+        'accelerator.reduce(torch.stack([sums[name] for name in targets]), "sum")',
+        'accelerator.reduce(torch.stack([sums[name] for name in targets]), "mean")',
         "recipes/test_equivalence.py",
     ),
     Fault(
         "gradients never exchanged between processes",
-        "training/loop.py",
+        "training/gradients.py",
         "contextlib.nullcontext() if last else accelerator.no_sync(module)",
         "accelerator.no_sync(module)",
         "recipes/test_equivalence.py",
@@ -182,6 +182,48 @@ FAULTS = [
         'product = module.scaling["default"] * (up @ down)',
         "product = up @ down",
         "training/test_adapters.py",
+    ),
+    Fault(
+        "a loss term without its weight",
+        "training/loop.py",
+        "factors = {name: weights[name] / max(1, count) for name, count in targets.items()}",
+        "factors = {name: 1 / max(1, count) for name, count in targets.items()}",
+        "objectives/test_contract.py",
+    ),
+    Fault(
+        "a loss term divided by the targets of another",
+        "training/loop.py",
+        "factors = {name: weights[name] / max(1, count) for name, count in targets.items()}",
+        "factors = {name: weights[name] / max(1, *targets.values()) for name in targets}",
+        "objectives/test_contract.py",
+    ),
+    Fault(
+        "an objective never told that a step was taken",
+        "training/loop.py",
+        "                objective.after_step(number + 1)\n",
+        "                pass\n",
+        "objectives/test_contract.py",
+    ),
+    Fault(
+        "gradients of other rows in the second of two passes",
+        "training/gradients.py",
+        "begin = sum(sizes[: accelerator.process_index])",
+        "begin = 0",
+        "objectives/test_contract.py",
+    ),
+    Fault(
+        "padding of a shorter share taken for vectors of the step",
+        "training/gradients.py",
+        "torch.cat([each[:size] for each, size in zip(everyone, sizes, strict=True)])",
+        "torch.cat(list(everyone))",
+        "objectives/test_contract.py",
+    ),
+    Fault(
+        "other dropout in the second of two passes",
+        "training/gradients.py",
+        "        _restore(states[i], accelerator.device)  # the same dropout\n",
+        "",
+        "objectives/test_contract.py",
     ),
     # ---------------------------------------------------------------------------------------------------------- masking
     Fault(
@@ -430,7 +472,7 @@ FAULTS = [
     ),
     Fault(
         "nats per byte in place of bits",
-        "evaluation/held_out.py",
+        "objectives/cross_entropy.py",
         "text_loss_sum / math.log(2) / num_bytes",
         "text_loss_sum / num_bytes",
         "evaluation/test_held_out.py",
@@ -445,16 +487,21 @@ FAULTS = [
     Fault(
         "held-out loss a mean of the batches' means",
         "evaluation/held_out.py",
-        "loss_sum += batch_loss.cpu().double()",
-        'means = [*locals().get("means", []), batch_loss.cpu().double() / num_targets(batch)]\n'
-        "            loss_sum = sum(means) / len(means) * count",
+        "                sums[name] = sums.get(name, 0.0) + value.cpu().double()\n"
+        "            for name, count in batch.counts.items():\n"
+        "                counts[name] = counts.get(name, 0) + count\n",
+        '                each = locals().get("each", {})\n'
+        "                each.setdefault(name, []).append(value.cpu().double() / batch.counts.get(name, 1))\n"
+        "            for name, count in batch.counts.items():\n"
+        "                counts[name] = counts.get(name, 0) + count\n"
+        "            sums = {name: sum(m) / len(m) * counts.get(name, len(m)) for name, m in each.items()}\n",
         "evaluation/test_held_out.py",
     ),
     Fault(
         "held-out loss of one process in place of all",
         "evaluation/held_out.py",
-        "parts = gather_object([own]) if accelerator.num_processes > 1 else [own]",
-        "parts = [own]",
+        "parts = gather_object([(sums, counts)])",
+        "parts = [(sums, counts)]",
         "evaluation/test_held_out.py recipes/test_equivalence.py",
     ),
     Fault(
@@ -621,6 +668,27 @@ FAULTS = [
         "training/test_checkpoints.py",
     ),
     Fault(
+        "a resumed run without what its objective has beside the model",
+        "training/objective_state.py",
+        "        objective.load_state_dict(rest, strict=False)\n",
+        "        pass\n",
+        "training/test_checkpoints.py objectives/test_contract.py",
+    ),
+    Fault(
+        "a resumed run without the weights of its model",
+        "training/objective_state.py",
+        "model.load_state_dict({key: value for key, value in stored.items() if key in plain}, strict=False)",
+        "pass",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
+        "a checkpoint of the third format resumed without its adapters",
+        "training/objective_state.py",
+        "            model.load_state_dict(read_tensors(former), strict=False)\n",
+        "            pass\n",
+        "training/test_checkpoints.py",
+    ),
+    Fault(
         "a resumed run without its random state",
         "training/checkpoints.py",
         "            set_rng_state(drawn)\n",
@@ -680,8 +748,7 @@ FAULTS = [
     Fault(
         "all that lies in a checkpoint pushed, the training state too",
         "publishing/pushed.py",
-        "    for name, path in _all_files(folder).items():\n"
-        "        if any(pattern.fullmatch(name) for pattern in PUSHED):\n",
+        "    for name, path in _all_files(folder).items():\n        if _is_pushed(name):\n",
         '    for path in filter(Path.is_file, folder.rglob("*")):\n        if name := str(path.relative_to(folder)):\n',
         "publishing/test_hub.py",
     ),
@@ -695,8 +762,8 @@ FAULTS = [
     Fault(
         "the training state put beside the finished model",
         "training/checkpoints.py",
-        '        if "/" not in name:\n',
-        "        if (folder / name).parent.mkdir(parents=True, exist_ok=True) is None:\n",
+        '        if not name.startswith(f"{STATE}/"):\n',
+        "        if True:\n",
         "training/test_checkpoints.py",
     ),
     Fault(

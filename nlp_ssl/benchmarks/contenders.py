@@ -29,7 +29,7 @@ from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.config.finetuning import FinetuneConfig
 from nlp_ssl.models.loading import build_model
 from nlp_ssl.runs.pretraining import start
-from nlp_ssl.runs.pretraining_data import AUTO_CLASS, Kind, PretrainingData
+from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
 from nlp_ssl.training.device import compile_module, training_device
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.optimizers import build_optimizer
@@ -80,15 +80,18 @@ class Parts:
         return time.perf_counter()
 
 
-def ours(config: BenchmarkConfig, kind: Kind, data: PretrainingData, parts: Parts) -> Iterator[dict[str, Any]]:
+def ours(
+    config: BenchmarkConfig, objective: Objective, data: PretrainingData, parts: Parts
+) -> Iterator[dict[str, Any]]:
     """Steps of the loop that a run takes, on the batches that it makes: tokens, operations, loss."""
-    run = start(config, kind, data)
-    work = Work.of(run.model, causal=kind == "clm")
-    optimizer = build_optimizer(run.model, config.optimizer)
-    if config.train.compile:
-        compile_module(run.module)
+    run = start(config, objective, data)
+    work = Work.of(run.objective.published()[""], causal=objective.trains == "decoder")
+    chosen = run.config
+    optimizer = build_optimizer(run.objective, chosen.optimizer)
+    if chosen.train.compile:
+        compile_module(run.objective)
     accelerator: Accelerator = run.accelerator
-    module, optimizer = accelerator.prepare(run.module, optimizer)
+    module, optimizer = accelerator.prepare(run.objective, optimizer)
     asked: list[float] = []
 
     def batches() -> Iterator[Any]:
@@ -96,15 +99,15 @@ def ours(config: BenchmarkConfig, kind: Kind, data: PretrainingData, parts: Part
         while True:
             with parts.of("data"):
                 micro_batches = next(steps)
-            asked.append(sum(work.of_batch(b, run.objective.num_targets(b)) for b in micro_batches))
+            asked.append(sum(work.of_batch(b.inputs, sum(b.counts.values())) for b in micro_batches))
             yield micro_batches
 
     accelerator.backward = parts.timed("backward", accelerator.backward)
     optimizer.step = parts.timed("optimizer", optimizer.step)
-    run.module.forward = parts.timed("forward", run.module.forward)  # type: ignore[method-assign]
-    schedule, clip = config.schedule, config.optimizer.max_grad_norm
+    run.objective.forward = parts.timed("forward", run.objective.forward)  # type: ignore[method-assign]
+    schedule, clip = chosen.schedule, chosen.optimizer.max_grad_norm
     for step in train(
-        module, optimizer, batches(), run.objective.num_targets,
+        module, optimizer, batches(),
         accelerator=accelerator, schedule=schedule, horizon=run.horizon, max_grad_norm=clip,
     ):  # fmt: skip
         yield {"tokens": step.num_tokens, "operations": asked.pop(0), "loss": step.loss}
@@ -134,17 +137,21 @@ def trainer_arguments(which: str, config: BenchmarkConfig | FinetuneConfig, **mo
 
 
 def trainer(
-    arguments: TrainingArguments, model: PreTrainedModel, kind: Kind, data: PretrainingData, *callbacks: TrainerCallback
+    arguments: TrainingArguments,
+    model: PreTrainedModel,
+    objective: Objective,
+    data: PretrainingData,
+    *callbacks: TrainerCallback,
 ) -> Trainer:
     """A `Trainer` on rows as its script makes them."""
-    collator = DataCollatorForLanguageModeling(data.tokenizer, mlm=kind == "mlm", mlm_probability=0.15)
+    collator = DataCollatorForLanguageModeling(data.tokenizer, mlm=objective.needs_mask_token(), mlm_probability=0.15)
     return Trainer(model, arguments, collator, grouped_rows(data), callbacks=list(callbacks))
 
 
-def trainer_model(config: BenchmarkConfig, kind: Kind, model_config: PreTrainedConfig) -> PreTrainedModel:
+def trainer_model(config: BenchmarkConfig, objective: Objective, model_config: PreTrainedConfig) -> PreTrainedModel:
     """A new model of an architecture, with the attention that transformers gives it."""
     scratch = ModelConfig(name=config.model.name, from_scratch=True)
-    return build_model(scratch, model_config, AUTO_CLASS[kind], isolated=False, seed=config.seed)
+    return build_model(scratch, model_config, objective.auto_class, isolated=False, seed=config.seed)
 
 
 def grouped_rows(data: PretrainingData, limit: int = ROWS) -> Dataset:

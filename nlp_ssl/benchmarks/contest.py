@@ -19,7 +19,7 @@ from nlp_ssl.benchmarks.load import Load
 from nlp_ssl.benchmarks.profiling import start_profiler, stop_profiler
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
 from nlp_ssl.core import console
-from nlp_ssl.runs import pretraining, pretraining_data
+from nlp_ssl.runs import pretraining_data, resolve
 from nlp_ssl.training.device import DTYPES, best_precision, training_device
 from nlp_ssl.training.throughput import datasheet_peak, measured_bandwidth, measured_peak
 
@@ -127,10 +127,11 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
     Returns:
         What was measured: `contenders` (a list of dictionaries), the machine's peaks, and every turn's steps.
     """
-    kind = pretraining_data.infer_objective(config)
-    data = pretraining_data.prepare(config, kind)  # once, and seen; the contenders find it
+    objective = pretraining_data.infer_objective(config)
+    data = pretraining_data.prepare(config, objective)  # once, and seen; the contenders find it
     config.train.steps, config.train.minutes = 10**9, None
-    pretraining.derive(config, kind, data.model_config, world_size=1)
+    resolved = resolve.precision(data.resolved(config))
+    config = resolve.pretraining(resolved, objective, data.model_config, world_size=1)
     with contest(config, _contend) as everyone:
         for contender in everyone:
             contender.parts = contender.take_turn(config.steps, "apart")
@@ -249,19 +250,19 @@ def _contend(name: str, config: BenchmarkConfig, connection: Connection) -> None
         try:
             parts = Parts(training_device())
             answers = Answers(connection, parts)
-            kind = pretraining_data.infer_objective(config)
-            data = pretraining_data.prepare(config, kind)
+            objective = pretraining_data.infer_objective(config)
+            data = pretraining_data.prepare(config, objective)
             if name == EAGER:
                 config.train.compile = False
             if name in (OURS, EAGER):
-                for step in contenders.ours(config, kind, data, parts):
+                for step in contenders.ours(config, objective, data, parts):
                     if not answers.step_done(step):
                         return
             tokens = config.train.batch_size * config.tokens.row_length
             arguments = contenders.trainer_arguments(name, config)
             watch = TakesTurns(lambda: answers.step_done({"tokens": tokens}))
-            model = contenders.trainer_model(config, kind, data.model_config)
-            trainer = contenders.trainer(arguments, model, kind, data, watch)
+            model = contenders.trainer_model(config, objective, data.model_config)
+            trainer = contenders.trainer(arguments, model, objective, data, watch)
             contenders.time_parts(trainer, parts)
             trainer.train()
         except Exception:  # whatever it is, the process that asked must say it

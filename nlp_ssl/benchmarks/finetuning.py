@@ -78,17 +78,17 @@ def contend(name: str, config: FinetuneBenchmarkConfig, connection: Connection) 
 def _ours(config: FinetuneBenchmarkConfig, task: Prepared) -> Iterator[Any]:
     config.train.steps, config.train.epochs = 10**9, None
     run = FinetuningRun(config, task).run
-    optimizer = build_optimizer(run.model, config.optimizer, config.transfer)
-    module, optimizer = run.accelerator.prepare(run.module, optimizer)
+    chosen = run.config
+    optimizer = build_optimizer(run.objective, chosen.optimizer, run.transfer)
+    module, optimizer = run.accelerator.prepare(run.objective, optimizer)
     yield from train(
         module,
         optimizer,
         run.batches.steps(0),
-        run.objective.num_targets,
         accelerator=run.accelerator,
-        schedule=config.schedule,
+        schedule=chosen.schedule,
         horizon=run.horizon,
-        max_grad_norm=config.optimizer.max_grad_norm,
+        max_grad_norm=chosen.optimizer.max_grad_norm,
     )
 
 

@@ -260,6 +260,7 @@ def finetuning(config: GpuConfig) -> dict[str, Any]:
 def pretraining(config: GpuConfig) -> dict[str, Any]:
     """Pretrain the default encoder in what is left of the time, and on from there if it was begun."""
     from nlp_ssl.config.pretraining import MLMConfig
+    from nlp_ssl.objectives.mlm import MaskedLanguageModeling
     from nlp_ssl.runs import pretraining, pretraining_data
 
     chosen = MLMConfig(output_dir=str(_work(config) / "pretraining"))
@@ -270,21 +271,21 @@ def pretraining(config: GpuConfig) -> dict[str, Any]:
     if config.tiny:
         _make_tiny(chosen)
         chosen.train.minutes, chosen.train.steps, chosen.train.micro_batch = None, 4, None
-    prepared = pretraining_data.prepare(chosen, "mlm")
-    run = pretraining.start(chosen, "mlm", prepared)
+    prepared = pretraining_data.prepare(chosen, MaskedLanguageModeling)
+    run = pretraining.start(chosen, MaskedLanguageModeling, prepared)
     results = run.train()
-    pretraining.show(run, prepared, "mlm")
+    pretraining.show(run, prepared)
     log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     return {
         "model": chosen.model.name,
         "results": results,
         "unigram": prepared.unigram,
-        "steps": run.step,
-        "tokens": run.tokens_seen,
-        "seconds": run.elapsed,
-        "tokens_per_second": run.tokens_seen / run.step_seconds,
-        "batch_size": chosen.train.batch_size,
-        "micro_batch": chosen.train.micro_batch,
+        "steps": run.state.step,
+        "tokens": run.state.tokens_seen,
+        "seconds": run.state.elapsed,
+        "tokens_per_second": run.state.tokens_seen / run.state.step_seconds,
+        "batch_size": run.config.train.batch_size,
+        "micro_batch": run.config.train.micro_batch,
         "log": log,
     }
 

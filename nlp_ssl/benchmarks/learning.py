@@ -17,10 +17,9 @@ from nlp_ssl.data.sequences.batches import held_out_batches
 from nlp_ssl.evaluation.held_out import evaluate
 from nlp_ssl.models.loading import architecture
 from nlp_ssl.models.packed import PackedModel
-from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.runs import pretraining, pretraining_data
-from nlp_ssl.runs.pretraining import HELD_OUT_SEED, build_objective
-from nlp_ssl.runs.pretraining_data import AUTO_CLASS, Kind, PretrainingData
+from nlp_ssl.runs.pretraining import HELD_OUT_SEED
+from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
 from nlp_ssl.training.device import make_accelerator
 
 Curve = list[tuple[float, float]]  # (seconds of training, held-out loss)
@@ -34,13 +33,14 @@ def compare_losses(config: BenchmarkConfig) -> dict[str, Any]:
     learning rate falling linearly to 0 over as many steps as fit. Both are measured on the same masked rows, the
     Trainer with its own attention.
     """
-    kind = pretraining_data.infer_objective(config)
-    data = pretraining_data.prepare(config, kind)
-    curves = {"nlp_ssl": _ours(config, kind, data)}
+    objective = pretraining_data.infer_objective(config)
+    data = pretraining_data.prepare(config, objective)
+    config = data.resolved(config)
+    curves = {"nlp_ssl": _ours(config, objective, data)}
     reached = _reaches(curves["nlp_ssl"], config.target)
     if reached:
         for name in config.against:
-            curves[name] = _trainer(name, config, kind, data, config.patience * reached)
+            curves[name] = _trainer(name, config, objective, data, config.patience * reached)
     measured = {
         "target": config.target,
         "curves": curves,
@@ -66,9 +66,9 @@ def _reaches(curve: Curve, target: float) -> float | None:
     return next((seconds for seconds, loss in curve if loss <= target), None)
 
 
-def _ours(config: BenchmarkConfig, kind: Kind, data: PretrainingData) -> Curve:
+def _ours(config: BenchmarkConfig, objective: Objective, data: PretrainingData) -> Curve:
     with tempfile.TemporaryDirectory() as folder:
-        run = pretraining.start(replace(config, output_dir=f"{folder}/run"), kind, data)
+        run = pretraining.start(replace(config, output_dir=f"{folder}/run"), objective, data)
         run.train()
         lines = [json.loads(line) for line in run.log.path.read_text().splitlines()]
         run.close()
@@ -82,29 +82,30 @@ def _ours(config: BenchmarkConfig, kind: Kind, data: PretrainingData) -> Curve:
     return curve
 
 
-def _trainer(name: str, config: BenchmarkConfig, kind: Kind, data: PretrainingData, limit: float) -> Curve:
+def _trainer(name: str, config: BenchmarkConfig, objective: Objective, data: PretrainingData, limit: float) -> Curve:
     """A Trainer's held-out losses, until it reaches the target or its time is over."""
     model_config = data.model_config
     if config.trainer_model:
         chosen = ModelConfig(name=config.trainer_model, overrides=config.model.overrides)
         dropout = None if name == "script" else 0.0
-        model_config = architecture(chosen, AUTO_CLASS[kind], data.tokenizer, data.train.row_length, dropout)
-    scoring = build_objective(config, kind, data, HELD_OUT_SEED, source=1)
+        model_config = architecture(chosen, objective.auto_class, data.tokenizer, data.train.row_length, dropout)
+    scoring = objective.collator(data.tokenizer, config, seed=HELD_OUT_SEED, source=1)
     accelerator = make_accelerator(config)
 
     def attempt(max_steps: int, until: float, curve: Curve) -> list[float]:
         """Seconds of every step; fills the curve."""
         set_seed(config.seed)
-        model = contenders.trainer_model(config, kind, model_config)
-        module = ObjectiveModule(PackedModel(model, isolated=False), scoring)
+        model = contenders.trainer_model(config, objective, model_config)
+        module = objective(PackedModel(model, isolated=False), data.tokenizer, config)
         steps, state = [], {"begun": time.perf_counter(), "elapsed": 0.0, "next": 0.0}
 
         def on_step() -> bool:
             steps.append(time.perf_counter() - state["begun"])
             state["elapsed"] += steps[-1]
             if len(steps) > WARM_UP and (state["elapsed"] >= state["next"] or state["elapsed"] >= until):
-                batches = held_out_batches(data.held_out, scoring.collate, batch_size=32, max_rows=256)
-                loss = evaluate(module, batches, scoring.num_targets, accelerator, 8).loss
+                batches = held_out_batches(data.held_out, scoring, batch_size=32, max_rows=256)
+                found = evaluate(module, batches, accelerator, 8)
+                loss = module.evaluate(found.sums, found.counts, 1.0)["held_out_loss"]
                 curve.append((state["elapsed"], loss))
                 say(f"Trainer, {name}: {state['elapsed']:.0f} s, step {len(steps)}: held-out loss {loss:.3f}")
                 state["next"] = state["elapsed"] + until / 40
@@ -114,7 +115,7 @@ def _trainer(name: str, config: BenchmarkConfig, kind: Kind, data: PretrainingDa
         arguments = contenders.trainer_arguments(
             name, config, max_steps=max_steps, learning_rate=config.trainer_lr, warmup_steps=0.05 * max_steps
         )
-        contenders.trainer(arguments, model, kind, data, contenders.TakesTurns(on_step)).train()
+        contenders.trainer(arguments, model, objective, data, contenders.TakesTurns(on_step)).train()
         return steps
 
     seconds = statistics.median(attempt(WARM_UP, 10**9, [])[2:])

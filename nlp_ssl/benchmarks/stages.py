@@ -28,7 +28,7 @@ from nlp_ssl.data.text.corpus import open_corpus
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.data.tokens.tokenizing import tokenize_corpus
 from nlp_ssl.objectives.masking import MaskingCollator
-from nlp_ssl.objectives.mlm import MaskedLanguageModeling
+from nlp_ssl.objectives.mlm import MaskedCollator
 from nlp_ssl.runs import pretraining_data
 
 MEGABYTES = 64  # of text that the tokenising stage reads
@@ -62,8 +62,7 @@ def _rate(amount: float, work: Callable[[], Any]) -> Callable[[], float]:
 
 def tokenise(config: BenchmarkConfig) -> dict[str, Any]:
     """Text to tokens on disk, in MB/s, beside the tokenizer alone and `Dataset.map`."""
-    kind = pretraining_data.infer_objective(config)
-    tokenizer = pretraining_data.prepare(config, kind).tokenizer
+    tokenizer = pretraining_data.prepare(config, pretraining_data.infer_objective(config)).tokenizer
     texts, size = [], 0
     for row in open_corpus(config.data).train:
         texts.append(row["text"])
@@ -125,8 +124,8 @@ def batches(config: BenchmarkConfig) -> dict[str, Any]:
     columns = {"input_ids": [data.train[i]["input_ids"] for i in range(min(len(data.train), 4096))]}
     stored = Dataset.from_dict(columns).with_format("torch")
     for size in (32, 256, 1024):
-        objective = MaskedLanguageModeling(MaskingCollator(data.tokenizer, config.masking))
-        steps = TrainBatches(Phases([Phase(data.train, size, size)]), objective.collate, seed=0).steps(0)
+        collator = MaskedCollator(MaskingCollator(data.tokenizer, config.masking))
+        steps = TrainBatches(Phases([Phase(data.train, size, size)]), collator, seed=0).steps(0)
         count = max(1, TOKENS // (size * length))
         loader = DataLoader(stored, size, shuffle=True, collate_fn=DataCollatorForLanguageModeling(data.tokenizer))
         few = max(1, min(count // 8, len(loader)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 
+from nlp_ssl.config.renamed import what_is_it_now
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.yaml_text import load_yaml
 
@@ -145,6 +146,8 @@ def _dump(values: Any) -> str:
 
 
 def _nearest(key: str, known: dict[str, Any]) -> str:
+    if (now := what_is_it_now(key)) is not None:
+        return f": it is now {now}"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:  # the right name under the wrong part, or no part at all
         near = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]

@@ -6,11 +6,15 @@ A field that is `None` is derived when the run starts, and the run prints what i
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, dataclass_transform
 
+Config = TypeVar("Config", bound="DataclassInstance")
+Section = TypeVar("Section")
 Scalar = bool | int | float | str | None
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     # filled in before they are read: a type checker is not to ask whether a field still is `None` or "auto"
     Derived: TypeAlias = Any
     Auto: TypeAlias = Any
@@ -18,11 +22,24 @@ else:
     Derived, Auto = None, Literal["auto"]
 
 
+@dataclass_transform(field_specifiers=(field,))
+def options(section: type[Section]) -> type[Section]:
+    """Make a section of a configuration: a dataclass that `freeze` can close."""
+
+    def set_open(self: Any, name: str, value: Any) -> None:
+        if self.__dict__.get("_frozen"):
+            raise dataclasses.FrozenInstanceError(f"{name} of a resolved configuration; make a copy of it")
+        object.__setattr__(self, name, value)
+
+    section.__setattr__ = set_open  # type: ignore[method-assign]
+    return dataclass(section)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # the parts of a run
 
 
-@dataclass
+@options
 class ModelConfig:
     """What learns."""
 
@@ -40,7 +57,7 @@ class ModelConfig:
     """Branch, tag or commit of a Hub id."""
 
 
-@dataclass
+@options
 class OptimizerConfig:
     """How the weights move."""
 
@@ -61,7 +78,7 @@ class OptimizerConfig:
     """Clip the global gradient norm to this; 0 turns clipping off."""
 
 
-@dataclass
+@options
 class ScheduleConfig:
     """How the learning rate moves."""
 
@@ -75,7 +92,7 @@ class ScheduleConfig:
     """Learning rate at the end, as a share of the peak."""
 
 
-@dataclass
+@options
 class TrainConfig:
     """How long, how large, with what arithmetic."""
 
@@ -119,7 +136,7 @@ class TrainConfig:
     """Steps between two lines of the log."""
 
 
-@dataclass
+@options
 class EvaluationConfig:
     """Measuring on held-out data while training goes on."""
 
@@ -137,7 +154,7 @@ class EvaluationConfig:
     """End the run early after so many evaluations in a row without a new best; the best is kept (`keep_best`)."""
 
 
-@dataclass
+@options
 class CheckpointConfig:
     """Saving a run so that nothing is lost."""
 
@@ -152,7 +169,7 @@ class CheckpointConfig:
     end it, not the last one, is the model at the top of the folder."""
 
 
-@dataclass
+@options
 class ResumeConfig:
     """Going on with an interrupted run; a bare `--resume` is enough."""
 
@@ -162,7 +179,7 @@ class ResumeConfig:
     """Go on though something was changed that changes the result, such as the learning rate or the corpus."""
 
 
-@dataclass
+@options
 class TrackingConfig:
     """Where the numbers go, besides `log.jsonl`, which is always written."""
 
@@ -174,7 +191,7 @@ class TrackingConfig:
     """Name of the run. Derived: the name of the output folder."""
 
 
-@dataclass
+@options
 class HubConfig:
     """Publishing to the Hugging Face Hub."""
 
@@ -190,6 +207,17 @@ class HubConfig:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # the runs
+
+
+def freeze(config: Config) -> Config:
+    """The same configuration, which from now on cannot be written to, nor any part of it."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        for part in value if isinstance(value, list) else [value]:
+            if dataclasses.is_dataclass(part) and not isinstance(part, type):
+                freeze(part)
+    config.__dict__["_frozen"] = True
+    return config
 
 
 def to_dict(config: Any) -> dict[str, Any]:

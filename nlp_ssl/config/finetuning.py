@@ -1,6 +1,6 @@
 """Every option of a fine-tuning run beyond those that `common.py` has for all runs."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from nlp_ssl.config.common import (
@@ -13,10 +13,11 @@ from nlp_ssl.config.common import (
     ScheduleConfig,
     TrackingConfig,
     TrainConfig,
+    options,
 )
 
 
-@dataclass
+@options
 class LabelledConfig:
     """Labelled data for fine-tuning."""
 
@@ -48,7 +49,7 @@ class LabelledConfig:
     """Use at most so many validation rows."""
 
 
-@dataclass
+@options
 class TransferConfig:
     """How much of what pretraining taught may change, and how fast."""
 
@@ -64,7 +65,7 @@ class TransferConfig:
     merged into the model that is saved. Needs `pip install peft`."""
 
 
-@dataclass
+@options
 class FinetuneConfig:
     """One fine-tuning run."""
 
@@ -93,7 +94,7 @@ class FinetuneConfig:
     hub: HubConfig = field(default_factory=HubConfig)
 
 
-@dataclass
+@options
 class ClassificationConfig(FinetuneConfig):
     """One fine-tuning run for classification or regression."""
 
@@ -105,7 +106,7 @@ class ClassificationConfig(FinetuneConfig):
     """`balanced`: in the loss each class counts as much as any other, however many rows it has."""
 
 
-@dataclass
+@options
 class NERConfig(FinetuneConfig):
     """One fine-tuning run for tagging."""
 
@@ -113,7 +114,7 @@ class NERConfig(FinetuneConfig):
     """Folder of the run: checkpoints, logs and, at its top, the finished model."""
 
 
-@dataclass
+@options
 class GlueConfig:
     """One measurement of a model on GLUE."""
 

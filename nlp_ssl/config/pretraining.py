@@ -1,6 +1,6 @@
 """The options of a pretraining run."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from nlp_ssl.config.common import (
@@ -14,10 +14,11 @@ from nlp_ssl.config.common import (
     ScheduleConfig,
     TrackingConfig,
     TrainConfig,
+    options,
 )
 
 
-@dataclass
+@options
 class CorpusConfig:
     """Where the text comes from."""
 
@@ -49,7 +50,7 @@ class CorpusConfig:
     """Share of the documents to hold out when `held_out` names no source."""
 
 
-@dataclass
+@options
 class TokenizerConfig:
     """The tokenizer: an existing one, or one trained on the corpus."""
 
@@ -70,7 +71,7 @@ class TokenizerConfig:
     """Longest input that the tokenizer announces. Derived from the model's positions."""
 
 
-@dataclass
+@options
 class TokensConfig:
     """Tokenising and packing the corpus, once, onto disk."""
 
@@ -89,7 +90,7 @@ class TokensConfig:
     """In how many parts several machines tokenise the corpus, into one shared folder."""
 
 
-@dataclass
+@options
 class MaskingConfig:
     """What is hidden from a masked language model (Devlin et al. 2018, section 3.1)."""
 
@@ -103,7 +104,7 @@ class MaskingConfig:
     """What is chosen as a whole: single tokens, whole words, or spans of 3.8 tokens on average (Joshi et al. 2019)."""
 
 
-@dataclass
+@options
 class PhaseConfig:
     """A stretch at the beginning of a run with rows or batches of its own."""
 
@@ -115,11 +116,12 @@ class PhaseConfig:
     """Tokens in its rows. Derived: `tokens.row_length`."""
     mask_probability: float | None = None
     """Share of the tokens to predict, in masked pretraining. Derived: `masking.probability`."""
-    causal: bool = False
-    """In masked pretraining: predict every next token, seeing only its past, instead of hidden ones."""
+    objective: str | None = None
+    """Another objective over the same model: `clm` in masked pretraining has every token predict the next one, seeing
+    only its past. Derived: that of the run."""
 
 
-@dataclass
+@options
 class PretrainConfig:
     """One pretraining run."""
 
@@ -137,16 +139,16 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     phases: list[PhaseConfig] = field(default_factory=list)
     """Stretches at the beginning with other rows or batches, in their order, counted among `train.steps`; behind them
-    the run is as `train` and `tokens` say. Each takes steps, batch_size, row_length, mask_probability and causal. A
+    the run is as `train` and `tokens` say. Each takes steps, batch_size, row_length, mask_probability and objective. A
     batch ramp: `--phases '[{steps: 500, batch_size: 64}]'`; short rows first: `[{steps: 5000, row_length: 128}]`; an
-    encoder that begins as a decoder (Gisserot-Boukhlef et al. 2025): `[{steps: 5000, causal: true}]`."""
+    encoder that begins as a decoder (Gisserot-Boukhlef et al. 2025): `[{steps: 5000, objective: clm}]`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     hub: HubConfig = field(default_factory=HubConfig)
 
 
-@dataclass
+@options
 class MLMConfig(PretrainConfig):
     """One masked pretraining run."""
 
@@ -155,7 +157,7 @@ class MLMConfig(PretrainConfig):
     masking: MaskingConfig = field(default_factory=MaskingConfig)
 
 
-@dataclass
+@options
 class CLMConfig(PretrainConfig):
     """One causal pretraining run."""
 

@@ -33,12 +33,12 @@ from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.doctor.proofs import isolation, parity
 from nlp_ssl.models.checks import has_experts
-from nlp_ssl.models.loading import build_model, dropouts
+from nlp_ssl.models.loading import dropouts
 from nlp_ssl.models.packed import PackedModel
-from nlp_ssl.objectives.objective import ObjectiveModule
+from nlp_ssl.objectives.objective import PretrainingObjective
 from nlp_ssl.runs import pretraining, pretraining_data
 from nlp_ssl.runs.folder import LOG_FILE
-from nlp_ssl.runs.pretraining_data import AUTO_CLASS, Kind, PretrainingData
+from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
 from nlp_ssl.training.optimizers import build_optimizer
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}  # what summing in another order may do to a few steps
@@ -58,26 +58,31 @@ class Finding:
 
 def examine(config: MLMConfig) -> list[Finding]:
     """Everything, one after the other; the configuration's output folder is not touched."""
-    kind = pretraining_data.infer_objective(config)
+    objective = pretraining_data.infer_objective(config)
     with tempfile.TemporaryDirectory(prefix="nlp_ssl-doctor-") as folder:
         config.output_dir = f"{folder}/run"
         config.hub, config.tracking = HubConfig(), TrackingConfig()  # nothing of this is published
-        data = pretraining_data.prepare(config, kind)
-        findings = [*_apart(config, kind, data), *_split(config, kind, data), *_stopped(config, Path(folder), data)]
+        data = pretraining_data.prepare(config, objective)
+        config = data.resolved(config)
+        findings = [
+            *_apart(config, objective, data),
+            *_split(config, objective, data),
+            *_stopped(config, Path(folder), data),
+        ]
     return findings
 
 
 def own_run(config: MLMConfig) -> None:
     """One of the runs that are stopped and resumed, in this process."""
-    kind = pretraining_data.infer_objective(config)
-    pretraining.start(config, kind, pretraining_data.prepare(config, kind)).train()
+    objective = pretraining_data.infer_objective(config)
+    pretraining.start(config, objective, pretraining_data.prepare(config, objective)).train()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # documents of a row do not see each other
 
 
-def _apart(config: MLMConfig, kind: Kind, data: PretrainingData) -> list[Finding]:
+def _apart(config: MLMConfig, objective: Objective, data: PretrainingData) -> list[Finding]:
     if not data.isolated:
         return [Finding("documents apart", "one document a row: there is no other to see", True)]
     spread = np.unique(np.linspace(0, len(data.train) - 1, 2000).astype(int)).tolist()
@@ -86,7 +91,7 @@ def _apart(config: MLMConfig, kind: Kind, data: PretrainingData) -> list[Finding
     if not several:
         return [Finding("documents apart", "no row holds two documents", True)]
     say(f"doctor: replacing documents in {len(several)} packed rows")
-    found = isolation(PackedModel(_model(config, kind, data), isolated=True), data.train, several)
+    found = isolation(_model(config, objective, data), data.train, several)
     pairs = f"{found.leaks} of {found.num_pairs} pairs changed a bit (longest document: {found.longest} tokens)"
     alone = f"logits differ by {found.alone:.0e} from stock attention on the document alone"
     # experts multiply what tokens of all documents are routed to them, and round as their number has it
@@ -94,33 +99,32 @@ def _apart(config: MLMConfig, kind: Kind, data: PretrainingData) -> list[Finding
     return [Finding("documents apart", pairs, apart), Finding("alone the same", alone, found.alone < 1e-4)]
 
 
-def _model(config: MLMConfig, kind: Kind, data: PretrainingData) -> Any:
-    model = build_model(config.model, data.model_config, AUTO_CLASS[kind], isolated=data.isolated, seed=config.seed)
-    for module in model.modules():  # a proof compares numbers that dropout would draw anew
+def _model(config: MLMConfig, objective: Objective, data: PretrainingData) -> PackedModel:
+    packed = pretraining.packed_model(config, objective, data)
+    for module in packed.modules():  # a proof compares numbers that dropout would draw anew
         for name, value in list(vars(module).items()):
             if isinstance(value, float) and ("drop" in name or isinstance(module, torch.nn.Dropout)):
                 setattr(module, name, 0.0)
-    return model
+    return packed
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # one batch = micro-batches of any size
 
 
-def _split(config: MLMConfig, kind: Kind, data: PretrainingData) -> list[Finding]:
+def _split(config: MLMConfig, objective: Objective, data: PretrainingData) -> list[Finding]:
     batch_size = min(16, max(4, TOKENS // config.tokens.row_length))
     sizes = sorted({batch_size, batch_size // 4, 3}, reverse=True)
     say(f"doctor: taking 3 steps of {batch_size} rows in micro-batches of {', '.join(map(str, sizes))}")
     # grouped products of experts have no float64
     dtype = torch.float32 if has_experts(data.model_config) else torch.float64
 
-    def make(micro_batch: int) -> tuple[ObjectiveModule, torch.optim.Optimizer, TrainBatches]:
-        model = _model(config, kind, data).to(dtype)
-        objective = pretraining.build_objective(config, kind, data, config.seed, source=0)
-        optimizer = build_optimizer(model, replace(config.optimizer, name="adamw", lr=1e-3))
+    def make(micro_batch: int) -> tuple[PretrainingObjective, torch.optim.Optimizer, TrainBatches]:
+        module = objective(_model(config, objective, data), data.tokenizer, config).to(dtype)
+        optimizer = build_optimizer(module, replace(config.optimizer, name="adamw", lr=1e-3))
         phases = Phases([Phase(data.train, batch_size, micro_batch)])
-        batches = TrainBatches(phases, objective.collate, seed=config.seed)
-        return ObjectiveModule(PackedModel(model, data.isolated), objective), optimizer, batches
+        collator = objective.collator(data.tokenizer, config, seed=config.seed)
+        return module, optimizer, TrainBatches(phases, collator, seed=config.seed)
 
     differences = parity(make, sizes, Accelerator(cpu=True, mixed_precision="no"))
     return [

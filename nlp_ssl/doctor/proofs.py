@@ -17,7 +17,7 @@ from nlp_ssl.config.common import ScheduleConfig
 from nlp_ssl.data.sequences.batches import Rows, TrainBatches
 from nlp_ssl.models.attention import stock_implementation
 from nlp_ssl.models.packed import PackedModel
-from nlp_ssl.objectives.objective import ObjectiveModule
+from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.schedules import Horizon
 
@@ -43,7 +43,7 @@ class Trajectory:
 
 
 def trajectory(
-    module: ObjectiveModule,
+    module: Objective,
     optimizer: torch.optim.Optimizer,
     batches: TrainBatches,
     accelerator: Accelerator,
@@ -60,7 +60,7 @@ def trajectory(
         accelerator: with nothing else prepared.
         num_steps: how many steps.
     """
-    parameters = {name: p for name, p in module.model.named_parameters() if p.requires_grad}
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     gradient: dict[str, Tensor] = {}
 
     def keep_first(*_: object) -> None:
@@ -75,7 +75,6 @@ def trajectory(
         prepared_module,
         prepared_optimizer,
         batches.steps(0),
-        module.objective.num_targets,
         accelerator=accelerator,
         schedule=ScheduleConfig(name="constant", warmup=0),
         horizon=Horizon(num_steps),
@@ -125,7 +124,7 @@ def relative_distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 
 
 def parity(
-    make: Callable[[int], tuple[ObjectiveModule, torch.optim.Optimizer, TrainBatches]],
+    make: Callable[[int], tuple[Objective, torch.optim.Optimizer, TrainBatches]],
     micro_batches: Sequence[int],
     accelerator: Accelerator,
     num_steps: int = 3,
@@ -213,7 +212,7 @@ def isolation(packed: PackedModel, rows: Rows, numbers: Sequence[int], seed: int
             others = [other for other in documents if other is not document]
             unchanged += [torch.equal(swapped[other], together[other]) for other in others]
             inputs = {"use_cache": False} if packed.takes_cache else {}
-            alone = plain(input_ids[document][None].to(device), **inputs).logits[0]
+            alone = plain(input_ids[document][None].to(device), **inputs)[0][0]
             distances.append((together[document] - alone).abs().max() / alone.abs().max())
             lengths.append(len(document))
     packed.train(was_training)

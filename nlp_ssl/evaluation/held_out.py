@@ -1,7 +1,6 @@
 """Held-out loss: the same rows under the same masks every time, so that two numbers can be compared."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -10,34 +9,32 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
+from torch import nn
 
 from nlp_ssl.core import errors
 from nlp_ssl.core.console import progress
 from nlp_ssl.core.errors import Interrupted
+from nlp_ssl.data.sequences.batches import MicroBatch
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
-from nlp_ssl.objectives.objective import Batch, ObjectiveModule
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What an evaluation found.
+    """What an evaluation found, over all batches and processes; `Objective.evaluate` makes numbers of it.
 
     Attributes:
-        loss: nats a target.
-        num_targets: predictions that were scored.
-        metrics: sums of the objective's other metrics, over all targets.
+        sums: what the objective's `forward` gave; float64, on the host.
+        counts: targets of each loss term.
     """
 
-    loss: float
-    num_targets: int
-    metrics: dict[str, float]
+    sums: dict[str, torch.Tensor]
+    counts: dict[str, int]
 
 
 @torch.no_grad()
 def evaluate(
-    module: ObjectiveModule,
-    batches: Iterator[Batch],
-    num_targets: Callable[[Batch], int],
+    module: nn.Module,
+    batches: Iterator[MicroBatch],
     accelerator: Accelerator,
     total: int | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -45,9 +42,8 @@ def evaluate(
     """Score held-out batches; every process gives its own and gets the result of all.
 
     Args:
-        module: prepared by `accelerator`.
+        module: an `Objective`, prepared by `accelerator`.
         batches: this process's batches, on the host.
-        num_targets: counts a batch's targets on the host.
         accelerator: precision and processes.
         total: number of batches of the process with the most; needed with `stop`.
         stop: asked before each of `total` batches, by every process, also by one that has fewer.
@@ -59,35 +55,31 @@ def evaluate(
     inner = accelerator.unwrap_model(module, keep_fp32_wrapper=True)  # DDP would wait for the others at every batch
     was_training = inner.training
     inner.eval()
-    loss_sum, count = torch.zeros((), dtype=torch.float64), 0
     sums: dict[str, torch.Tensor] = {}
+    counts: dict[str, int] = {}
     try:
         for batch in interruptible(stop, batches, total, desc="evaluate"):
-            count += num_targets(batch)
             # kernels would be compiled for evaluation alone, and for its last batch
             with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
-                batch_loss, metrics = inner(send_to_device(batch, accelerator.device, non_blocking=True))
-            loss_sum += batch_loss.cpu().double()
-            for key, value in metrics.items():
-                sums[key] = sums.get(key, 0.0) + value.cpu().double()
+                found = inner(send_to_device(batch.inputs, accelerator.device, non_blocking=True))
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + value.cpu().double()
+            for name, count in batch.counts.items():
+                counts[name] = counts.get(name, 0) + count
     finally:
         inner.train(was_training)
-    own = {"loss": float(loss_sum), "count": count, **{name: float(value) for name, value in sums.items()}}
-    # as objects: a process that had no batch does not know the metrics' names
-    parts = gather_object([own]) if accelerator.num_processes > 1 else [own]
-    totals = {name: sum(part.get(name, 0) for part in parts) for name in sorted(set().union(*parts))}
-    loss, count = totals.pop("loss"), int(totals.pop("count"))
-    if not count:
-        raise errors.UserError("the held-out rows hold nothing to predict; give more held-out text")
-    return HeldOut(loss / count, count, totals)
+    if accelerator.num_processes > 1:  # as objects: a process that had no batch does not know the names
+        parts = gather_object([(sums, counts)])
+        sums, counts = (_added(each) for each in zip(*parts, strict=True))
+    if not any(counts.values()):
+        raise errors.UserError("the held-out sequences hold nothing to predict; give more held-out text")
+    return HeldOut(sums, counts)
 
 
-def bits_per_byte(text_loss_sum: float, num_bytes: float) -> float:
-    """Bits to encode a byte of text: summed loss of the text's tokens, in nats, over ln 2 and the bytes they spell.
-
-    It does not depend on the tokenizer, so models with different vocabularies can be compared.
-    """
-    return text_loss_sum / math.log(2) / num_bytes
+def _added(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sums of what some dictionaries have under each name."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part[name] for part in parts if name in part) for name in names}
 
 
 def unigram_cross_entropy(

@@ -17,7 +17,7 @@ import numpy as np
 from datasets import Features, List, Value
 
 from nlp_ssl.data.labelled.tag_schemes import entities
-from nlp_ssl.evaluation.held_out import bits_per_byte
+from nlp_ssl.objectives.cross_entropy import bits_per_byte
 
 
 class _OfflineMetric(evaluate.Metric):

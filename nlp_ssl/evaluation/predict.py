@@ -12,10 +12,10 @@ from datasets import Dataset
 from torch import nn
 
 from nlp_ssl.data.labelled.labelled_data import LabelledData
-from nlp_ssl.data.sequences.batches import held_out_rows, selections
+from nlp_ssl.data.sequences.batches import MicroBatch, held_out_rows, selections
 from nlp_ssl.evaluation.held_out import interruptible
 from nlp_ssl.evaluation.metrics import METRICS
-from nlp_ssl.objectives.labelled import Prediction
+from nlp_ssl.objectives.labelled import LabelledObjective, Prediction
 
 
 @torch.no_grad()
@@ -32,8 +32,8 @@ def predict(
     """Every row once; rows of like length share a batch.
 
     Args:
-        module: an `ObjectiveModule` of a labelled objective, prepared by `accelerator`.
-        rows: from the objective's `prepare`.
+        module: a `LabelledObjective`, prepared by `accelerator`.
+        rows: from its collator's `tokenize`.
         accelerator: precision and processes; each process scores its share and gets the result of all.
         batch_size: rows in a forward pass.
         max_rows: score at most so many, spread evenly.
@@ -46,26 +46,26 @@ def predict(
     Raises:
         Interrupted: `stop` said so.
     """
-    inner = accelerator.unwrap_model(module, keep_fp32_wrapper=True)
-    objective, model = inner.objective, _Once(inner.model)
-    was_training = inner.training
-    inner.eval()
+    objective: LabelledObjective = accelerator.unwrap_model(module, keep_fp32_wrapper=True)
+    was_training = objective.training
+    objective.eval()
     chosen = held_out_rows(len(rows), max_rows)
     order = np.argsort(-np.asarray(rows["length"][:])[chosen], kind="stable")
     own = order[accelerator.process_index :: accelerator.num_processes]
     found: list[Prediction] = []
     loss_sum, count = 0.0, 0
-    batches = map(objective.collate, selections(rows, chosen[own], batch_size))
+    batches = (MicroBatch.of(some, objective.collator) for some in selections(rows, chosen[own], batch_size))
     total = math.ceil(len(order) / accelerator.num_processes / batch_size)
     try:
         for batch in interruptible(stop, batches, total, desc=desc):
-            count += objective.num_targets(batch)
-            batch = send_to_device(batch, accelerator.device, non_blocking=True)
+            count += batch.counts["loss"]
+            inputs = send_to_device(batch.inputs, accelerator.device, non_blocking=True)
             with accelerator.autocast():
-                loss_sum += objective.loss(model, batch)[0].item()
-                found += objective.predictions(model, batch)
+                logits = objective.logits(inputs)
+                loss_sum += objective.loss(logits, inputs)["loss"].item()
+                found += objective.predictions(logits, inputs)
     finally:
-        inner.train(was_training)
+        objective.train(was_training)
     part = (list(zip(own.tolist(), found, strict=True)), loss_sum, count)
     parts = gather_object([part]) if accelerator.num_processes > 1 else [part]
     ordered = sorted((pair for part in parts for pair in part[0]), key=lambda pair: pair[0])
@@ -90,17 +90,3 @@ def measure(metrics: Sequence[str], predictions: Sequence[Prediction]) -> dict[s
     for name in metrics:
         results |= METRICS[name]().compute(**both)
     return {key.removeprefix("overall_"): value for key, value in results.items()}
-
-
-class _Once(nn.Module):
-    """Calls a model once a batch, though both its loss and its predictions are asked for."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.config = model, model.config
-        self.last: tuple[torch.Tensor | None, Any] = (None, None)
-
-    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
-        if self.last[0] is not input_ids:
-            self.last = (input_ids, self.model(input_ids=input_ids, **kwargs))
-        return self.last[1]

@@ -10,9 +10,8 @@ from datasets import Dataset
 from nlp_ssl.core.files import replacing
 from nlp_ssl.data.labelled.detokenize import as_written
 from nlp_ssl.data.labelled.labelled_data import LabelledData
-from nlp_ssl.objectives.classification import Classification
-from nlp_ssl.objectives.labelled import Prediction
-from nlp_ssl.objectives.tagging import Tagging
+from nlp_ssl.objectives.labelled import LabelledCollator, Prediction
+from nlp_ssl.objectives.tagging import TaggingCollator
 
 PREDICTIONS_FILE = "predictions.jsonl"
 
@@ -72,11 +71,11 @@ def worst_errors(data: LabelledData, predictions: list[Prediction], count: int =
     return rows
 
 
-def example(predict: Any, data: LabelledData, row: dict[str, Any], objective: Classification | Tagging) -> str:
+def example(predict: Any, data: LabelledData, row: dict[str, Any], collator: LabelledCollator) -> str:
     """One validation row, its true label and the prediction of a `pipeline` of transformers, for the eye."""
-    if isinstance(objective, Tagging):
+    if isinstance(collator, TaggingCollator):
         text, _ = as_written(row["tokens"])
-        found = predict(text, aggregation_strategy=objective.reading)
+        found = predict(text, aggregation_strategy=collator.reading)
         listed = ", ".join(f"{text[e['start'] : e['end']].strip()} ({e['entity_group']})" for e in found) or "none"
         tags = [data.names[t] for t in row["tags"]]
         true = [f"{word} ({tag})" for word, tag in zip(row["tokens"], tags, strict=True) if tag != "O"]

@@ -17,7 +17,7 @@ from transformers import pipeline
 from nlp_ssl.data.labelled.detokenize import Span, as_typed, as_written
 from nlp_ssl.data.labelled.tag_schemes import entities
 from nlp_ssl.objectives.labelled import Prediction
-from nlp_ssl.objectives.tagging import Tagging
+from nlp_ssl.objectives.tagging import Tagging, TaggingCollator
 from nlp_ssl.objectives.word_tokens import word_tokens
 
 Found = set[tuple[Any, ...]]
@@ -73,18 +73,18 @@ class TaggerReadings:
 
 
 def read_tagger(
-    folder: Path, objective: Tagging, sentences: Sequence[list[str]], predictions: Sequence[Prediction]
+    folder: Path, reader: TaggingCollator, sentences: Sequence[list[str]], predictions: Sequence[Prediction]
 ) -> TaggerReadings:
     """Let plain transformers load a model from its folder and read sentences.
 
     Args:
         folder: a finished tagger.
-        objective: what it was trained with.
+        reader: made the batches that it was trained on.
         sentences: their words; each fits into one window.
         predictions: what the run says of them.
     """
-    reader = pipeline(objective.pipeline, str(folder), device="cpu", trust_remote_code=False)
-    is_plain = not any(tag.startswith(("B-", "I-")) for tag in objective.tags)
+    plain = pipeline(Tagging.card.pipeline_tag, str(folder), device="cpu", trust_remote_code=False)
+    is_plain = not any(tag.startswith(("B-", "I-")) for tag in reader.tags)
     find, score = (_tags, _accuracy) if is_plain else (_entities, _f1)
     truth = [find(p.reference) for p in predictions]
 
@@ -94,35 +94,35 @@ def read_tagger(
             text, spans = lay_out(words)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Tokenizer does not support real words")
-                groups = reader(text, aggregation_strategy=objective.reading)
+                groups = plain(text, aggregation_strategy=reader.reading)
             found.append(_tags_of(groups, spans) if is_plain else _entities_of(groups, text, spans))
         return score(found, truth)
 
     is_typed_otherwise = any(as_typed(words)[0] != as_written(words)[0] for words in sentences)
-    split = [_tags_split(reader, words, objective.max_length) for words in sentences]
+    split = [_tags_split(plain, words, reader.max_length) for words in sentences]
     whole = [tags for tags in split if tags is not None]
     ours, theirs = score([find(p.predicted) for p in predictions], truth), read(as_written)
     return TaggerReadings(
         num_sentences=len(sentences),
         metric="tag accuracy" if is_plain else "F1",
-        reading=objective.reading,
+        reading=reader.reading,
         run=ours,
         pipeline=theirs,
         typed=read(as_typed) if is_typed_otherwise else None,
         split=score([find(tags) for tags in whole], truth) if len(whole) == len(split) else None,
-        why=None if ours == theirs else _why(objective, sentences),
+        why=None if ours == theirs else _why(reader, sentences),
     )
 
 
-def _why(objective: Tagging, sentences: Sequence[list[str]]) -> str:
+def _why(reader: TaggingCollator, sentences: Sequence[list[str]]) -> str:
     """Why `pipeline` reads otherwise than the run: what the tokenizer hides from it, else what the model gets wrong."""
     dropped, joined, run_on = [], [], []
-    for words, tokens in zip(sentences, word_tokens(objective.tokenizer, sentences), strict=True):
+    for words, tokens in zip(sentences, word_tokens(reader.tokenizer, sentences), strict=True):
         run_on += tokens.run_on
         for word, first, has_token in zip(words, tokens.first, tokens.has_token, strict=True):
             if not has_token:
                 dropped.append(word)
-            elif objective.reading == "first" and first is not None and not tokens.begins[first]:
+            elif reader.reading == "first" and first is not None and not tokens.begins[first]:
                 joined.append(word)
     causes = []
     if run_on:

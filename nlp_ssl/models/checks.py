@@ -54,7 +54,7 @@ def check_isolation(packed: PackedModel, vocab_size: int, row_length: int = 96) 
     except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:  # it reads a mask that it lacks
         raise UserError(f"{refused} ({' '.join(str(error).split())[:200]})") from None
     with stock_attention(packed.model):
-        alone = packed.model(second, **({"use_cache": False} if packed.takes_cache else {})).logits.double()
+        alone = packed.model(second, **({"use_cache": False} if packed.takes_cache else {}))[0].double()
     packed.train(was_training)
     scale = alone.abs().max().clamp_min(1e-12)
     difference, leak = float((together - alone).abs().max() / scale), float((together - swapped).abs().max() / scale)

@@ -19,7 +19,7 @@ REFUSED = "{} cannot keep packed documents apart; give --tokens.packing one_docu
 
 
 class PackedModel(nn.Module):
-    """A transformers model with a language-model head, called on packed rows.
+    """A transformers model, with or without a language-model head, called on packed rows.
 
     Args:
         model: the model; isolated if it was loaded with the attention `"isolated"` or is a DeBERTa.
@@ -56,7 +56,7 @@ class PackedModel(nn.Module):
         label_positions: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """Logits.
+        """Logits; last hidden states of a model without a head.
 
         Args:
             input_ids: int32 or int64, (B, S).
@@ -68,7 +68,7 @@ class PackedModel(nn.Module):
             causal: have an isolated encoder's tokens see only their past.
 
         Returns:
-            (B, S, vocabulary), or (1, C, vocabulary) when `label_positions` are given.
+            (B, S, vocabulary or hidden size), or (1, C, ...) when `label_positions` are given.
         """
         kwargs: dict[str, Any] = {"use_cache": False} if self.takes_cache else {}
         documents = Documents(document_ids, causal, cu_seqlens if self.varlen else None)
@@ -82,7 +82,7 @@ class PackedModel(nn.Module):
             self.pairwise.documents = documents
         self.labelled.positions = label_positions
         try:
-            return self.model(input_ids=input_ids, **kwargs).logits
+            return self.model(input_ids=input_ids, **kwargs)[0]
         finally:
             self.labelled.positions = None
             if self.pairwise is not None:

@@ -1,7 +1,8 @@
-"""Named sizes: `bert-tiny` ... `bert-large`, and the same for five more families.
+"""Named sizes: `bert-tiny` ... `bert-large`, and the same for six more families.
 
-Widths and depths follow the papers where there is one (BERT: Turc et al. 2019 and Devlin et al. 2018; GPT-2: Radford et
-al. 2019; ModernBERT: Warner et al. 2024; Llama: the shapes of SmolLM and TinyLlama), and scale them down where not.
+Widths and depths follow the papers where there is one (BERT: Turc et al. 2019 and Devlin et al. 2018; ELECTRA: Clark et
+al. 2020; GPT-2: Radford et al. 2019; ModernBERT: Warner et al. 2024; Llama: the shapes of SmolLM and TinyLlama), and
+scale them down where not.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Family:
 
     Attributes:
         model_type: as transformers names it.
-        objective: "mlm" or "clm".
+        kind: whether its tokens see both sides or their past.
         tokenizer: kind of tokenizer it is trained with by convention.
         shapes: one (hidden size, layers, heads, feed-forward size) for each of `SIZES`.
         row_lengths: tokens in a packed row, for each of `SIZES`.
@@ -29,7 +30,7 @@ class Family:
     """
 
     model_type: str
-    objective: Literal["mlm", "clm"]
+    kind: Literal["encoder", "decoder"]
     tokenizer: Literal["wordpiece", "bpe", "unigram"]
     shapes: tuple[tuple[int, int, int, int], ...]
     row_lengths: tuple[int, ...] = (128, 128, 512, 512, 512)
@@ -39,31 +40,33 @@ class Family:
 
 _BERT = ((128, 2, 2, 512), (256, 4, 4, 1024), (512, 4, 8, 2048), (768, 12, 12, 3072), (1024, 24, 16, 4096))
 _PRE_NORM_ENCODER = ((128, 6, 2, 384), (256, 8, 4, 512), (512, 12, 8, 768), (768, 22, 12, 1152), (1024, 28, 16, 2624))
+_ELECTRA = ((128, 2, 2, 512), (256, 4, 4, 1024), (256, 12, 4, 1024), (768, 12, 12, 3072), (1024, 24, 16, 4096))
 _GPT2 = ((128, 4, 2, 512), (256, 6, 4, 1024), (768, 12, 12, 3072), (1024, 24, 16, 4096), (1280, 36, 20, 5120))
 _LLAMA = ((128, 6, 2, 384), (256, 8, 4, 704), (576, 30, 9, 1536), (960, 32, 15, 2560), (2048, 22, 32, 5632))
 _KEY_VALUE_HEADS = (2, 4, 3, 5, 4)
 
 FAMILIES = {
-    "bert": Family("bert", "mlm", "wordpiece", _BERT),
-    "roberta": Family("roberta", "mlm", "bpe", _BERT),
+    "bert": Family("bert", "encoder", "wordpiece", _BERT),
+    "roberta": Family("roberta", "encoder", "bpe", _BERT),
     "modernbert": Family(
-        "modernbert", "mlm", "bpe", _PRE_NORM_ENCODER, (128, 256, 1024, 1024, 1024), "muon",
+        "modernbert", "encoder", "bpe", _PRE_NORM_ENCODER, (128, 256, 1024, 1024, 1024), "muon",
         (("max_position_embeddings", 8192),),
     ),
     "deberta-v2": Family(
-        "deberta-v2", "mlm", "unigram", _BERT,
+        "deberta-v2", "encoder", "unigram", _BERT,
         fixed=(
             ("relative_attention", True), ("pos_att_type", ["p2c", "c2p"]), ("position_buckets", 256),
             ("norm_rel_ebd", "layer_norm"), ("share_att_key", True), ("position_biased_input", False),
             ("type_vocab_size", 0),
         ),
     ),
+    "electra": Family("electra", "encoder", "wordpiece", _ELECTRA),
     "gpt2": Family(
-        "gpt2", "clm", "bpe", _GPT2, (256, 256, 1024, 1024, 1024),
+        "gpt2", "decoder", "bpe", _GPT2, (256, 256, 1024, 1024, 1024),
         fixed=(("activation_function", "gelu_pytorch_tanh"),),  # the same function as gelu_new, in one kernel
     ),
     "llama": Family(
-        "llama", "clm", "bpe", _LLAMA, (256, 256, 1024, 2048, 2048), "muon", (("max_position_embeddings", 4096),)
+        "llama", "decoder", "bpe", _LLAMA, (256, 256, 1024, 2048, 2048), "muon", (("max_position_embeddings", 4096),)
     ),
 }  # fmt: skip
 
@@ -111,6 +114,8 @@ def preset_config(name: str, vocab_size: int, **fields: Any) -> PreTrainedConfig
         }
     if family.model_type == "llama":
         shape |= {"num_key_value_heads": _KEY_VALUE_HEADS[size], "tie_word_embeddings": True}
+    if family.model_type == "electra":
+        shape |= {"embedding_size": 128 if hidden < 768 else hidden}
     if family.model_type == "roberta":
         shape |= {"max_position_embeddings": 512 + fields.get("pad_token_id", 1) + 1, "type_vocab_size": 1}
     names = CONFIG_MAPPING[family.model_type].attribute_map  # GPT-2 calls its hidden_size n_embd

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from nlp_ssl.core.console import say, warn
+from nlp_ssl.data.sequences.batches import Batch
 from nlp_ssl.objectives.labelled import (
     IGNORED,
+    LabelledObjective,
     Prediction,
     addresses,
     cached_map,
@@ -19,13 +21,12 @@ from nlp_ssl.objectives.labelled import (
     pad_rows,
     padding_id,
 )
-from nlp_ssl.objectives.objective import digest_of, loss_precision
+from nlp_ssl.objectives.objective import Sums, digest_of, loss_precision
+from nlp_ssl.publishing.card import CardText
 
 
-class Classification:
-    """Cross-entropy over classes, or squared error of one score; one target a row.
-
-    Where a row may have several classes, or none, its loss is the mean over classes of the binary cross-entropy.
+class ClassificationCollator:
+    """Reads texts, or pairs of texts, each with one target: a class, several, or a score.
 
     Args:
         tokenizer: the model's.
@@ -34,14 +35,10 @@ class Classification:
         text_columns: one column of the data set, or the two of a pair.
         max_length: longest input in tokens, special ones included; of a pair the longer text is cut first.
         several: whether a row may have several classes, or none.
-        class_weights: factor of each class's rows in the loss, of mean 1 over the training rows.
 
     Raises:
         UserError: `max_length` is beyond what the tokenizer announces, or leaves no room for text.
     """
-
-    auto_class = AutoModelForSequenceClassification
-    pipeline = "text-classification"
 
     def __init__(
         self,
@@ -50,11 +47,10 @@ class Classification:
         text_columns: list[str],
         max_length: int = 128,
         several: bool = False,
-        class_weights: Sequence[float] | None = None,
     ):
         check_max_length(tokenizer, max_length, tokenizer.num_special_tokens_to_add(pair=len(text_columns) == 2))
         self.tokenizer, self.labels, self.text_columns, self.max_length = tokenizer, labels, text_columns, max_length
-        self.several, self.class_weights = several, class_weights
+        self.several = several
         self.pad_id = padding_id(tokenizer)
         if len(text_columns) == 2:
             _warn_of_unseparated_pairs(tokenizer)
@@ -72,7 +68,7 @@ class Classification:
             "problem_type": "multi_label_classification" if self.several else "single_label_classification",
         }
 
-    def prepare(self, dataset: Dataset) -> Dataset:
+    def tokenize(self, dataset: Dataset) -> Dataset:
         """Tokenise once; the result is kept in the cache and found again.
 
         Args:
@@ -84,7 +80,7 @@ class Classification:
         """
         with_labels = "label" in dataset.column_names
 
-        def tokenise(batch: dict[str, list]) -> dict[str, list]:
+        def read(batch: dict[str, list]) -> dict[str, list]:
             texts = [batch[column] for column in self.text_columns]
             encoded = self.tokenizer(*texts, truncation=False, verbose=False, return_attention_mask=False)
             too_long = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) > self.max_length]
@@ -107,13 +103,13 @@ class Classification:
             columns["truncated"] = [i in set(too_long) for i in range(len(encoded["input_ids"]))]
             return columns | ({"labels": batch["label"]} if with_labels else {})
 
-        prepared = cached_map(dataset, tokenise, [*self.text_columns, self.max_length, self.tokenizer])
+        prepared = cached_map(dataset, read, [*self.text_columns, self.max_length, self.tokenizer])
         num_truncated = sum(prepared["truncated"])
         if num_truncated:
             say(f"{num_truncated:,} of {len(prepared):,} texts are cut to {self.max_length} tokens (--max_length)")
         return prepared.remove_columns("truncated")
 
-    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Pad to the longest row, rounded up to a multiple of 8.
 
         Returns:
@@ -142,57 +138,90 @@ class Classification:
         unknown, dtype = (float("nan"), torch.float32) if self.labels is None else (IGNORED, torch.int64)
         return torch.tensor([unknown if label is None else label for label in labels], dtype=dtype)
 
-    def num_targets(self, batch: dict[str, Tensor]) -> int:
-        """Number of rows with a label."""
-        return int(self._known(batch["labels"]).sum())
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Rows with a label."""
+        return {"loss": int(self.known(batch["labels"]).sum())}
 
-    def loss(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum over rows of the cross-entropy in nats, or of the squared error.
-
-        Returns:
-            The sum, 0-d, and metrics summed over rows: `correct` (classes; of several, all of them) or `squared_error`.
-        """
-        logits, labels = self._logits(model, batch), batch["labels"]
-        known = self._known(labels)
-        if self.labels is None:
-            error = torch.where(known, logits[:, 0] - labels, 0.0)
-            loss_sum = error.square().sum()
-            return loss_sum, {"squared_error": loss_sum.detach()}
-        if self.several:
-            labels = torch.where(known[:, None], labels, 0.0)
-            rows = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=-1)
-            right = ((logits > 0) == labels.bool()).all(dim=-1)
-            return torch.where(known, rows, 0.0).sum(), {"correct": (right & known).sum()}
-        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-        loss_sum = F.cross_entropy(logits, labels, weights, reduction="sum", ignore_index=IGNORED)
-        return loss_sum, {"correct": (logits.argmax(dim=-1) == labels).sum()}
-
-    @torch.no_grad()
-    def predictions(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Prediction]:
-        """One a row, in their order; probabilities are the softmax's, the sigmoid's where several classes may hold."""
-        logits, labels = self._logits(model, batch).float(), batch["labels"]
-        references = [r if k else None for r, k in zip(labels.tolist(), self._known(labels).tolist(), strict=True)]
-        if self.labels is None:
-            return [Prediction(*pair) for pair in zip(logits[:, 0].tolist(), references, strict=True)]
-        if self.several:
-            predicted, probabilities = (logits > 0).int(), logits.sigmoid()
-            references = [None if row is None else [int(value) for value in row] for row in references]
-        else:
-            predicted, probabilities = logits.argmax(dim=-1), logits.softmax(dim=-1)
-        return list(map(Prediction, predicted.tolist(), references, probabilities.tolist()))
-
-    def _known(self, labels: Tensor) -> Tensor:
+    def known(self, labels: Tensor) -> Tensor:
         """Which rows have a label, bool (B,)."""
         if self.several:
             return ~labels.isnan().any(dim=-1)
         return ~labels.isnan() if self.labels is None else labels != IGNORED
 
-    def _logits(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+
+class Classification(LabelledObjective):
+    """Cross-entropy over classes, or squared error of one score; one target per row.
+
+    Where a row may have several classes, or none, its loss is the mean over classes of the binary cross-entropy.
+
+    Args:
+        model: an `AutoModelForSequenceClassification`.
+        collator: made the batches.
+        class_weights: factor of each class's rows in the loss, of mean 1 over the training rows.
+    """
+
+    auto_class = AutoModelForSequenceClassification
+    card = CardText(
+        pipeline_tag="text-classification",
+        what="a classifier of texts",
+        limit="It knows only the labels above and always answers with one of them, also where none fits.",
+        recipe="finetune_classification.py",
+        example="'A text to classify.'",
+        snippet="""\
+from transformers import pipeline
+
+classify = pipeline("text-classification", model={model})
+print(classify({example}))""",
+    )
+
+    def __init__(
+        self, model: nn.Module, collator: ClassificationCollator, class_weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(model, collator)
+        self.class_weights = class_weights
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(B, classes)."""
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         # only where the model learned segments: GPT-2 would take them for words, ModernBERT not at all
-        if "token_type_ids" in batch and (getattr(model.config, "type_vocab_size", None) or 0) > 1:
+        if "token_type_ids" in batch and (getattr(self.model.config, "type_vocab_size", None) or 0) > 1:
             inputs["token_type_ids"] = batch["token_type_ids"]
-        return loss_precision(model(**inputs).logits)
+        return loss_precision(self.model(**inputs).logits)
+
+    def loss(self, logits: Tensor, batch: Batch) -> Sums:
+        """Sum over rows of the cross-entropy in nats, or of the squared error.
+
+        Returns:
+            `loss`, 0-d, and summed over rows `correct` (classes; of several, all of them) or `squared_error`.
+        """
+        reader, labels = self.collator, batch["labels"]
+        known = reader.known(labels)
+        if reader.labels is None:
+            error = torch.where(known, logits[:, 0] - labels, 0.0)
+            loss_sum = error.square().sum()
+            return {"loss": loss_sum, "squared_error": loss_sum.detach()}
+        if reader.several:
+            labels = torch.where(known[:, None], labels, 0.0)
+            rows = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=-1)
+            right = ((logits > 0) == labels.bool()).all(dim=-1)
+            return {"loss": torch.where(known, rows, 0.0).sum(), "correct": (right & known).sum()}
+        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
+        loss_sum = F.cross_entropy(logits, labels, weights, reduction="sum", ignore_index=IGNORED)
+        return {"loss": loss_sum, "correct": (logits.argmax(dim=-1) == labels).sum()}
+
+    @torch.no_grad()
+    def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        """One a row, in their order; probabilities are the softmax's, the sigmoid's where several classes may hold."""
+        reader, logits, labels = self.collator, logits.float(), batch["labels"]
+        references = [r if k else None for r, k in zip(labels.tolist(), reader.known(labels).tolist(), strict=True)]
+        if reader.labels is None:
+            return [Prediction(*pair) for pair in zip(logits[:, 0].tolist(), references, strict=True)]
+        if reader.several:
+            predicted, probabilities = (logits > 0).int(), logits.sigmoid()
+            references = [None if row is None else [int(value) for value in row] for row in references]
+        else:
+            predicted, probabilities = logits.argmax(dim=-1), logits.softmax(dim=-1)
+        return list(map(Prediction, predicted.tolist(), references, probabilities.tolist()))
 
 
 def _warn_of_unseparated_pairs(tokenizer: PreTrainedTokenizerBase) -> None:

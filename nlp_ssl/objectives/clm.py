@@ -1,7 +1,9 @@
 """Causal language modelling: predict the next token of the same document (Radford et al. 2018)."""
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -9,32 +11,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from nlp_ssl.config.pretraining import CLMConfig, PretrainConfig
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.packing import cumulative_lengths, stack_rows
-from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
-from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, loss_precision, narrow, to_tensors
+from nlp_ssl.data.tokens.token_corpus import TokenCorpus
+from nlp_ssl.objectives.cross_entropy import IGNORE, bits_per_byte, summed_cross_entropy
+from nlp_ssl.objectives.objective import (
+    Batch,
+    Metrics,
+    PretrainingObjective,
+    Sums,
+    compared,
+    digest_of,
+    loss_precision,
+    narrow,
+    to_tensors,
+)
+from nlp_ssl.objectives.samples import continue_texts
+from nlp_ssl.publishing.card import CardText
 
 
-class CausalLanguageModeling:
-    """Asks every token of a packed row for the next one of its document.
+class CausalCollator:
+    """Labels every token of packed rows with the next one of its document.
 
-    A label never crosses documents, and where a document was cut at the end of a row no end is taught. A collated batch
-    holds `input_ids`, `document_ids`, `position_ids` (int32) and `labels` (int64), all (B, S); `cu_seqlens`, where
-    documents begin; and its `digest`. `labels` are already shifted.
+    A label never crosses documents, and where a document was cut at the end of a row no end is taught. A batch holds
+    `input_ids`, `document_ids`, `position_ids` (int32) and `labels` (int64), all (B, S); `cu_seqlens`, where documents
+    begin; and its `digest`. `labels` are already shifted.
 
     Args:
-        tokenizer: the begin and end that packing adds are targets, but no text: bits per byte leave them out (and
-            nothing else: the bytes of an unknown word count, so its loss does too).
         pad: token of empty positions.
     """
 
-    auto_class = AutoModelForCausalLM
-    pipeline = "text-generation"
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, pad: int) -> None:
-        self.added_ids = torch.tensor([i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None])
+    def __init__(self, pad: int) -> None:
         self.pad = pad
 
-    def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Rows of `PackedRows` as a batch with shifted labels."""
         batch = stack_rows(rows, self.pad)
         ids, documents = batch["input_ids"], batch["document_ids"]
@@ -51,22 +62,104 @@ class CausalLanguageModeling:
             }
         ) | {"digest": digest_of(batch["row"], batch["epoch"], seen)}
 
-    def num_targets(self, batch: Batch) -> int:
+    def counts(self, batch: Batch) -> dict[str, int]:
         """Tokens that have a predecessor in their document."""
-        return int((batch["labels"] != IGNORE).sum())
+        return {"clm": int((batch["labels"] != IGNORE).sum())}
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Summed cross-entropy in nats; and in evaluation `text_loss_sum`, that of targets that are text."""
-        logits = model(
+
+class CausalLanguageModeling(PretrainingObjective):
+    """Predicts the next token, with a decoder, or in a phase with an encoder whose tokens then see only their past.
+
+    The begin and end that packing adds are targets, but no text: bits per byte leave them out (and nothing else: the
+    bytes of an unknown word count, so its loss does too).
+    """
+
+    Config: ClassVar[Any] = CLMConfig
+    auto_class = AutoModelForCausalLM
+    metrics: ClassVar[Metrics] = {"held_out_loss": "min", "perplexity": "min", "bits_per_byte": "min"}
+    trains = "decoder"
+    default_models: ClassVar[dict[str, str]] = {"cpu": "llama-tiny", "gpu": "llama-small"}
+    card = CardText(
+        pipeline_tag="text-generation",
+        objective="causal language modelling",
+        what="a causal language model: it continues text",
+        limit="It continues text plausibly, not truthfully, and was not trained to follow instructions.",
+        recipe="pretrain_clm.py",
+        results={
+            "held_out_loss": "Held-out loss, nats per predicted token (weighted by token)",
+            "perplexity": "Held-out perplexity, per predicted token of this tokenizer",
+            "bits_per_byte": "Bits per byte of held-out text (predicted bytes only)",
+        },
+        example="'The function returns'",
+        snippet="""\
+from transformers import pipeline
+
+generate = pipeline("text-generation", model={model})
+print(generate({example}, max_new_tokens=40)[0]["generated_text"])""",
+    )
+
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> None:
+        super().__init__(model, tokenizer, config)
+        self.added_ids = torch.tensor([i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None])
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Cross-entropy of the next tokens."""
+        return {"clm": 1.0}
+
+    @classmethod
+    def frame(cls, tokenizer: PreTrainedTokenizerFast) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """BOS, or EOS where there is none, and EOS."""
+        end = tokenizer.eos_token_id
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
+        if end is None:
+            raise UserError("the tokenizer has no end-of-text token, which causal pretraining needs between documents")
+        return (start,), (end,)
+
+    @classmethod
+    def collator(
+        cls, tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, *, seed: int, source: int = 0
+    ) -> CausalCollator:
+        """Nothing is drawn."""
+        return CausalCollator(tokenizer.pad_token_id)
+
+    def forward(self, batch: Batch) -> Sums:
+        """`clm`, summed cross-entropy in nats; in evaluation also `text`, that of targets that are text."""
+        logits = self.model(
             batch["input_ids"],
             document_ids=batch["document_ids"],
             position_ids=batch["position_ids"],
             cu_seqlens=batch["cu_seqlens"],
+            causal=True,
         )
         logits, labels = logits.view(-1, logits.shape[-1]), batch["labels"].view(-1)
-        if model.training:
-            return summed_cross_entropy(logits, labels), {}
+        if self.training:
+            return {"clm": summed_cross_entropy(logits, labels)}
         logits = loss_precision(logits)
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
         is_text = ~torch.isin(labels, self.added_ids.to(labels.device))
-        return losses.sum(), {"text_loss_sum": (losses * is_text).sum()}
+        return {"clm": losses.sum(), "text": (losses * is_text).sum()}
+
+    def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
+        """The loss, its exponential, and bits per byte of the text."""
+        found = super().evaluate(sums, counts, num_bytes)
+        perplexity = math.exp(min(found["held_out_loss"], 100))
+        bits = bits_per_byte(float(sums["text"]), num_bytes)
+        return found | {"perplexity": perplexity, "bits_per_byte": bits}
+
+    def reference(self, unigram: float) -> dict[str, float]:
+        """What a model without context reaches."""
+        return {"unigram entropy": unigram}
+
+    def headline(self, results: Mapping[str, float], held_out: TokenCorpus, unigram: float) -> str:
+        """Bits per byte."""
+        manifest = held_out.manifest
+        reference = bits_per_byte(unigram * manifest["tokens"], manifest["bytes"])
+        return compared("held-out loss", results["bits_per_byte"], "bits per byte", reference)
+
+    def samples(self, folder: Path, held_out: TokenCorpus, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+        """Texts continued by plain transformers."""
+        return continue_texts(folder, held_out, tokenizer)
+
+
+OBJECTIVE = CausalLanguageModeling

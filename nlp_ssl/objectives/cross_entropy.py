@@ -5,6 +5,7 @@ the gradient. Here a block of rows at a time goes through float32, and only the 
 the logits, from the forward pass on: it is known up to the factor that the backward pass brings.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -29,6 +30,14 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         precision = torch.promote_types(logits.dtype, torch.float32)
         return F.cross_entropy(logits.to(precision), labels, ignore_index=IGNORE, reduction="sum")
     return _SummedCrossEntropy.apply(logits, labels)
+
+
+def bits_per_byte(text_loss_sum: float, num_bytes: float) -> float:
+    """Bits to encode a byte of text: summed loss of the text's tokens, in nats, over ln 2 and the bytes they spell.
+
+    It does not depend on the tokenizer, so models with different vocabularies can be compared.
+    """
+    return text_loss_sum / math.log(2) / num_bytes
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

@@ -3,18 +3,20 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir
+from nlp_ssl.data.sequences.batches import Batch, Collator
 from nlp_ssl.data.sequences.length_batching import padded
+from nlp_ssl.objectives.objective import Objective, Sums
 
 IGNORED = -100
 RULES = 2  # raise it when the same rows would be tokenised otherwise
@@ -33,6 +35,55 @@ class Prediction:
     predicted: Any
     reference: Any
     probabilities: list[float] | None = None
+
+
+class LabelledCollator(Collator, Protocol):
+    """Reads the rows of a labelled task.
+
+    Attributes:
+        tokenizer: the model's.
+        max_length: longest input in tokens.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+    def config_kwargs(self) -> dict[str, Any]:
+        """What the model's configuration must say about the task, for `from_pretrained` or `from_config`."""
+        ...
+
+    def tokenize(self, dataset: Dataset) -> Dataset:
+        """The rows that batches are made of, tokenized once; the result is kept in the cache and found again."""
+        ...
+
+
+class LabelledObjective(Objective):
+    """An objective for labelled rows: its loss and its predictions are made of the same logits.
+
+    Args:
+        model: with a head of `auto_class`.
+        collator: made the batches.
+    """
+
+    def __init__(self, model: nn.Module, collator: Any) -> None:
+        super().__init__(model)
+        self.collator = collator
+
+    def forward(self, batch: Batch) -> Sums:
+        """`loss`, summed over the labels, and what else is counted of them."""
+        return self.loss(self.logits(batch), batch)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Of a batch, in the precision of losses."""
+        raise NotImplementedError
+
+    def loss(self, logits: Tensor, batch: Batch) -> Sums:
+        """Of logits; see `forward`."""
+        raise NotImplementedError
+
+    def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        """One for each row of a batch, in their order."""
+        raise NotImplementedError
 
 
 def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, num_special: int) -> None:

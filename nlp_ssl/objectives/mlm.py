@@ -1,37 +1,49 @@
 """Masked language modelling: predict the tokens that were hidden (Devlin et al. 2018)."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
+from nlp_ssl.config.pretraining import MLMConfig, PhaseConfig
 from nlp_ssl.data.sequences.packing import cumulative_lengths, stack_rows
+from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.masking import SPAN_MAX, MaskingCollator
-from nlp_ssl.objectives.objective import Batch, Metrics, digest_of, narrow, to_tensors
+from nlp_ssl.objectives.objective import (
+    Batch,
+    Metrics,
+    PretrainingObjective,
+    Sums,
+    compared,
+    digest_of,
+    narrow,
+    to_tensors,
+)
+from nlp_ssl.objectives.samples import fill_masks
+from nlp_ssl.publishing.card import CardText
 
 
-class MaskedLanguageModeling:
-    """Hides tokens of packed rows and asks for them; logits are computed only there.
+class MaskedCollator:
+    """Masks packed rows.
 
-    A collated batch of B rows of S tokens holds, as int32, `input_ids`, `document_ids`, `position_ids` (B, S),
-    `cu_seqlens`, where documents begin, and in a fixed capacity of C slots `label_positions` (C,), indices into the
-    B * S tokens; `labels` (C,), int64, -100 in spare slots; and its `digest`.
+    A batch of B rows of S tokens holds, as int32, `input_ids`, `document_ids`, `position_ids` (B, S), `cu_seqlens`,
+    where documents begin, and in a fixed capacity of C slots `label_positions` (C,), indices into the B * S tokens;
+    `labels` (C,), int64, -100 in spare slots; and its `digest`.
 
     Args:
-        masking: the masking collator.
+        masking: chooses what is hidden.
     """
-
-    auto_class = AutoModelForMaskedLM
-    pipeline = "fill-mask"
 
     def __init__(self, masking: MaskingCollator) -> None:
         self.masking = masking
 
-    def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Rows of `PackedRows` as a masked batch."""
         batch = stack_rows(rows, self.masking.tokenizer.pad_token_id)
         keys = self.masking.row_keys(batch["epoch"], batch["row"])
@@ -62,26 +74,94 @@ class MaskedLanguageModeling:
         slots = num_tokens * p + 6 * math.sqrt(num_tokens * p * (1 - p) * together)
         return min(num_tokens, math.ceil(slots / 64) * 64)
 
-    def num_targets(self, batch: Batch) -> int:
+    def counts(self, batch: Batch) -> dict[str, int]:
         """Masked tokens."""
-        return int((batch["labels"] != IGNORE).sum())
+        return {"mlm": int((batch["labels"] != IGNORE).sum())}
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Summed cross-entropy in nats; and in evaluation `correct`, how many tokens were predicted right.
 
-        A batch without `label_positions`, from a causal phase, asks every token for the next one.
-        """
-        positions = batch.get("label_positions")
-        logits = model(
+class MaskedLanguageModeling(PretrainingObjective):
+    """Predicts hidden tokens; logits are computed only there."""
+
+    Config: ClassVar[Any] = MLMConfig
+    auto_class = AutoModelForMaskedLM
+    metrics: ClassVar[Metrics] = {"held_out_loss": "min", "masked_accuracy": "max"}
+    card = CardText(
+        pipeline_tag="fill-mask",
+        objective="masked language modelling",
+        what="a masked language model: it fills gaps in text, and is a body to fine-tune",
+        limit="It predicts likely words, not true ones; use it as a starting point for fine-tuning.",
+        recipe="pretrain_mlm.py",
+        results={"held_out_loss": "Held-out loss, nats per masked token (masks fixed, weighted by token)"},
+        example='f"The function returns a {fill.tokenizer.mask_token}."',
+        snippet="""\
+from transformers import pipeline
+
+fill = pipeline("fill-mask", model={model})
+for guess in fill({example}):
+    print(f"{{guess['score']:.3f}}  {{guess['sequence']}}")""",
+    )
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Cross-entropy of the masked tokens."""
+        return {"mlm": 1.0}
+
+    @classmethod
+    def needs_mask_token(cls) -> bool:
+        """It hides tokens behind it."""
+        return True
+
+    @classmethod
+    def collator(
+        cls, tokenizer: PreTrainedTokenizerFast, config: MLMConfig, *, seed: int, source: int = 0
+    ) -> MaskedCollator:
+        """Masks as `config.masking` says."""
+        return MaskedCollator(MaskingCollator(tokenizer, config.masking, seed=seed, source=source))
+
+    @classmethod
+    def in_phase(cls, config: MLMConfig, phase: PhaseConfig) -> MLMConfig:
+        """A phase may mask another share of the tokens."""
+        if phase.mask_probability is None:
+            return config
+        masking = dataclasses.replace(config.masking, probability=phase.mask_probability)
+        return dataclasses.replace(config, masking=masking)
+
+    @classmethod
+    def labels_per_token(cls, config: MLMConfig) -> float:
+        """The share that is masked, with room for chance."""
+        return 2 * config.masking.probability
+
+    def forward(self, batch: Batch) -> Sums:
+        """`mlm`, summed cross-entropy in nats; in evaluation also `correct`, how many tokens were predicted right."""
+        logits = self.model(
             batch["input_ids"],
             document_ids=batch["document_ids"],
             position_ids=batch["position_ids"],
             cu_seqlens=batch["cu_seqlens"],
-            label_positions=positions,
-            causal=positions is None,
+            label_positions=batch["label_positions"],
         )
         logits, labels = logits.view(-1, logits.shape[-1]), batch["labels"].view(-1)
-        loss_sum = summed_cross_entropy(logits, labels)
-        if model.training:
-            return loss_sum, {}
-        return loss_sum, {"correct": (logits.argmax(-1) == labels).sum()}
+        sums = {"mlm": summed_cross_entropy(logits, labels)}
+        if not self.training:
+            sums["correct"] = (logits.argmax(-1) == labels).sum()
+        return sums
+
+    def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
+        """The loss, and the share of masked tokens that were predicted right."""
+        accuracy = float(sums["correct"]) / counts["mlm"]
+        return super().evaluate(sums, counts, num_bytes) | {"masked_accuracy": accuracy}
+
+    def reference(self, unigram: float) -> dict[str, float]:
+        """What a model without context reaches."""
+        return {"unigram entropy": unigram}
+
+    def headline(self, results: Mapping[str, float], held_out: TokenCorpus, unigram: float) -> str:
+        """Nats per masked token, beside the unigram model's per token."""
+        return compared("held-out loss", results["held_out_loss"], "nats per masked token", unigram)
+
+    def samples(self, folder: Path, held_out: TokenCorpus, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+        """Masks filled by plain transformers."""
+        return fill_masks(folder, held_out, tokenizer)
+
+
+OBJECTIVE = MaskedLanguageModeling

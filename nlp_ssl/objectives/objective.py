@@ -1,80 +1,300 @@
-"""The protocol that every objective keeps: batch -> summed loss, and targets that are counted on the host."""
+"""The contract of a training objective: everything that the rest of the project must know about it.
 
-from collections.abc import Sequence
+Adding one is one new file here that subclasses `PretrainingObjective`, says `OBJECTIVE = TheClass` at its end, and a
+recipe that hands the class over. Nothing else asks which objective it is.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from nlp_ssl.config.pretraining import PhaseConfig
+from nlp_ssl.core.errors import UserError
+from nlp_ssl.data.sequences.batches import Batch, Collator
 from nlp_ssl.data.sequences.order import hash64
+from nlp_ssl.data.tokens.token_corpus import TokenCorpus
+from nlp_ssl.publishing.card import CardText
 
-Batch = dict[str, Tensor]
-Metrics = dict[str, Tensor]
-
-
-class Objective(Protocol):
-    """What is asked of a model.
-
-    An objective never averages: the loop divides the sum by the number of targets of the whole step, over all
-    micro-batches and processes, which is what makes one batch of 64 equal to eight of 8.
-
-    Attributes:
-        auto_class: the `transformers.AutoModelFor...` whose head it needs.
-    """
-
-    auto_class: Any
-
-    def collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        """Rows as the data set gives them, each with its `row` and `epoch`, as a batch of CPU tensors.
-
-        The batch also holds `digest`, from `digest_of`.
-        """
-        ...
-
-    def num_targets(self, batch: Batch) -> int:
-        """How many predictions the batch asks for, counted on the host before anything is computed."""
-        ...
-
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The loss summed over the batch's targets (0-d), and 0-d tensors that can be summed over batches.
-
-        It is float32 whatever the precision of the model, but for a float64 model, whose loss is float64.
-        """
-        ...
+Sums = dict[str, Tensor]
+Metrics = Mapping[str, Literal["min", "max"]]
 
 
-class ObjectiveModule(nn.Module):
-    """A model together with what is asked of it, so that DDP, FSDP and `torch.compile` wrap the whole.
+class Objective(nn.Module):
+    """One way to train a model: the module that DDP, FSDP and `torch.compile` wrap, and that the optimizer trains.
+
+    It never averages. `forward` gives a sum for every loss term, the collator counts the targets of every term on the
+    host, and the loss of a step is `sum(terms[k] * sum_k / count_k)`, each sum and count over all micro-batches and
+    processes: one batch of 64 is eight of 8 in every term.
+
+    Whatever else it needs is a submodule or a buffer of its own (a head, a generator, a teacher, a queue): it is moved,
+    trained and checkpointed with the model, and stays out of the published folder.
 
     Args:
-        model: takes what the objective gives it.
-        objective: what is asked.
+        model: what is trained; a `PackedModel` in pretraining.
+
+    Attributes:
+        auto_class: the `transformers.AutoModelFor...` that makes the model.
+        card: what the model card says of such a model.
+        metrics: the numbers of `evaluate`, the main one first, and whether a low or a high one is good.
+        two_pass: the loss needs the vectors of the whole step at once (negatives in the batch): in training `forward`
+            gives `{"vectors": (N, ...)}`, and `loss_of_vectors` the losses of those of all micro-batches and processes.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    auto_class: ClassVar[Any]
+    card: ClassVar[CardText]
+    metrics: ClassVar[Metrics] = {"held_out_loss": "min"}
+    two_pass: ClassVar[bool] = False
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.objective = objective
         self._no_split_modules = getattr(model, "_no_split_modules", None)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """`(loss_sum, metrics)` of a batch."""
-        return self.objective.loss(self.model, batch)
+    @property
+    def terms(self) -> dict[str, float]:
+        """Names of the loss terms and their weights."""
+        return {"loss": 1.0}
+
+    def forward(self, batch: Batch) -> Sums:
+        """Losses of a batch.
+
+        Returns:
+            For each term that the batch has, the loss summed over its targets (0-d): float32 whatever the precision of
+            the model, but for a float64 model, whose loss is float64. In evaluation also what `evaluate` reads: tensors
+            of any shape, the same for every batch, that can be summed over batches.
+        """
+        raise NotImplementedError
+
+    def loss_of_vectors(self, vectors: Tensor) -> Sums:
+        """The losses of all vectors of a step, where `two_pass` is set; summed over the targets of each term.
+
+        Args:
+            vectors: (N, ...), those of all micro-batches and processes; the order of the step's rows is not kept.
+        """
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> None:
+        """Called on every process when optimizer step `step` (from 1) has been applied: moving averages, queues."""
+
+    def published(self) -> dict[str, PreTrainedModel]:
+        """What becomes a model of the Hub, by its folder: `""` for the run's own, `"generator"` for a subfolder."""
+        inner = self.model if isinstance(self.model, PreTrainedModel) else self.model.model  # of a PackedModel
+        return {"": inner}
+
+    def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
+        """The numbers of an evaluation.
+
+        Args:
+            sums: what `forward` gave, summed over all held-out batches; float64, on the host.
+            counts: targets of each term, likewise.
+            num_bytes: of the text that was read.
+
+        Returns:
+            `held_out_loss`, weighted as in training, and what the objective adds.
+        """
+        return {"held_out_loss": sum(w * float(sums[k]) / max(1, counts[k]) for k, w in self.terms.items())}
+
+
+class PretrainingObjective(Objective):
+    """An objective for text without labels, on packed sequences.
+
+    Args:
+        model: the packed model.
+        tokenizer: the run's.
+        config: the run's, an instance of `Config`.
+
+    Attributes:
+        Config: the run's options: `PretrainConfig` with a section of the objective's own.
+        trains: which of the presets it can train.
+        default_models: the preset for a machine without and with a GPU.
+    """
+
+    Config: ClassVar[Any]
+    trains: ClassVar[Literal["encoder", "decoder"]] = "encoder"
+    default_models: ClassVar[dict[str, str]] = {"cpu": "modernbert-tiny", "gpu": "modernbert-base"}
+
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: Any) -> None:
+        super().__init__(model)
+
+    # what it needs of tokenizer and text
+
+    @classmethod
+    def needs_mask_token(cls) -> bool:
+        """Whether the tokenizer must have a mask token."""
+        return False
+
+    @classmethod
+    def frame(cls, tokenizer: PreTrainedTokenizerFast) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The special tokens before and after every document: the tokenizer's own, such as CLS and SEP."""
+        body, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+        at = next(i for i in range(len(whole)) if whole[i : i + len(body)] == body)
+        return tuple(whole[:at]), tuple(whole[at + len(body) :])
+
+    @classmethod
+    def collator(cls, tokenizer: PreTrainedTokenizerFast, config: Any, *, seed: int, source: int = 0) -> Collator:
+        """Makes batches; what it draws is a hash of (seed, source, epoch, sequence, position).
+
+        Args:
+            tokenizer: the run's.
+            config: the run's, or that of a phase.
+            seed: decides what is drawn.
+            source: tells apart data sets under one seed, such as training (0) and held-out (1) text.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def in_phase(cls, config: Any, phase: PhaseConfig) -> Any:
+        """The run's options as they hold in a phase.
+
+        Raises:
+            UserError: the phase asks for something that this objective does not have.
+        """
+        if phase.mask_probability is not None:
+            raise UserError(f"phases: mask_probability is for objectives that mask, not for {cls.card.objective}")
+        return config
+
+    @classmethod
+    def labels_per_token(cls, config: Any) -> float:
+        """About how many of the tokens get logits over the vocabulary: what the memory of a step depends on."""
+        return 1.0
+
+    # what came out
+
+    def reference(self, unigram: float) -> dict[str, float]:
+        """Levels to draw beside the losses, by name.
+
+        Args:
+            unigram: nats per token of a unigram model of the training text on the held-out text.
+        """
+        return {}
+
+    def headline(self, results: Mapping[str, float], held_out: TokenCorpus, unigram: float) -> str:
+        """The result beside that of a model without context.
+
+        Args:
+            results: of the last evaluation.
+            held_out: the text that it was measured on.
+            unigram: nats per token of a unigram model of the training text on it.
+        """
+        return compared("held-out loss", results["held_out_loss"], "per target")
+
+    def samples(self, folder: Path, held_out: TokenCorpus, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+        """Lines that show what the finished model in a folder makes of held-out text."""
+        return iter(())
+
+
+def compared(what: str, found: float, unit: str, reference: float | None = None) -> str:
+    """A held-out number in a sentence, beside that of a model without context where there is one."""
+    said = f"{what} {found:.3f} {unit}"
+    if reference is None:
+        return said
+    beaten = "below" if found < reference else "NOT below"
+    return f"{said}, {beaten} the {reference:.3f} of a model without context (unigram)"
+
+
+def find_objective(name: str) -> type[PretrainingObjective]:
+    """The pretraining objective in a file of this folder, by the file's name, such as `"mlm"`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    where = f"nlp_ssl.objectives.{name}"
+    found = getattr(import_module(where), "OBJECTIVE", None) if name.isidentifier() and find_spec(where) else None
+    if found is None:
+        files = sorted(path for path in Path(__file__).parent.glob("*.py"))
+        known = ", ".join(path.stem for path in files if "\nOBJECTIVE = " in path.read_text())
+        raise UserError(f"'{name}' is no pretraining objective; there are {known}")
+    return found
+
+
+@dataclass
+class InPhase:
+    """A collator whose batches say which objective of a `Curriculum` they are for; picklable.
+
+    Attributes:
+        collator: makes them.
+        number: of the objective.
+    """
+
+    collator: Collator
+    number: int
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        """The batch, and `objective`, 0-d."""
+        return {**self.collator(rows), "objective": torch.tensor(self.number)}
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Those of the collator."""
+        return self.collator.counts(batch)
+
+
+class Curriculum(PretrainingObjective):
+    """Objectives of one run that take turns over one model: that of the run, and those that phases ask for.
+
+    It is the run's objective in every way, but that a batch of `InPhase` goes to another one.
+
+    Args:
+        main: of the run.
+        others: over the same model, those of batches numbered 1, 2, ...
+    """
+
+    def __init__(self, main: PretrainingObjective, others: Sequence[PretrainingObjective]) -> None:
+        nn.Module.__init__(self)
+        self.model = main.model
+        self._no_split_modules = main._no_split_modules
+        self.main, self.turns = main, (main, *others)
+        self.objectives = nn.ModuleList(self.turns)
+        self.metrics, self.card = main.metrics, main.card  # type: ignore[misc]
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Of all of them."""
+        return {name: weight for each in self.turns for name, weight in each.terms.items()}
+
+    def forward(self, batch: Batch) -> Sums:
+        """What the batch's objective makes of it."""
+        inputs = dict(batch)
+        number = inputs.pop("objective", None)
+        return self.turns[0 if number is None else int(number)](inputs)
+
+    def after_step(self, step: int) -> None:
+        """Of all of them."""
+        for each in self.turns:
+            each.after_step(step)
+
+    def published(self) -> dict[str, PreTrainedModel]:
+        """Of the run's."""
+        return self.main.published()
+
+    def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
+        """Of the run's."""
+        return self.main.evaluate(sums, counts, num_bytes)
+
+    def reference(self, unigram: float) -> dict[str, float]:
+        """Of the run's."""
+        return self.main.reference(unigram)
+
+    def headline(self, results: Mapping[str, float], held_out: TokenCorpus, unigram: float) -> str:
+        """Of the run's."""
+        return self.main.headline(results, held_out, unigram)
+
+    def samples(self, folder: Path, held_out: TokenCorpus, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+        """Of the run's."""
+        return self.main.samples(folder, held_out, tokenizer)
 
 
 def loss_precision(logits: Tensor) -> Tensor:
     """Logits as losses are made of them: half precision becomes float32, and float64, as proofs use it, stays."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def num_real_tokens(batch: Batch) -> int:
-    """Tokens of a collated batch that are not padding."""
-    for key in ("document_ids", "attention_mask"):
-        if key in batch:
-            return int((batch[key] > 0).sum())
-    return batch["input_ids"].numel()
 
 
 def digest_of(rows: np.ndarray, epochs: np.ndarray, seen: np.ndarray) -> Tensor:
@@ -87,7 +307,7 @@ def digest_of(rows: np.ndarray, epochs: np.ndarray, seen: np.ndarray) -> Tensor:
     Args:
         rows: numbers of the rows, (B,).
         epochs: theirs, (B,).
-        seen: int64 (B, S): what the model sees and what it is asked for; 0 where padded.
+        seen: int64 (B, S): what the model sees and what its targets are; 0 where padded.
 
     Returns:
         int64, 0-d; below 2^53 for any batch of fewer than two million rows, so exact in float64.

@@ -12,8 +12,10 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.data.sequences.batches import Batch
 from nlp_ssl.objectives.labelled import (
     IGNORED,
+    LabelledObjective,
     Prediction,
     addresses,
     cached_map,
@@ -21,11 +23,12 @@ from nlp_ssl.objectives.labelled import (
     pad_rows,
     padding_id,
 )
-from nlp_ssl.objectives.objective import digest_of, loss_precision
+from nlp_ssl.objectives.objective import Sums, digest_of, loss_precision
 from nlp_ssl.objectives.word_tokens import Reading, WordTokens, word_tokens
+from nlp_ssl.publishing.card import CardText
 
 RULES = 1  # raise it when the same sentences would get other labels
-# What is said of a set of sentences; each is counted in `Tagging.count`.
+# What is said of a set of sentences; each is counted in `TaggingCollator.tokenize`.
 REMARKS = {
     "split": "{n:,} of {total:,} sentences are longer than {max_length} tokens: read in windows",
     "unseen": "{n:,} words of characters that the tokenizer drops are read as no entity of their own",
@@ -34,12 +37,12 @@ REMARKS = {
 }
 
 
-class Tagging:
-    """Cross-entropy over tags at the first token of every word, and where else `pipeline` reads it; one target a word.
+class TaggingCollator:
+    """Reads sentences with a tag per word.
 
     A row of a batch is a sentence. One longer than `max_length` becomes several windows, each a row of the tensors and
     each but the first beginning with a quarter of words that the last has seen, so every word of every sentence is
-    labelled exactly once and none is lost; `predictions` puts them together again.
+    labelled exactly once and none is lost; `Tagging.predictions` puts them together again.
 
     The tokens are those of the sentence as it is written (see `as_written`), not of its words one by one: that is what
     the model saw in pretraining and what `pipeline("token-classification")` will show it, for byte-level tokenizers
@@ -58,9 +61,6 @@ class Tagging:
     Raises:
         UserError: the tokenizer is not a fast one, or `max_length` is beyond what it announces or leaves no room.
     """
-
-    auto_class = AutoModelForTokenClassification
-    pipeline = "token-classification"
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Tagging:
             "label2id": {tag: i for i, tag in enumerate(self.tags)},
         }
 
-    def prepare(self, dataset: Dataset) -> Dataset:
+    def tokenize(self, dataset: Dataset) -> Dataset:
         """Tokenise and cut into windows, once; the result is kept in the cache and found again.
 
         Args:
@@ -107,7 +107,7 @@ class Tagging:
             tag of each word without a token of its own and -100 of the others; `length`, the tokens of all windows.
         """
 
-        def tokenise(batch: dict[str, list]) -> dict[str, list]:
+        def read(batch: dict[str, list]) -> dict[str, list]:
             rows = [
                 self._row(found, tags)
                 for found, tags in zip(word_tokens(self.tokenizer, batch["tokens"]), batch["tags"], strict=True)
@@ -115,13 +115,13 @@ class Tagging:
             return {key: [row[key] for row in rows] for key in rows[0]}
 
         decided_by = [RULES, self.max_length, self.tokenizer, self.tags, self.reading]
-        prepared = cached_map(dataset, tokenise, decided_by)
+        prepared = cached_map(dataset, read, decided_by)
         for name, remark in REMARKS.items():
             if n := sum(prepared[name]):
                 say(remark.format(n=n, total=len(prepared), max_length=self.max_length))
         return prepared.remove_columns(list(REMARKS))
 
-    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Lay the windows of all sentences below each other and pad to the longest, rounded up to a multiple of 8.
 
         Returns:
@@ -136,52 +136,17 @@ class Tagging:
         unread = [row["unread"] for row in rows]
         batch["unread"] = _filled((len(rows), max(map(len, unread))), unread)
         sentence = [i for i, row in enumerate(rows) for _ in row["labels"]]
-        seen = (batch["input_ids"] + 1) * batch["attention_mask"] + (self._targets(batch) - IGNORED << 32)
+        seen = (batch["input_ids"] + 1) * batch["attention_mask"] + (_targets(batch) - IGNORED << 32)
         numbers, epochs = addresses(rows)
         digest = digest_of(numbers[sentence], epochs[sentence], seen.numpy())
         return batch | {"sentence": torch.tensor(sentence), "digest": digest}
 
-    def num_targets(self, batch: dict[str, Tensor]) -> int:
-        """Number of labelled words."""
-        return int((batch["labels"] != IGNORED).sum())
-
-    def loss(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum over words of the cross-entropy in nats, all that `pipeline` reads of a word together, and `correct`, the
-        number of words tagged right."""
-        logits, targets = self._logits(model, batch), self._targets(batch)
-        loss_sum = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=IGNORED)
-        return loss_sum, {"correct": (logits.argmax(dim=-1) == batch["labels"]).sum()}
-
-    @torch.no_grad()
-    def predictions(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> list[Prediction]:
-        """Predicted and true tag names, one `Prediction` a whole sentence, in their order.
-
-        A word without a token of its own is predicted as what `pipeline` shows of it: as inside of the entity that goes
-        on behind it, else as `O`.
-        """
-        predicted, labels = self._logits(model, batch).argmax(dim=-1).cpu(), batch["labels"].cpu()
-        unread = [self._names(row) for row in batch["unread"].cpu()]
-        read: list[tuple[list[str], list[str]]] = [([], []) for _ in unread]
-        for i, sentence in enumerate(batch["sentence"].tolist()):
-            real = labels[i] != IGNORED
-            for names, ids in zip(read[sentence], (predicted[i], labels[i]), strict=True):
-                names += self._names(ids[real])
-        return [
-            Prediction(_fill_gaps(_put_back(tags, gaps, [None] * len(gaps))), _put_back(truth, gaps, gaps))
-            for (tags, truth), gaps in zip(read, unread, strict=True)
-        ]
-
-    def _names(self, ids: Tensor) -> list[str | None]:
-        return [None if i == IGNORED else self.tags[i] for i in ids.tolist()]
-
-    def _targets(self, batch: dict[str, Tensor]) -> Tensor:
-        return torch.where(batch["labels"] == IGNORED, batch["continued"], batch["labels"])
-
-    def _logits(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return loss_precision(model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits)
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Labelled words."""
+        return {"loss": int((batch["labels"] != IGNORED).sum())}
 
     def _row(self, found: WordTokens, tags: list[int]) -> dict[str, Any]:
-        """A sentence as `prepare` returns it, with what is counted of it."""
+        """A sentence as `tokenize` returns it, with what is counted of it."""
         capacity = self.max_length - len(self.prefix) - len(self.suffix)
         labels, continued = self._label(found, tags)
         ids, lengths, num_cut, at = [], [], 0, 0
@@ -256,6 +221,68 @@ class Tagging:
                 window.append([*before, *row[new:end], *behind])
         length = sum(map(len, input_ids))
         return {"input_ids": input_ids, "labels": windows[0], "continued": windows[1], "length": length}
+
+
+class Tagging(LabelledObjective):
+    """Cross-entropy over tags at the first token of every word, and where else `pipeline` reads it; a target per word.
+
+    Args:
+        model: an `AutoModelForTokenClassification`.
+        collator: made the batches.
+    """
+
+    auto_class = AutoModelForTokenClassification
+    card = CardText(
+        pipeline_tag="token-classification",
+        what="a tagger of words",
+        limit="It knows only the labels above; words unlike those of its training data are often missed.",
+        recipe="finetune_ner.py",
+        example="'A sentence with names.'",
+        snippet="""\
+from transformers import pipeline
+
+tag = pipeline("token-classification", model={model}, aggregation_strategy={strategy})
+for entity in tag({example}):
+    print(entity['entity_group'], entity['word'], f"{{entity['score']:.3f}}")""",
+    )
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(windows, S, tags)."""
+        return loss_precision(self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits)
+
+    def loss(self, logits: Tensor, batch: Batch) -> Sums:
+        """Sum over words of the cross-entropy in nats, all that `pipeline` reads of a word together, as `loss`; and
+        `correct`, the number of words tagged right."""
+        loss_sum = F.cross_entropy(
+            logits.flatten(0, 1), _targets(batch).flatten(), reduction="sum", ignore_index=IGNORED
+        )
+        return {"loss": loss_sum, "correct": (logits.argmax(dim=-1) == batch["labels"]).sum()}
+
+    @torch.no_grad()
+    def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        """Predicted and true tag names, one `Prediction` a whole sentence, in their order.
+
+        A word without a token of its own is predicted as what `pipeline` shows of it: as inside of the entity that goes
+        on behind it, else as `O`.
+        """
+        predicted, labels = logits.argmax(dim=-1).cpu(), batch["labels"].cpu()
+        unread = [self._names(row) for row in batch["unread"].cpu()]
+        read: list[tuple[list[str], list[str]]] = [([], []) for _ in unread]
+        for i, sentence in enumerate(batch["sentence"].tolist()):
+            real = labels[i] != IGNORED
+            for names, ids in zip(read[sentence], (predicted[i], labels[i]), strict=True):
+                names += self._names(ids[real])
+        return [
+            Prediction(_fill_gaps(_put_back(tags, gaps, [None] * len(gaps))), _put_back(truth, gaps, gaps))
+            for (tags, truth), gaps in zip(read, unread, strict=True)
+        ]
+
+    def _names(self, ids: Tensor) -> list[str | None]:
+        return [None if i == IGNORED else self.collator.tags[i] for i in ids.tolist()]
+
+
+def _targets(batch: Batch) -> Tensor:
+    return torch.where(batch["labels"] == IGNORED, batch["continued"], batch["labels"])
 
 
 def _filled(shape: Sequence[int], rows: list[list[int]]) -> Tensor:

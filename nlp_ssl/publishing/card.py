@@ -7,7 +7,7 @@ its line. Nothing is filled in for the author: no language, licence or claim tha
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -61,34 +61,36 @@ PROCEDURE_FACTS = {
     "tokens_per_second": "Tokens per second (real ones, no padding)",
     "versions": "Versions",
 }
-# What each number counts is said next to it: losses of different objectives cannot be compared.
+# Results besides those that an objective names.
 RESULT_FACTS = {
-    "masked_loss": "Held-out loss, nats per masked token (masks fixed, weighted by token)",
-    "causal_loss": "Held-out loss, nats per predicted token (weighted by token)",
-    "perplexity": "Held-out perplexity, per predicted token of this tokenizer",
-    "bits_per_byte": "Bits per byte of held-out text (predicted bytes only)",
     "unigram_entropy": "For reference: unigram entropy of the same text, nats per token",
     "evaluated_targets": "Tokens that the held-out loss was measured on",
 }
 
-RECIPES = {
-    "fill-mask": "pretrain_mlm.py",
-    "text-generation": "pretrain_clm.py",
-    "text-classification": "finetune_classification.py",
-    "token-classification": "finetune_ner.py",
-}
-WHAT = {
-    "fill-mask": "a masked language model: it fills gaps in text, and is a body to fine-tune",
-    "text-generation": "a causal language model: it continues text",
-    "text-classification": "a classifier of texts",
-    "token-classification": "a tagger of words",
-}
-LIMITS = {
-    "fill-mask": "It predicts likely words, not true ones; use it as a starting point for fine-tuning.",
-    "text-generation": "It continues text plausibly, not truthfully, and was not trained to follow instructions.",
-    "text-classification": "It knows only the labels above and always answers with one of them, also where none fits.",
-    "token-classification": "It knows only the labels above; words unlike those of its training data are often missed.",
-}
+
+@dataclass(frozen=True)
+class CardText:
+    """What a card says of every model of an objective.
+
+    What a number counts is said beside it: losses of different objectives cannot be compared.
+    """
+
+    pipeline_tag: str
+    """The task of `pipeline` that reads the model."""
+    what: str
+    """What the model is, after "This is"."""
+    limit: str
+    """What it cannot do, in a sentence."""
+    recipe: str
+    """The program that makes it."""
+    snippet: str
+    """Python that uses it: a format with `{model}`, `{example}` and `{strategy}`, Python literals."""
+    example: str
+    """The snippet's input where none is given: a Python expression."""
+    objective: str = ""
+    """What it was trained on, as the field calls it."""
+    results: Mapping[str, str] = field(default_factory=dict)
+    """Held-out numbers that the card shows, by the names that `evaluate` gives them: what each counts."""
 
 
 @dataclass
@@ -109,7 +111,7 @@ class Metric:
 def model_card(
     title: str,
     *,
-    pipeline_tag: str,
+    text: CardText,
     model: str,
     facts: Mapping[str, Any],
     metrics: Iterable[Metric] = (),
@@ -121,17 +123,16 @@ def model_card(
     example: str | tuple[str, str] | None = None,
     limits: Iterable[str] = (),
     curves: str | None = None,
-    recipe: str | None = None,
-    aggregation_strategy: str | None = None,
+    aggregation_strategy: str = "first",
 ) -> str:
     """Write a model card.
 
     Args:
         title: name of the model.
-        pipeline_tag: `fill-mask`, `text-generation`, `text-classification` or `token-classification`.
+        text: what the objective says of its models.
         model: what the snippet gives to `pipeline`: the repository id, or the model's folder.
-        facts: what is known about the run, by the names in `MODEL_FACTS`, `DATA_FACTS`, `PROCEDURE_FACTS` and
-            `RESULT_FACTS`; `None` leaves out the line.
+        facts: what is known about the run, by the names in `MODEL_FACTS`, `DATA_FACTS`, `PROCEDURE_FACTS`,
+            `RESULT_FACTS` and `text.results`; `None` leaves out the line.
         metrics: what was measured on labelled data.
         base_model: Hub id or folder of the model that this one went on from.
         language: ISO 639 code(s), when known.
@@ -142,33 +143,35 @@ def model_card(
             token.
         limits: further sentences on what the model cannot do.
         curves: file name of the picture of the loss, beside the card.
-        recipe: the program that made the model; the one that fits `pipeline_tag` when `None`.
-        aggregation_strategy: how the snippet of a tagger reads it: `"first"` token of a word when `None`.
+        aggregation_strategy: how the snippet of a tagger reads it.
 
     Returns:
         Markdown with YAML front matter, ending in a newline.
     """
     facts = {name: value for name, value in facts.items() if value is not None}
     metrics = list(metrics)
-    known = {**MODEL_FACTS, **DATA_FACTS, **PROCEDURE_FACTS, **RESULT_FACTS}
+    results = {**text.results, **RESULT_FACTS}
+    known = {**MODEL_FACTS, **DATA_FACTS, **PROCEDURE_FACTS, **results}
     others = {name: name.replace("_", " ").capitalize() for name in facts if name not in known}
-    recipe = recipe or RECIPES[pipeline_tag]
-    strategy = aggregation_strategy or "first"
     parts = [
-        f"---\n{_front_matter(title, pipeline_tag, metrics, base_model, language, license, datasets, tags)}\n---",
+        f"---\n{_front_matter(title, text.pipeline_tag, metrics, base_model, language, license, datasets, tags)}\n---",
         f"# {_line(title)}",
-        _what(pipeline_tag, facts, base_model),
+        _what(text, facts, base_model),
         _table(MODEL_FACTS, facts),
         "## How to use",
-        f"```python\n{_snippet(pipeline_tag, model, example, strategy)}\n```",
+        f"```python\n{_snippet(text, model, example, aggregation_strategy)}\n```",
         _section("## Training data", _table(DATA_FACTS, facts)),
         _section("## Training procedure", _table({**PROCEDURE_FACTS, **others}, facts)),
-        _section("## Results", _results(facts, metrics), f"![Training and held-out loss]({curves})" if curves else ""),
+        _section(
+            "## Results",
+            _results(results, facts, metrics),
+            f"![Training and held-out loss]({curves})" if curves else "",
+        ),
         "## Limits",
-        "\n".join(f"- {_line(limit)}" for limit in [LIMITS[pipeline_tag], *_known_limits(facts, metrics), *limits]),
+        "\n".join(f"- {_line(limit)}" for limit in [text.limit, *_known_limits(facts, metrics), *limits]),
         "## How to make it again",
         "The resolved configuration of the run, with nothing left to defaults, is `nlp_ssl_config.yaml` in this "
-        f"folder:\n\n```bash\naccelerate launch recipes/{recipe} --config nlp_ssl_config.yaml\n```",
+        f"folder:\n\n```bash\naccelerate launch recipes/{text.recipe} --config nlp_ssl_config.yaml\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -211,7 +214,7 @@ def _front_matter(
     return data.to_yaml(line_break="\n")
 
 
-def _what(pipeline_tag: str, facts: Mapping[str, Any], base_model: str | None) -> str:
+def _what(text: CardText, facts: Mapping[str, Any], base_model: str | None) -> str:
     if base_model is None:
         origin = "trained from scratch"
     elif _is_hub_id(base_model):
@@ -219,38 +222,18 @@ def _what(pipeline_tag: str, facts: Mapping[str, Any], base_model: str | None) -
     else:  # where the folder was on someone's disk is nobody's business
         origin = f"trained on from the local model `{_line(Path(base_model).name)}`"
     size = f" of {_value(facts['parameters'])} parameters" if "parameters" in facts else ""
-    return f"This is {WHAT[pipeline_tag]}. It is a model{size}, {origin} with `nlp_ssl`; plain `transformers` loads it."
+    return f"This is {text.what}. It is a model{size}, {origin} with `nlp_ssl`; plain `transformers` loads it."
 
 
-def _snippet(pipeline_tag: str, model: str, example: str | tuple[str, str] | None, strategy: str) -> str:
-    lines = ["from transformers import pipeline", ""]
-    if pipeline_tag == "fill-mask":
-        text = repr(example) if example else 'f"The function returns a {fill.tokenizer.mask_token}."'
-        lines += [
-            f'fill = pipeline("fill-mask", model={model!r})',
-            f"for guess in fill({text}):",
-            "    print(f\"{guess['score']:.3f}  {guess['sequence']}\")",
-        ]
-    elif pipeline_tag == "text-generation":
-        lines += [
-            f'generate = pipeline("text-generation", model={model!r})',
-            f'print(generate({example or "The function returns"!r}, max_new_tokens=40)[0]["generated_text"])',
-        ]
-    elif pipeline_tag == "text-classification":
-        given = example or "A text to classify."
-        inputs = {"text": given[0], "text_pair": given[1]} if isinstance(given, tuple) else given
-        lines += [f'classify = pipeline("text-classification", model={model!r})', f"print(classify({inputs!r}))"]
-    else:
-        lines += [
-            f'tag = pipeline("token-classification", model={model!r}, aggregation_strategy="{strategy}")',
-            f"for entity in tag({example or 'A sentence with names.'!r}):",
-            "    print(entity['entity_group'], entity['word'], f\"{entity['score']:.3f}\")",
-        ]
-    return "\n".join(lines)
+def _snippet(text: CardText, model: str, example: str | tuple[str, str] | None, strategy: str) -> str:
+    given = {"text": example[0], "text_pair": example[1]} if isinstance(example, tuple) else example
+    return text.snippet.format(
+        model=repr(model), example=repr(given) if given else text.example, strategy=repr(strategy)
+    )
 
 
-def _results(facts: Mapping[str, Any], metrics: list[Metric]) -> str:
-    tables = [_table(RESULT_FACTS, facts)]
+def _results(labels: Mapping[str, str], facts: Mapping[str, Any], metrics: list[Metric]) -> str:
+    tables = [_table(labels, facts)]
     if metrics:
         rows = ["| Data | Split | Metric | Value |", "|---|---|---|---|"]
         for metric in metrics:
@@ -266,7 +249,7 @@ def _results(facts: Mapping[str, Any], metrics: list[Metric]) -> str:
 
 def _known_limits(facts: Mapping[str, Any], metrics: list[Metric]) -> list[str]:
     limits = ["It has the gaps, errors and prejudices of its training data; nobody has examined it for them."]
-    if any(name in facts for name in ("masked_loss", "causal_loss")):
+    if "held_out_loss" in facts:
         limits.append("The held-out text comes from the same sources as the training text; on other text it is worse.")
     if any(metric.seeds is None or metric.seeds < 2 for metric in metrics):
         limits.append("Scores of a single seed: another seed gives others, on small data by several points.")

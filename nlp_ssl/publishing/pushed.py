@@ -24,12 +24,15 @@ TOKENIZER = re.compile(
     r"|(spiece|sentencepiece\.bpe|spm)\.model|chat_template\.(jinja|json)|additional_chat_templates/[\w-]+\.jinja"
 )
 SHOWN = re.compile(rf"{re.escape(CARD)}|curves\.png|confusion\.png|{re.escape(SETTINGS)}")
-PUSHED = (WEIGHTS, CONFIGURATION, TOKENIZER, SHOWN)
+MODEL = (WEIGHTS, CONFIGURATION, TOKENIZER)
+PUSHED = (*MODEL, SHOWN)
 CODE = ("auto_map", "custom_pipelines")  # by which a configuration names Python code, perhaps of another repository
 
 
 def model_files(folder: Path) -> dict[str, Path | bytes]:
     """What of a model folder belongs on the Hub: name in the repository -> its file or its content, sorted by name.
+
+    A folder in it with a model of its own, such as `generator/`, belongs to it.
 
     Settings and card are given without local paths, configurations without the names of other people's code.
 
@@ -41,7 +44,7 @@ def model_files(folder: Path) -> dict[str, Path | bytes]:
         raise UserError(f"there is no folder {folder}; give a finished run or one of its checkpoints")
     files: dict[str, Path] = {}
     for name, path in _all_files(folder).items():
-        if any(pattern.fullmatch(name) for pattern in PUSHED):
+        if _is_pushed(name):
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{path} is a link to a file outside of its folder; put a copy of that file there")
             files[name] = path
@@ -61,6 +64,13 @@ def kept_here(folder: Path) -> list[str]:
     )
 
 
+def _is_pushed(name: str) -> bool:
+    if any(pattern.fullmatch(name) for pattern in PUSHED):
+        return True
+    _, _, inner = name.partition("/")  # of a model in the model's folder
+    return any(pattern.fullmatch(inner) for pattern in MODEL)
+
+
 def size_of(content: Path | bytes) -> int:
     """Bytes of a file or content."""
     return len(content) if isinstance(content, bytes) else content.stat().st_size
@@ -69,8 +79,16 @@ def size_of(content: Path | bytes) -> int:
 def _all_files(folder: Path) -> dict[str, Path]:
     below = folder / "additional_chat_templates"
     found = {path.name: path for path in folder.iterdir() if path.is_file()}
-    found |= {f"{below.name}/{path.name}": path for path in below.glob("*") if path.is_file()}
+    models = [path.parent for path in folder.glob("[!.]*/config.json")]
+    for inner in (below, *filter(_is_inner_model, models)):
+        found |= {f"{inner.name}/{path.name}": path for path in inner.glob("*") if path.is_file()}
     return dict(sorted(found.items()))
+
+
+def _is_inner_model(folder: Path) -> bool:
+    """Whether a folder in a model's folder is a model that belongs to it, and not a run of its own."""
+    names = {path.name for path in folder.iterdir()}
+    return any(map(WEIGHTS.fullmatch, names)) and SETTINGS not in names and not folder.is_symlink()
 
 
 def _rewritten(files: dict[str, Path], folder: Path) -> dict[str, bytes]:
@@ -85,8 +103,8 @@ def _rewritten(files: dict[str, Path], folder: Path) -> dict[str, bytes]:
         card = _read(path, str)
         if (hidden := hide(card, settings, folder)) != card:
             changed[CARD] = hidden.encode()
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
-        if (path := files.get(name)) is not None:
+    for name, path in files.items():
+        if name.rpartition("/")[2] in ("config.json", "tokenizer_config.json", "generation_config.json"):
             content = _read(path, json.loads)
             if (cleaned := _without_code(content)) != content:
                 changed[name] = (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()

@@ -2,13 +2,11 @@
 
 import os
 from operator import attrgetter
-from pathlib import Path
 
-from nlp_ssl.core import console, signals
+from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.runs.folder import RunConfig, check_output_dir
-from nlp_ssl.runs.status import note_interrupt
 from nlp_ssl.training.tracking import check_trackers
 
 POSITIVE: tuple[str, ...]
@@ -23,7 +21,7 @@ POSITIVE += (
 
 
 def check_run(config: RunConfig) -> None:
-    """Find out before any work what would stop the run at its end: its folder, its trackers, the Hub.
+    """Find out before any work what would stop the run at its end: its folder, its trackers, the Hub. Changes nothing.
 
     Raises:
         UserError: the folder holds another run or something else, a tracker is not installed, the Hub refuses.
@@ -32,16 +30,11 @@ def check_run(config: RunConfig) -> None:
         value = attrgetter(key)(config)
         if value not in (None, "auto") and value < 1:
             raise UserError(f"--{key} is {value}; it must be at least 1")
-    if config.evaluation.patience is not None:
-        config.checkpoint.keep_best = True
-    if config.resume.allow_changed:
-        config.resume.enabled = True
     if config.train.spike_factor is not None and config.train.spike_factor <= 1:
         raise UserError(f"--train.spike_factor is {config.train.spike_factor}; it must be above 1, such as 10")
     if "RANK" not in os.environ and int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
         raise UserError("start processes with accelerate launch or torchrun; mpirun alone does not say who is who")
     check_output_dir(config)
-    signals.interrupts.tell = lambda reason: note_interrupt(Path(config.output_dir), reason)
     check_trackers(config.tracking)
     if config.hub.repo_id and console.rank() == 0:
         HubPublisher(config.hub.repo_id, private=config.hub.private, overwrite=config.hub.overwrite).check()

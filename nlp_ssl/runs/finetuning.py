@@ -1,7 +1,6 @@
 """One fine-tuning run, start to end: labelled data, a head on a pretrained model, training, metrics, a look at it."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,29 +33,27 @@ from nlp_ssl.evaluation.tagger_readings import TaggerReadings, read_tagger
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, build_model, describe, find_config, is_from_scratch
 from nlp_ssl.models.padding_free import unpad
-from nlp_ssl.objectives.classification import Classification
+from nlp_ssl.objectives.classification import Classification, ClassificationCollator
 from nlp_ssl.objectives.label_matching import fit_head
-from nlp_ssl.objectives.labelled import Prediction
-from nlp_ssl.objectives.objective import ObjectiveModule
-from nlp_ssl.objectives.tagging import Tagging
+from nlp_ssl.objectives.labelled import LabelledCollator, LabelledObjective, Prediction
+from nlp_ssl.objectives.tagging import Tagging, TaggingCollator
 from nlp_ssl.objectives.word_tokens import choose_reading
 from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.publishing.plots import plot_confusion
 from nlp_ssl.publishing.tables import format_table
+from nlp_ssl.runs import resolve
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
-from nlp_ssl.training.adapters import HIGHEST_LR, LR_FACTOR, add_adapters, check_peft
-from nlp_ssl.training.device import make_accelerator, train_batches, training_device
+from nlp_ssl.training.adapters import add_adapters, check_peft
+from nlp_ssl.training.device import make_accelerator, train_batches
 from nlp_ssl.training.distributed import rank_zero_first
 from nlp_ssl.training.layerwise import freeze
-from nlp_ssl.training.optimizers import WEIGHT_DECAY
 from nlp_ssl.training.schedules import Horizon
 
 Task = Literal["classification", "ner"]
 OVERHEAD = {"cpu": 256, "cuda": 4096}  # tokens that cost about as much as one more micro-batch
 READ_BACK = 100  # validation sentences that plain transformers reads at the end of a tagger's run
-FEWEST_STEPS, MOST_EPOCHS = 1000, 20  # small sets need more steps than the usual three epochs (Zhang et al. 2020)
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,9 @@ class Prepared:
     Attributes:
         tokenizer: the model's.
         data: the task.
-        objective: what is asked of the model.
+        objective: trains the model.
+        collator: reads the task's rows.
+        class_weights: factor of each class's rows in the loss, if they have any.
         rows: tokenised, by set: `"train"`, `"validation"`, and `"test"` and `"hidden"` where there are any.
         model_config: the architecture, with the task's labels.
         keep_head: whether the model has a head of these labels; otherwise it gets a new one.
@@ -74,10 +73,17 @@ class Prepared:
 
     tokenizer: PreTrainedTokenizerFast
     data: LabelledData
-    objective: Classification | Tagging
+    objective: type[LabelledObjective]
+    collator: LabelledCollator
+    class_weights: list[float] | None
     rows: dict[str, Dataset]
     model_config: PreTrainedConfig
     keep_head: bool
+
+    def build(self, model: PreTrainedModel) -> LabelledObjective:
+        """The objective over a model."""
+        weights = {} if self.class_weights is None else {"class_weights": self.class_weights}
+        return self.objective(model, self.collator, **weights)
 
 
 def prepare(config: FinetuneConfig, task: Task) -> Prepared:
@@ -89,46 +95,49 @@ def prepare(config: FinetuneConfig, task: Task) -> Prepared:
     _check(config)
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
     read = open_classification if task == "classification" else open_tagging
+    objective: type[LabelledObjective] = Classification if task == "classification" else Tagging
     data: LabelledData = rank_zero_first(lambda: read(config.data))
     console.say(f"data: {data.description}")
     keep_head = False
     if not is_from_scratch(config.model):
         stored = find_config(config.model.name, config.model.revision)
-        auto_class = (Classification if task == "classification" else Tagging).auto_class
-        data, keep_head = fit_head(config.model.name, stored, auto_class, data, config.head_labels)
-    objective: Classification | Tagging
+        data, keep_head = fit_head(config.model.name, stored, objective.auto_class, data, config.head_labels)
+    collator: LabelledCollator
+    weights = None
     if task == "classification":
         weights = _balanced_weights(data) if getattr(config, "class_weights", None) else None
         several = data.kind == "multilabel"
-        objective = Classification(tokenizer, data.labels, data.text_columns, config.max_length, several, weights)
+        collator = ClassificationCollator(tokenizer, data.labels, data.text_columns, config.max_length, several)
     else:
         reading = choose_reading(tokenizer, data.train["tokens"])
-        objective = Tagging(tokenizer, data.names, config.max_length, reading)
+        collator = TaggingCollator(tokenizer, data.names, config.max_length, reading)
     model_config = architecture(config.model, objective.auto_class, tokenizer, config.max_length, config.model.dropout)
-    model_config.update(objective.config_kwargs())
+    model_config.update(collator.config_kwargs())
     if pooling := getattr(config, "pooling", None):
         if not hasattr(model_config, "classifier_pooling"):
             raise UserError(f"--pooling {pooling}: {model_config.model_type} has one way to read a text, its own")
         model_config.classifier_pooling = pooling
     sets = {name: getattr(data, name) for name in ("train", "validation", "test", "hidden")}
-    rows = rank_zero_first(lambda: {name: objective.prepare(part) for name, part in sets.items() if part is not None})
-    return Prepared(tokenizer, data, objective, rows, model_config, keep_head)
+    rows = rank_zero_first(lambda: {name: collator.tokenize(part) for name, part in sets.items() if part is not None})
+    return Prepared(tokenizer, data, objective, collator, weights, rows, model_config, keep_head)
 
 
 class FinetuningRun:
     """One run on a labelled task.
 
     Args:
-        config: passed by `check_run`; its open fields are filled in.
+        config: passed by `check_run`.
         task: from `prepare`.
     """
 
     def __init__(self, config: FinetuneConfig, task: Prepared) -> None:
-        self.config, self.task = config, task
+        self.task, config = task, resolve.precision(resolve.implied(config))
         self.readings: TaggerReadings | None = None
         self.accelerator = accelerator = make_accelerator(config)
-        rows, objective = task.rows["train"], task.objective
-        derive(config, task, accelerator.num_processes)
+        rows = task.rows["train"]
+        metric = MAIN.get(task.data.metrics[0], task.data.metrics[0])
+        processes, hidden = accelerator.num_processes, task.model_config.hidden_size
+        self.config = config = resolve.finetuning(config, len(rows), hidden, metric, processes)
         model, padding = self._build_model(accelerator.device)
         freeze(model, config.transfer)
         console.say(f"model: {describe(model)}")
@@ -147,15 +156,14 @@ class FinetuningRun:
             config=config,
             folder=Path(config.output_dir),
             accelerator=accelerator,
-            model=model,
-            module=ObjectiveModule(model, objective),
-            objective=objective,
+            objective=task.build(model),
             tokenizer=task.tokenizer,
-            batches=train_batches(config, phases, objective.collate, accelerator),
+            batches=train_batches(config, phases, task.collator, accelerator),
             horizon=Horizon.of(config.train, phases),
             measure=self._evaluate,
             card=self._card,
             look=self._look,
+            transfer=config.transfer,
             identity=run_identity(
                 config,
                 model,
@@ -183,14 +191,14 @@ class FinetuningRun:
         return self.run.train()
 
     def _evaluate(self, module: nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
-        predictions, loss = self.predict(module, "validation", stop)
+        predictions, loss = self.predict(module, "validation", stop, self.config.evaluation.max_rows)
         data = self.task.data
         return _numbers(measure(data.metrics, in_own_order(data, predictions)), loss)
 
     def _look(self, folder: Path) -> dict[str, Any]:
         """Let plain transformers read validation sentences with a finished tagger, beside what the run says of them."""
-        objective, rows = self.task.objective, self.task.rows["validation"]
-        if not isinstance(objective, Tagging):
+        collator, rows = self.task.collator, self.task.rows["validation"]
+        if not isinstance(collator, TaggingCollator):
             return {}
         looked_at = held_out_rows(len(rows), READ_BACK)
         chosen = [int(i) for i in looked_at if len(rows[int(i)]["labels"]) == 1]  # windows are the run's alone
@@ -206,14 +214,18 @@ class FinetuningRun:
         if self.accelerator.is_main_process:
             sentences = self.task.data.validation.select(chosen)["tokens"][:]
             try:
-                self.readings = read_tagger(folder, objective, sentences, found)
+                self.readings = read_tagger(folder, collator, sentences, found)
             except Exception as error:  # whatever plain transformers makes of the folder, the run is finished
                 said = " ".join(str(error).split())[:200]
                 console.warn(f"plain pipeline could not read the validation sentences ({type(error).__name__}: {said})")
         return {"readings": self.readings}
 
     def predict(
-        self, module: nn.Module, part: str, stop: Callable[[], bool] = lambda: False
+        self,
+        module: nn.Module,
+        part: str,
+        stop: Callable[[], bool] = lambda: False,
+        max_rows: int | None = None,
     ) -> tuple[list[Prediction], float]:
         """Predictions for a set and their mean loss; see `nlp_ssl.evaluation.predict.predict`."""
         return predict(
@@ -221,7 +233,7 @@ class FinetuningRun:
             self.task.rows[part],
             self.accelerator,
             batch_size=self.config.evaluation.batch_size,
-            max_rows=self.config.evaluation.max_rows if part == "validation" else None,
+            max_rows=max_rows,
             stop=stop,
             desc=f"evaluate {part}",
         )
@@ -234,7 +246,6 @@ class FinetuningRun:
         """
         run, data, tables = self.run, self.task.data, []
         found: dict[str, list[Prediction]] = {}
-        self.config.evaluation.max_rows = None
         for part in [part for part in ("validation", "test", "hidden") if part in self.task.rows]:
             found[part], loss = self.predict(run.module, part)
             if part == "hidden":
@@ -242,7 +253,7 @@ class FinetuningRun:
             measured = measure(data.metrics, in_own_order(data, found[part]))
             numbers = _numbers(measured, loss)
             tables.append({"set": part, **numbers, **_interval(data, found[part])})
-            run.log.write(part, run.step, **numbers)
+            run.log.write(part, run.state.step, **numbers)
             if part == "validation":
                 by_type = [{"type": name, **scores} for name, scores in measured.items() if isinstance(scores, dict)]
         console.say(format_table(tables))
@@ -252,24 +263,18 @@ class FinetuningRun:
             write_predictions(run.folder / PREDICTIONS_FILE, data, found)
             self._show_errors(found["validation"])
             if run.publisher is not None and data.kind == "classification":  # the confusion matrix was not there before
-                run.publisher.push(run.folder, message=f"Trained for {run.step:,} steps: confusion matrix")
+                run.publisher.push(run.folder, message=f"Trained for {run.state.step:,} steps: confusion matrix")
                 run.publisher.finish()
-            self._show_readings()
-            reader = pipeline(self.task.objective.pipeline, str(run.folder), device="cpu", trust_remote_code=False)
+            _show_readings(self.readings, run.folder)
+            reader = pipeline(
+                self.task.objective.card.pipeline_tag, str(run.folder), device="cpu", trust_remote_code=False
+            )
             for row in list(data.validation.select(range(min(3, len(data.validation))))):
-                console.say(f"  {example(reader, data, row, self.task.objective)}")
+                console.say(f"  {example(reader, data, row, self.task.collator)}")
         console.say(
             f"done: {run.folder} is a model that transformers loads; what it says of each row: {PREDICTIONS_FILE}"
         )
         run.close(last=last)
-
-    def _show_readings(self) -> None:
-        if (found := self.readings) is None:
-            return
-        console.say(f"{found.num_sentences} validation sentences, read by plain transformers from {self.run.folder}:")
-        console.say(format_table(found.rows()))
-        if found.why is not None:
-            console.say(f"pipeline's {found.metric} is not the run's: {found.why}")
 
     def _show_errors(self, predictions: list[Prediction]) -> None:
         data, folder = self.task.data, self.run.folder
@@ -284,15 +289,15 @@ class FinetuningRun:
 
     def _card(self, facts: dict[str, Any]) -> str:
         config, data, objective = self.config, self.task.data, self.task.objective
-        scores = {key: facts.pop(key) for key in self.run.results if key in facts}
+        scores = {key: facts.pop(key) for key in self.run.state.results if key in facts}
         scores.pop("held_out_loss", None)
         readings: TaggerReadings | None = facts.pop("readings", None)
         return model_card(
             config.hub.repo_id or Path(config.output_dir).resolve().name,
-            pipeline_tag=objective.pipeline,
+            text=objective.card,
             model=config.hub.repo_id or Path(config.output_dir).name,
             curves=facts.pop("curves", None),
-            aggregation_strategy=getattr(objective, "reading", None),
+            aggregation_strategy=getattr(self.task.collator, "reading", "first"),
             limits=[] if readings is None else [readings.advice()],
             base_model=None if is_from_scratch(config.model) else config.model.name,
             metrics=[
@@ -319,49 +324,6 @@ class FinetuningRun:
         )
 
 
-def derive(config: FinetuneConfig, task: Prepared, world_size: int) -> None:
-    """Fill in what the configuration left open, and say what was chosen and why.
-
-    Args:
-        config: is filled in.
-        task: what is learnt.
-        world_size: processes.
-    """
-    train, hidden = config.train, task.model_config.hidden_size
-    an_epoch = math.ceil(len(task.rows["train"]) / train.batch_size)
-    if all(getattr(train, budget) is None for budget in ("steps", "tokens", "minutes", "epochs")):
-        train.epochs = max(3, min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / an_epoch)))
-        why = "the usual" if train.epochs == 3 else "a small set needs more than the usual 3"
-        console.say(f"  epochs = {train.epochs} ({why})")
-    if config.optimizer.name is None:
-        config.optimizer.name = "adamw"
-    if config.optimizer.weight_decay is None:
-        config.optimizer.weight_decay = WEIGHT_DECAY[config.optimizer.name]
-    if config.optimizer.lr is None:
-        config.optimizer.lr = min(2e-3, 31 / hidden**2)
-        console.say(
-            f"  lr = {config.optimizer.lr:.3g} (31 / width squared: the usual 5e-5 at 768, more for smaller models)"
-        )
-        if config.transfer.lora_rank is not None:
-            config.transfer.head_lr = config.transfer.head_lr or config.optimizer.lr
-            config.optimizer.lr = min(HIGHEST_LR, LR_FACTOR * config.optimizer.lr)
-            why = f"{LR_FACTOR} times as much, {HIGHEST_LR:g} at most"
-            console.say(f"  lr of the adapters = {config.optimizer.lr:.3g} ({why})")
-    if train.batch_size < world_size:
-        raise UserError(f"--train.batch_size {train.batch_size} is smaller than the {world_size} processes")
-    if train.micro_batch in (None, "auto"):
-        train.micro_batch = math.ceil(train.batch_size / world_size)
-    if train.workers is None:
-        train.workers = 2 if training_device().type == "cuda" else 0
-    if config.evaluation.every is None:
-        config.evaluation.every = an_epoch
-        console.say(f"  evaluation.every = {an_epoch:,} steps (an epoch)")
-    if config.evaluation.batch_size is None:
-        config.evaluation.batch_size = 2 * train.micro_batch
-    if config.evaluation.metric is None:
-        config.evaluation.metric = MAIN.get(task.data.metrics[0], task.data.metrics[0])
-
-
 def _check(config: FinetuneConfig) -> None:
     name, transfer = config.model.name, config.transfer
     if name is None or presets.split_name(name):
@@ -386,6 +348,15 @@ def _balanced_weights(data: LabelledData) -> list[float]:
         raise UserError(f"--class_weights balanced is for one class a row; this is {data.kind}")
     counts = Counter(data.train["label"])
     return [len(data.train) / (len(counts) * max(1, counts[i])) for i in range(len(data.names))]
+
+
+def _show_readings(found: TaggerReadings | None, folder: Path) -> None:
+    if found is None:
+        return
+    console.say(f"{found.num_sentences} validation sentences, read by plain transformers from {folder}:")
+    console.say(format_table(found.rows()))
+    if found.why is not None:
+        console.say(f"pipeline's {found.metric} is not the run's: {found.why}")
 
 
 def _numbers(measured: dict[str, Any], loss: float) -> dict[str, float]:

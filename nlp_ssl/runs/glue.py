@@ -51,7 +51,7 @@ def evaluate_glue(config: GlueConfig) -> dict[str, Any]:
     parallel = config.parallel or max(1, torch.cuda.device_count())
     if parallel > 1 and len(tasks) > 1:
         _run_apart(config, protocol, tasks, parallel)
-        config.resume.enabled = True  # what follows finds each finished
+        config = replace(config, resume=replace(config.resume, enabled=True))  # what follows finds each finished
     numbers: Numbers = {}
     for task in tasks:
         numbers |= _run_task(config, protocol, task)

@@ -15,10 +15,11 @@ from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
 from nlp_ssl.publishing.tables import format_table, to_json
+from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
 from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, Task, prepare
 from nlp_ssl.runs.folder import check_links
-from nlp_ssl.runs.status import read_status
+from nlp_ssl.runs.status import note_interrupts_in, read_status
 from nlp_ssl.training.distributed import rank_zero_first
 
 RESULTS_FILE = "results.json"
@@ -44,14 +45,16 @@ def finetune(config: FinetuneConfig, task: Task, *, last: bool = True) -> list[d
     if config.seeds is not None and len(set(config.seeds)) < max(1, len(config.seeds)):
         raise UserError(f"--seeds {config.seeds} names a seed twice, or none")
     check_links(Path(config.output_dir))
-    configs = _configs(config)
+    configs = _configs(resolve.implied(config))
     for each in configs:
         check_run(each)
+    note_interrupts_in(Path(configs[0].output_dir))
     prepared = prepare(config, task)
     for number, each in enumerate(configs, start=1):
         if config.seeds is not None:
             console.say(f"seed {each.seed} ({number} of {len(configs)})")
-        check_run(each)  # signals are from here on told in this run's folder
+        check_run(each)
+        note_interrupts_in(Path(each.output_dir))
         finished_at, end = _finished_at(each), last and number == len(configs)
         run = FinetuningRun(each, prepared)
         run.train()  # of a run that is finished: checks that the options are what they were

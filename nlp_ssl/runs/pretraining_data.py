@@ -1,10 +1,9 @@
 """From text to packed rows on disk, once: corpus, tokenizer, tokens, rows; a second run finds it all in the cache."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from nlp_ssl.config.common import to_dict
 from nlp_ssl.config.pretraining import PretrainConfig, TokenizerConfig
@@ -27,12 +26,15 @@ from nlp_ssl.data.tokens.tokenizing import tokenize_corpus, tokenizer_fingerprin
 from nlp_ssl.evaluation.held_out import unigram_cross_entropy
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, max_positions
+from nlp_ssl.objectives.objective import PretrainingObjective, find_objective
+from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
-from nlp_ssl.training.device import training_device
+from nlp_ssl.runs.resolve import Pretraining
+from nlp_ssl.runs.status import note_interrupts_in
 from nlp_ssl.training.distributed import rank_zero_first
 
-Kind = Literal["mlm", "clm"]
-AUTO_CLASS = {"mlm": AutoModelForMaskedLM, "clm": AutoModelForCausalLM}
+Objective = type[PretrainingObjective]
+RECIPE_OF = {"encoder": "mlm", "decoder": "clm"}  # the objective of a model where none is named
 
 
 @dataclass
@@ -40,6 +42,7 @@ class PretrainingData:
     """Everything that is on disk before a model is made.
 
     Attributes:
+        config: what it was made of: the run's options up to the packed sequences, resolved.
         rows: packed rows to learn from, by their length; one for every length that a phase of the run has.
         held_out: packed rows to measure on.
         tokenizer: what made them.
@@ -50,6 +53,7 @@ class PretrainingData:
         files: sha256 of the corpus's local files by their names.
     """
 
+    config: PretrainConfig
     rows: dict[int, PackedRows]
     held_out: PackedRows
     tokenizer: PreTrainedTokenizerFast
@@ -64,17 +68,28 @@ class PretrainingData:
         """The rows of the last phase, and of a run that has but one."""
         return self.rows[self.held_out.row_length]
 
+    def resolved(self, config: Pretraining) -> Pretraining:
+        """A run's options with those that were resolved to make its data."""
+        there = self.config
+        named = replace(config, model=there.model, tokenizer=there.tokenizer, tokens=there.tokens)
+        return resolve.lengths(named)
 
-def prepare(config: PretrainConfig, kind: Kind) -> PretrainingData:
-    """Open the corpus, get the tokenizer, tokenise and pack; or find it all in the cache.
 
-    With several processes, rank 0 works and the others then find it. Fills in what the configuration left open.
+def prepare(config: PretrainConfig, objective: Objective) -> PretrainingData:
+    """Open the corpus, get the tokenizer, tokenize and pack; or find it all in the cache.
+
+    With several processes, rank 0 works and the others then find it.
+
+    Args:
+        config: the run's.
+        objective: decides what the tokenizer must have, and what stands around a document.
 
     Raises:
         UserError: see `open_corpus`, `load_tokenizer`, `architecture`.
     """
     check_run(config)
-    data = rank_zero_first(lambda: _prepare(config, kind))
+    note_interrupts_in(Path(config.output_dir))
+    data = rank_zero_first(lambda: _prepare(config, objective))
     if data is None:
         raise UserError(
             f"{config.tokens.folder} waits for other shards of {config.tokens.num_shards}; make them with "
@@ -84,9 +99,9 @@ def prepare(config: PretrainConfig, kind: Kind) -> PretrainingData:
 
 
 def prepare_shard(config: PretrainConfig) -> bool:
-    """Tokenise this machine's shard of a corpus, and pack if it was the last one; returns whether it was.
+    """Tokenize this machine's shard of a corpus, and pack if it was the last one; returns whether it was.
 
-    The model decides the tokenizer and the special tokens; whether it is masked or causal is read off it.
+    The model decides the tokenizer and the special tokens; whether it is an encoder or a decoder is read off it.
     """
     if config.tokens.num_shards > 1 and not (config.tokens.folder and config.tokenizer.path):
         raise UserError("shards of a corpus need one --tokens.folder and one --tokenizer.path that all machines share")
@@ -95,47 +110,43 @@ def prepare_shard(config: PretrainConfig) -> bool:
     return _prepare(config, infer_objective(config)) is not None
 
 
-def infer_objective(config: PretrainConfig) -> Kind:
-    """Whether a configuration's model is a masked or a causal one, where no recipe says it."""
-    if config.model.name is None:
-        return "mlm"
-    if preset := presets.split_name(config.model.name):
-        return presets.FAMILIES[preset[0]].objective
-    masked = type(find_config(config.model.name, config.model.revision)) in AutoModelForMaskedLM._model_mapping
-    return "mlm" if masked else "clm"
+def infer_objective(config: PretrainConfig) -> Objective:
+    """The objective that a configuration's model is usually trained with, where no recipe says it."""
+    kind = "encoder"
+    if config.model.name is not None:
+        if preset := presets.split_name(config.model.name):
+            kind = presets.FAMILIES[preset[0]].kind
+        elif type(find_config(config.model.name, config.model.revision)) not in AutoModelForMaskedLM._model_mapping:
+            kind = "decoder"
+    return find_objective(RECIPE_OF[kind])
 
 
-def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
-    choose_model(config, kind)
+def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | None:
+    config = resolve.model(config, objective)
+    check_model(config, objective)
     preset = presets.split_name(config.model.name)
     if not preset:
         find_config(config.model.name, config.model.revision)  # a wrong name is found before hours of tokenising
     corpus = open_corpus(config.data)
     console.say(f"corpus: {corpus.description}")
-    tokenizer = get_tokenizer(config, corpus, kind)
-    if config.tokens.row_length is None:
-        config.tokens.row_length = _row_length(config)
+    config, tokenizer = get_tokenizer(config, corpus, objective)
+    config = resolve.lengths(config)
     for phase in config.phases:
         if phase.steps < 1 or (phase.batch_size is not None and phase.batch_size < 1):
             raise UserError(f"--phases: steps and batch_size must be at least 1; one has {to_dict(phase)}")
-        if kind == "clm" and (phase.causal or phase.mask_probability):
-            raise UserError("--phases: causal and mask_probability are for masked pretraining (pretrain_mlm.py)")
-        phase.row_length = phase.row_length or config.tokens.row_length
+        asked = find_objective(phase.objective) if phase.objective else objective
+        asked.in_phase(config, phase)
     lengths = {config.tokens.row_length, *(phase.row_length for phase in config.phases)}
     dropout = config.model.dropout
     if dropout is None and is_from_scratch(config.model):
         dropout = 0.0
-    model_config = architecture(config.model, AUTO_CLASS[kind], tokenizer, max(lengths), dropout)
+    model_config = architecture(config.model, objective.auto_class, tokenizer, max(lengths), dropout)
     if tokenizer.model_max_length > 1e9:  # transformers' word for "nobody said"
         tokenizer.model_max_length = max_positions(model_config) or max(lengths)
-    if config.tokens.packing is None:
-        can = isolates(model_config, AUTO_CLASS[kind])
-        config.tokens.packing = "packed" if can else "one_document"
-        if not can:
-            console.say(f"packing: {model_config.model_type} cannot keep documents of a row apart: one document a row")
-    if config.tokens.packing != "packed" and any(phase.causal for phase in config.phases):
-        raise UserError("--phases: a causal phase needs packed rows (--tokens.packing packed)")
-    prefix, suffix = special_tokens(tokenizer, kind)
+    config = resolve.packing(config, model_config, isolates(model_config, objective.auto_class))
+    if config.tokens.packing != "packed" and any(phase.objective for phase in config.phases):
+        raise UserError("--phases: a phase with an objective of its own needs packed rows (--tokens.packing packed)")
+    prefix, suffix = objective.frame(tokenizer)
     train, held_out = (tokenise(config, corpus, tokenizer, part) for part in ("train", "held_out"))
     if train is None or held_out is None:
         return None
@@ -154,6 +165,7 @@ def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
         console.say(f"rows of {length}: {some.stats}")
     unigram = unigram_cross_entropy(train, held_out, len(tokenizer))
     return PretrainingData(
+        config,
         rows,
         packed(held_out, config.tokens.row_length),
         tokenizer,
@@ -165,45 +177,46 @@ def _prepare(config: PretrainConfig, kind: Kind) -> PretrainingData | None:
     )
 
 
-def choose_model(config: PretrainConfig, kind: Kind) -> None:
-    """Fill in the model's name: a small modern one that learns in minutes, a larger one where there is a GPU."""
-    if config.model.name is None:
-        size = "tiny" if training_device().type == "cpu" else "base"
-        config.model.name = {"mlm": f"modernbert-{size}", "clm": f"llama-{size}".replace("base", "small")}[kind]
-        console.say(f"model: {config.model.name}, chosen for this machine (--model.name)")
+def check_model(config: PretrainConfig, objective: Objective) -> None:
+    """Refuse a preset that the objective does not train."""
     preset = presets.split_name(config.model.name)
-    if preset and presets.FAMILIES[preset[0]].objective != kind:
-        other = {"mlm": "pretrain_clm.py", "clm": "pretrain_mlm.py"}[kind]
-        raise UserError(f"{config.model.name} is not for this objective; train it with {other}")
+    if preset and (kind := presets.FAMILIES[preset[0]].kind) != objective.trains:
+        usual = find_objective(RECIPE_OF[kind]).card.recipe
+        raise UserError(
+            f"{config.model.name} is a {kind}, and {objective.card.objective} trains an {objective.trains}; train it "
+            f"with {usual}"
+        )
 
 
-def _row_length(config: PretrainConfig) -> int:
-    if presets.split_name(config.model.name):
-        return presets.row_length(config.model.name)
-    return min(512, max_positions(find_config(config.model.name, config.model.revision)) or 512)
+def get_tokenizer(
+    config: PretrainConfig, corpus: Corpus, objective: Objective
+) -> tuple[PretrainConfig, PreTrainedTokenizerFast]:
+    """The tokenizer that was named, or the model's own, or a new one trained on the corpus (and cached).
 
-
-def get_tokenizer(config: PretrainConfig, corpus: Corpus, kind: Kind) -> PreTrainedTokenizerFast:
-    """The tokenizer that was named, or the model's own, or a new one trained on the corpus (and cached)."""
+    Returns:
+        The options with the new tokenizer's, and the tokenizer.
+    """
     preset = presets.split_name(config.model.name)
     path = config.tokenizer.path or (None if preset else config.model.name)
     if path is not None:
-        tokenizer = load_tokenizer(path, config.model.revision if path == config.model.name else None, kind == "mlm")
+        revision = config.model.revision if path == config.model.name else None
+        tokenizer = load_tokenizer(path, revision, objective.needs_mask_token())
         console.say(f"tokenizer: {path}, {len(tokenizer):,} entries")
-        return tokenizer
+        return config, tokenizer
     assert preset is not None  # or it would be the model's own
+    size = config.tokenizer.vocab_size or derive_vocab_size(num_text_bytes(corpus.train))
+    config = resolve.tokenizer(config, presets.FAMILIES[preset[0]].tokenizer, size)
     wanted = config.tokenizer
-    wanted.kind = wanted.kind or presets.FAMILIES[preset[0]].tokenizer
-    wanted.vocab_size = wanted.vocab_size or derive_vocab_size(num_text_bytes(corpus.train))
-    folder = cache_dir() / "tokenizers" / fingerprint(corpus.fingerprint, to_dict(wanted), kind)
+    decoder = objective.trains == "decoder"
+    folder = cache_dir() / "tokenizers" / fingerprint(corpus.fingerprint, to_dict(wanted), RECIPE_OF[objective.trains])
     if not folder.exists():
         console.say(f"tokenizer: training {wanted.kind} with {wanted.vocab_size:,} entries on the corpus")
         tokenizer = train_on(corpus, wanted)
         with making(folder) as temporary:
-            save_tokenizer(add_bos_only(tokenizer) if kind == "clm" else tokenizer, temporary)
-    tokenizer = load_tokenizer(str(folder), needs_mask=kind == "mlm")
+            save_tokenizer(add_bos_only(tokenizer) if decoder else tokenizer, temporary)
+    tokenizer = load_tokenizer(str(folder), needs_mask=objective.needs_mask_token())
     console.say(f"tokenizer: {wanted.kind}, {len(tokenizer):,} entries, {folder}")
-    return tokenizer
+    return config, tokenizer
 
 
 def train_on(corpus: Corpus, config: TokenizerConfig) -> PreTrainedTokenizerFast:
@@ -217,20 +230,6 @@ def train_on(corpus: Corpus, config: TokenizerConfig) -> PreTrainedTokenizerFast
         model_max_length=config.model_max_length,
         sample_bytes=config.sample_mb * 1e6,
     )
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerFast, kind: Kind) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What stands before and after every document: CLS and SEP for an encoder, BOS and EOS for a decoder."""
-    if kind == "clm":
-        end = tokenizer.eos_token_id
-        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
-        if end is None:
-            raise UserError("the tokenizer has no end-of-text token, which causal pretraining needs between documents")
-        return (start,), (end,)
-    body = tokenizer.encode("a", add_special_tokens=False)
-    whole = tokenizer.encode("a")
-    at = next(i for i in range(len(whole)) if whole[i : i + len(body)] == body)
-    return tuple(whole[:at]), tuple(whole[at + len(body) :])
 
 
 def tokenise(

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from nlp_ssl.config.common import flatten, plain, to_dict
 from nlp_ssl.config.pretraining import PretrainConfig
+from nlp_ssl.config.renamed import renamed
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.fingerprint import fingerprint
@@ -16,14 +17,17 @@ from nlp_ssl.core.yaml_text import check_yaml
 from nlp_ssl.runs.folder import CONFIG_FILE, RunConfig
 from nlp_ssl.training.checkpoints import NAME, Checkpoints, read_state
 
-# settings that change the result; what the data settings change is in the data's fingerprint
-DECIDING: tuple[str, ...] = ("seed", "phases", "max_length", "train.batch_size", "train.mixed_precision")
-DECIDING += ("train.steps", "train.tokens", "train.minutes", "train.epochs", "optimizer.", "schedule.", "masking.")
-DECIDING += ("transfer.", "class_weights")
+# Options that do not change the result. Whatever is in none of these lists does, an objective's own section among them.
+HARMLESS: tuple[str, ...] = ("hub.", "tracking.", "train.micro_batch", "train.workers", "train.cpu_threads")
+HARMLESS += ("train.gradient_checkpointing", "train.deterministic", "train.log_every", "train.incident_texts")
+HARMLESS += ("evaluation.", "checkpoint.")
+# of data, tokenizer and model the identity holds what matters: fingerprints, and the architecture
+IDENTIFIED = ("data.", "tokens.", "tokenizer.", "model.", "head_labels", "pooling")
+ELSEWHERE = ("resume.", "output_dir", "seeds", "train.compile")  # or in the set-up
 # what is not applied, and what is taken for the best, from now on
 JUDGING: tuple[str, ...] = ("train.spike_factor", "train.on_spike", "train.on_nonfinite")
 JUDGING += ("evaluation.metric", "evaluation.patience", "checkpoint.keep_best")
-ELSEWHERE = ("resume.", "output_dir", "seeds", "train.compile")  # or in the set-up
+EVALUATED = ("evaluation.every", "evaluation.max_rows")  # likewise, where the best evaluation decides
 NAMES = {
     "model": "the model's architecture",
     "tokenizer": "the tokenizer (trained on the corpus, unless one is named)",
@@ -85,19 +89,20 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
     if not settings.is_file():
         raise UserError(f"{settings} is missing, so nothing says how that run was made; start anew in another folder")
     check_yaml(settings.read_text(), settings)
-    before = flatten(yaml.safe_load(settings.read_text()))
+    before = renamed(flatten(yaml.safe_load(settings.read_text())))
     now = flatten(plain(to_dict(config)))
     deciding = [f"the corpus changed ({files})" if files else f"{NAMES['data']} changed"] if "data" in changed else []
+    before = flatten(plain(to_dict(type(config)()))) | before  # of an option that there was not, its default
     for key in sorted(now.keys() | before.keys()):
         if key.startswith(ELSEWHERE) or before.get(key) == now.get(key):
             continue
         change = f"--{key} was {before.get(key)} and is {now.get(key)}"
-        if key.startswith(DECIDING):
-            deciding.append(change)
-        elif key in JUDGING:
+        if key in _judging(config):
             console.warn(f"{change} from here on")
-        else:
+        elif key.startswith((*HARMLESS, *IDENTIFIED)):
             console.warn(f"{change} from here on; the result stays the same")
+        else:
+            deciding.append(change)
     if deciding and not config.resume.allow_changed:
         raise UserError(
             f"going on from {checkpoint} would give another result: {'; '.join(deciding)}. Give what it was, or "
@@ -108,6 +113,16 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
     for key, value in setup.items():
         if state["setup"].get(key) != value:
             console.warn(f"{key}: {state['setup'].get(key)} before, {value} now; the rest is the same to rounding")
+
+
+def _judging(config: RunConfig) -> tuple[str, ...]:
+    """Options that decide, from where they are changed, which steps are applied and which evaluation is the best."""
+    found = JUDGING
+    if config.checkpoint.keep_best:
+        found += EVALUATED
+    if "rewind" in (config.train.on_spike, config.train.on_nonfinite):
+        found += ("checkpoint.every",)
+    return found
 
 
 def _changed_files(before: dict[str, str], now: dict[str, str]) -> str:

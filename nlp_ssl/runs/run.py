@@ -12,39 +12,37 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
 from accelerate import Accelerator
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from nlp_ssl.config.common import ResumeConfig, flatten, plain, to_dict
+from nlp_ssl.config.common import flatten, to_dict
+from nlp_ssl.config.finetuning import TransferConfig
 from nlp_ssl.core import console, libraries, signals
 from nlp_ssl.core.errors import Interrupted, UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.data.sequences.batches import TrainBatches
-from nlp_ssl.models.loading import save_model
-from nlp_ssl.objectives.objective import Objective, ObjectiveModule
+from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.publishing import curves
 from nlp_ssl.publishing.hub import HubPublisher
-from nlp_ssl.runs.folder import CHECKPOINTS, CONFIG_FILE, LOG_FILE, RunConfig, lock_folder
+from nlp_ssl.runs.folder import CHECKPOINTS, LOG_FILE, RunConfig, lock_folder
+from nlp_ssl.runs.model_folder import ModelFolder
 from nlp_ssl.runs.resuming import check_changes, choose_checkpoint
 from nlp_ssl.runs.saving import Saver, is_due
-from nlp_ssl.runs.skipped_steps import INCIDENTS_FILE, name_rows, report_incident
+from nlp_ssl.runs.skipped_steps import SkippedSteps
+from nlp_ssl.runs.state import RunState
 from nlp_ssl.runs.status import outcome, write_status
-from nlp_ssl.training.checkpoints import Checkpoints, load, load_weights, publish
+from nlp_ssl.training.checkpoints import Checkpoints, load, publish, read_state
 from nlp_ssl.training.device import describe_exactness, describe_hardware, end_run, make_fast
 from nlp_ssl.training.distributed import any_process, host_group
 from nlp_ssl.training.early_stopping import EarlyStopping
 from nlp_ssl.training.loop import Step, train
+from nlp_ssl.training.objective_state import load_weights
 from nlp_ssl.training.optimizers import build_optimizer
 from nlp_ssl.training.schedules import Horizon
 from nlp_ssl.training.step_guard import StepGuard
 from nlp_ssl.training.tracking import Log, start_trackers
 
-# what goes on in a resumed run
-COUNTERS = ("step", "data_offset", "tokens_seen", "elapsed", "step_seconds", "results", "evaluated_at", "rewinds")
-STATEFUL = ("horizon", "guard", "early_stopping")
-OVERFLOWS = 20  # so many fp16 overflows in a row are no longer ordinary
-NOT_APPLIED = 50  # so many steps in a row that were not applied will not be followed by a good one
+STATEFUL = ("horizon", "guard", "early_stopping")  # in a checkpoint, besides the counters
 REWINDS = 10  # going back so often from one checkpoint does not help
 
 
@@ -56,15 +54,14 @@ class Run:
         config: resolved: nothing that the run needs is `None` any more.
         folder: the run's folder, checked by `check_run`.
         accelerator: from `make_accelerator`.
-        model: the inner transformers model, which is saved.
-        module: the objective around the model.
-        objective: what is asked.
-        tokenizer: saved with the model.
-        batches: what is learnt from.
-        horizon: how long.
+        objective: with the model; its published models are saved.
+        tokenizer: saved with the models.
+        batches: the training batches.
+        horizon: number of optimizer steps.
         measure: evaluates on held-out data and returns numbers by name, `held_out_loss` among them; given a question
             that all processes ask before every batch, whose "yes" makes it raise `Interrupted`.
         card: model card from the facts of a moment: `(facts) -> markdown`.
+        transfer: learning rates by depth, in fine-tuning.
         look: further facts for the card, from the finished model's folder; every process calls it.
         reference: levels to draw in the curves, by name.
         identity: what a resumed run must share with the one that it goes on with, such as the data's fingerprint.
@@ -73,25 +70,17 @@ class Run:
     config: RunConfig
     folder: Path
     accelerator: Accelerator
-    model: PreTrainedModel
-    module: ObjectiveModule
     objective: Objective
     tokenizer: PreTrainedTokenizerFast
     batches: TrainBatches
     horizon: Horizon
-    measure: Callable[[ObjectiveModule, Callable[[], bool]], dict[str, float]]
+    measure: Callable[[torch.nn.Module, Callable[[], bool]], dict[str, float]]
     card: Callable[[dict[str, Any]], str]
     identity: dict[str, Any]
+    transfer: TransferConfig | None = None
     look: Callable[[Path], dict[str, Any]] = lambda folder: {}
     reference: dict[str, float] | None = None
-    step: int = 0
-    data_offset: int = 0  # rows of so many steps were passed over, so that the data are ahead of the steps
-    tokens_seen: int = 0
-    elapsed: float = 0.0
-    step_seconds: float = 0.0
-    results: dict[str, float] = field(default_factory=dict)
-    evaluated_at: int = -1
-    rewinds: list[int] = field(default_factory=lambda: [-1, 0])  # to which step, and how often in a row
+    state: RunState = field(default_factory=RunState)
     begun: bool = False
     publisher: HubPublisher | None = None
 
@@ -108,32 +97,32 @@ class Run:
             Interrupted: the run was asked to stop; its state is saved.
             UserError: a loss that is not finite (with `on_nonfinite` stop), a checkpoint that does not fit.
         """
+        state = self.state
         micro_batch = self.config.train.micro_batch
-        with signals.interrupts, outcome(self.folder, micro_batch, lambda: self.step if self.begun else None):
+        with signals.interrupts, outcome(self.folder, micro_batch, lambda: state.step if self.begun else None):
             self._prepare()
             self._resume()
-            due = self.step == 0 or self._evaluation_is_due()
-            if due and self.evaluated_at != self.step:
+            due = state.step == 0 or self._evaluation_is_due()
+            if due and state.evaluated_at != state.step:
                 self._evaluate()  # a broken evaluation is found now, not after an hour
             rewinds = "rewind" in (self.config.train.on_nonfinite, self.config.train.on_spike)
-            if (self.step == 0 and rewinds) or (self.step > 0 and due and self.early_stopping.is_best):
+            if (state.step == 0 and rewinds) or (state.step > 0 and due and self.early_stopping.is_best):
                 self._save()  # to go back to; or the evaluation that the interrupted part of the run owes
             while self._take_steps():
                 self._rewind()
             self._finish()
-        return self.results
+        return state.results
 
     def _take_steps(self) -> bool:
         """Take steps to the end of the run, and return False; or to one that asks to go back, and return True."""
+        state = self.state
         if self.early_stopping.should_stop:  # and it was stopped before it could end
             return False
         for step in self._steps():
             signals.interrupts.at_once = False  # now there is something to save first
-            self.step, self.elapsed = step.number, step.elapsed
-            self.tokens_seen += step.num_tokens
-            self.step_seconds += step.seconds
+            state.count(step)
             self._log(step)
-            if self._incident(step):
+            if self.skipped.handle(step, state):
                 return True
             if step.saved:
                 self.saver.commit(step.save_failed)
@@ -141,9 +130,9 @@ class Run:
             due = step.stop == "budget" or self._evaluation_is_due()
             if due and not stopped:
                 stopped = not self._evaluate()
-            best = self.early_stopping.is_best and self.evaluated_at == self.step
+            best = self.early_stopping.is_best and state.evaluated_at == state.step
             ends = step.stop or self.early_stopping.should_stop
-            if stopped or ends or self.saver.is_due(self.step, self.horizon.steps, self.elapsed, best):
+            if stopped or ends or self.saver.is_due(state.step, self.horizon.steps, state.elapsed, best):
                 self._save()
             if stopped:
                 self._stop()
@@ -153,24 +142,27 @@ class Run:
 
     def _prepare(self) -> None:
         config = self.config
-        self.inner, self.not_applied = self.model, 0
-        self.early_stopping, self.guard = EarlyStopping(config.evaluation), StepGuard(config.train.spike_factor)
+        self.early_stopping = EarlyStopping(config.evaluation, self.objective.metrics)
+        self.guard = StepGuard(config.train.spike_factor)
         host_group()  # all processes make it now
         torch.manual_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
-        for line in describe_exactness(config, self.accelerator, self.model):
+        models = self.objective.published().values()
+        for line in describe_exactness(config, self.accelerator, *models):
             console.say(line)
         if config.train.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        optimizer = build_optimizer(self.model, config.optimizer, getattr(config, "transfer", None))
-        make_fast(self.module, config.train, self.accelerator.device)
-        self.module, self.optimizer = self.accelerator.prepare(self.module, optimizer)
+            for model in models:
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        optimizer = build_optimizer(self.objective, config.optimizer, self.transfer)
+        make_fast(self.objective, config.train, self.accelerator.device)
+        self.module, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
         if (hub := config.hub).repo_id and self.accelerator.is_main_process:
             self.publisher = HubPublisher(hub.repo_id, private=hub.private, overwrite=hub.overwrite)
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = lock_folder(self.folder)
         in_use = self.publisher.holds if self.publisher else (lambda folder: False)
-        self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, config.checkpoint, self._write_model, in_use)
+        write = ModelFolder(self.objective, self.tokenizer, config, self.card).write
+        self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, config.checkpoint, write, in_use)
 
     def _resume(self) -> None:
         found = choose_checkpoint(self.checkpoints) if self.config.resume.enabled else None
@@ -179,20 +171,21 @@ class Run:
         if found is not None:
             check_changes(found, self.config, self.identity, self._setup())
             self._restore(found)
-            console.say(f"resume: going on from {found} (step {self.step:,})")
-        write_status(self.folder, "running", self.step)
+            console.say(f"resume: going on from {found} (step {self.state.step:,})")
+        write_status(self.folder, "running", self.state.step)
         self.begun = True
-        self.log = Log(self.folder / LOG_FILE, self.step if found is not None else None)
-        self.saver = Saver(self.checkpoints, self.config.checkpoint, self.log, self._committed, self.elapsed)
+        self.log = Log(self.folder / LOG_FILE, self.state.step if found is not None else None)
+        self.saver = Saver(self.checkpoints, self.config.checkpoint, self.log, self._committed, self.state.elapsed)
+        texts = self.tokenizer if self.config.train.incident_texts else None
+        self.skipped = SkippedSteps(self.config.train, self.batches, self.folder, self.log, self.saver, texts)
         if found is not None:
-            self.log.ensure("checkpoint", self.step, folder=found.name)  # killed between the two
+            self.log.ensure("checkpoint", self.state.step, folder=found.name)  # killed between the two
         start_trackers(self.accelerator, self.config.tracking, self.folder.name, flatten(to_dict(self.config)))
 
     def _restore(self, checkpoint: Path) -> None:
         """Put everything where it was when a checkpoint was made."""
-        state = load(checkpoint, self.inner, self.optimizer)
-        for name in COUNTERS:
-            setattr(self, name, state[name])
+        state = load(checkpoint, self.objective, self.optimizer)
+        self.state.load(state)
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
         if self.accelerator.scaler is not None:
@@ -200,21 +193,24 @@ class Run:
 
     def _rewind(self) -> None:
         """Go back to the newest checkpoint, and on from it with the rows behind those that led to the last step."""
-        ahead = self.step + self.data_offset  # the data position behind the step that was not applied
+        state = self.state
+        ahead = state.step + state.data_offset  # the data position behind the step that was not applied
         self.saver.finish()
         found = choose_checkpoint(self.checkpoints)
         if found is None:
-            raise UserError(f"step {self.step:,} asks to go back, and there is no checkpoint; lower --optimizer.lr")
-        bad, before = self.step, self.rewinds
+            raise UserError(f"step {state.step:,} asks to go back, and there is no checkpoint; lower --optimizer.lr")
+        bad, before = state.step, state.rewinds
         self._restore(found)
-        self.rewinds = [self.step, before[1] + 1 if before[0] == self.step else 1]
-        if self.rewinds[1] > REWINDS:
-            raise UserError(f"went back to step {self.step:,} {REWINDS} times, to no good end; lower --optimizer.lr")
-        passed_over, self.data_offset = ahead - self.step - self.data_offset, ahead - self.step
-        self.not_applied, self.saver.elapsed = 0, self.elapsed
-        self.log.cut(self.step)
-        self.log.write("rewind", self.step, after=bad, passed_over=passed_over)
-        console.warn(f"went back from step {bad:,} to {self.step:,}; the rows of {passed_over:,} steps are passed over")
+        state.rewinds = [state.step, before[1] + 1 if before[0] == state.step else 1]
+        if state.rewinds[1] > REWINDS:
+            raise UserError(f"went back to step {state.step:,} {REWINDS} times, to no good end; lower --optimizer.lr")
+        passed_over, state.data_offset = ahead - state.step - state.data_offset, ahead - state.step
+        state.not_applied, self.saver.elapsed = 0, state.elapsed
+        self.log.cut(state.step)
+        self.log.write("rewind", state.step, after=bad, passed_over=passed_over)
+        console.warn(
+            f"went back from step {bad:,} to {state.step:,}; the rows of {passed_over:,} steps are passed over"
+        )
         self._save()  # a resumed run must pass them over too
 
     def _setup(self) -> dict[str, Any]:
@@ -224,34 +220,25 @@ class Run:
 
     def _steps(self) -> Iterator[Step]:
         """The loop, with a progress bar that knows the time left."""
+        state = self.state
         steps = train(
             self.module,
             self.optimizer,
-            self.batches.steps(self.step + self.data_offset),
-            self.objective.num_targets,
+            self.batches.steps(state.step + state.data_offset),
             accelerator=self.accelerator,
             schedule=self.config.schedule,
             horizon=self.horizon,
             max_grad_norm=self.config.optimizer.max_grad_norm,
-            first_step=self.step,
-            elapsed=self.elapsed,
+            first_step=state.step,
+            elapsed=state.elapsed,
             guard=self.guard,
             stop_requested=lambda: signals.interrupts.reason is not None,
             save_state=lambda: self.checkpoints.state,
         )
-        loss = None
-        with console.progress(total=self.horizon.steps, desc="train", unit="step", initial=self.step) as bar:
-            for step in steps:
-                if math.isfinite(step.loss):
-                    loss = step.loss if loss is None else 0.9 * loss + 0.1 * step.loss
-                bar.total = self.horizon.steps
-                shown = f"loss {loss or step.loss:.3f}, {step.num_tokens / step.seconds:,.0f} tokens/s"
-                bar.set_postfix_str(shown, refresh=False)
-                bar.update(step.number - bar.n)
-                yield step
+        return with_progress(steps, self.horizon, self.state.step)
 
     def _evaluation_is_due(self) -> bool:
-        return is_due(self.step, self.config.evaluation.every, self.horizon.steps, 10)
+        return is_due(self.state.step, self.config.evaluation.every, self.horizon.steps, 10)
 
     # -----------------------------------------------------------------------------------------------------------------
     # once in a while
@@ -264,10 +251,12 @@ class Run:
             return
         values = {
             "loss": step.loss,
+            **({f"{name}_loss": value for name, value in step.losses.items()} if len(step.losses) > 1 else {}),
             "lr": step.lr,
             "grad_norm": step.grad_norm,
             "num_targets": step.num_targets,
-            "tokens": self.tokens_seen,
+            **({f"{name}_targets": count for name, count in step.targets.items()} if len(step.targets) > 1 else {}),
+            "tokens": self.state.tokens_seen,
             "tokens_per_second": step.num_tokens / step.seconds,
             "digest": f"{step.digest:x}",
             "seconds": step.elapsed,
@@ -275,61 +264,31 @@ class Run:
         self.log.write("step", step.number, **values)
         self.accelerator.log({f"train/{k}": value for k, value in values.items() if k != "digest"}, step=step.number)
 
-    def _incident(self, step: Step) -> bool:
-        """Name the rows of a step that was not applied; returns whether to go back because of it."""
-        self.not_applied = self.not_applied + 1 if step.incident else 0
-        if step.incident is None or (step.incident == "overflow" and self.not_applied < OVERFLOWS):
-            return False
-        rows, numbers, epochs = self.batches.step_rows(step.number - 1 + self.data_offset)
-        named = name_rows(rows, numbers, epochs, self.tokenizer if self.config.train.incident_texts else None)
-        text = report_incident(step, named, self.folder / INCIDENTS_FILE)
-        found = {"incident": step.incident, "loss": step.loss, "grad_norm": step.grad_norm}
-        self.log.write("incident", step.number, **found, rows=numbers.tolist())
-        spike = step.incident == "spike"
-        action = self.config.train.on_spike if spike else self.config.train.on_nonfinite
-        if self.not_applied == NOT_APPLIED:
-            raise UserError(
-                f"{text}; so were {NOT_APPLIED} steps in a row: --resume with a lower rate and allow_changed"
-            )
-        if action == "stop":
-            self.saver.finish()
-            option = "--train.on_spike" if spike else "--train.on_nonfinite"
-            raise UserError(f"{text}; --resume with {option} skip or rewind, or with a lower rate and allow_changed")
-        console.warn(text)
-        return action == "rewind"
-
     def _evaluate(self) -> bool:
         """Measure on held-out data; returns False if that was interrupted: the resumed run then begins with it."""
+        state = self.state
         before = time.monotonic()
         try:
-            self.results = self.measure(self.module, lambda: any_process(signals.interrupts.reason is not None))
+            state.results = self.measure(self.module, lambda: any_process(signals.interrupts.reason is not None))
         except Interrupted:
             if signals.interrupts.at_once:
                 raise
             return False
-        self.evaluated_at = self.step
-        self.early_stopping.update(self.results)
-        self.log.write("evaluation", self.step, **self.results, seconds=time.monotonic() - before)
-        self.accelerator.log({f"held_out/{key}": value for key, value in self.results.items()}, step=self.step)
-        listed = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in self.results.items())
-        console.say(f"step {self.step:,}: {listed}")
+        state.evaluated_at = state.step
+        self.early_stopping.update(state.results)
+        self.log.write("evaluation", state.step, **state.results, seconds=time.monotonic() - before)
+        self.accelerator.log({f"held_out/{key}": value for key, value in state.results.items()}, step=state.step)
+        listed = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in state.results.items())
+        console.say(f"step {state.step:,}: {listed}")
         return True
 
     def _save(self) -> None:
-        state = {name: getattr(self, name) for name in COUNTERS} | {"identity": self.identity, "setup": self._setup()}
-        state["value"] = self.early_stopping.value if self.evaluated_at == self.step else None
+        state = self.state.to_dict() | {"identity": self.identity, "setup": self._setup()}
+        state["value"] = self.early_stopping.value if self.state.evaluated_at == self.state.step else None
         state |= {name: getattr(self, name).state_dict() for name in STATEFUL}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        self.saver.save(self.step, self.inner, self.optimizer, state, self._facts())
-
-    def _write_model(self, folder: Path, weights: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        """Everything that makes a folder a model of the Hub; called on a thread."""
-        save_model(self.inner, folder, weights)
-        self.tokenizer.save_pretrained(folder)
-        settings = plain(to_dict(self.config)) | {"resume": plain(to_dict(ResumeConfig()))}
-        (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False))
-        (folder / "README.md").write_text(self.card(facts))
+        self.saver.save(self.state.step, self.objective, self.optimizer, state, self._facts())
 
     def _committed(self, checkpoint: Path, step: int) -> None:
         if self.publisher and self.config.hub.push_checkpoints:
@@ -337,16 +296,18 @@ class Run:
 
     def _facts(self) -> dict[str, Any]:
         """What the card tells of this moment."""
+        state = self.state
+        model = self.objective.published()[""]
         return {
-            "parameters": f"{sum(p.numel() for n, p in self.inner.named_parameters() if 'lora_' not in n) / 1e6:.1f} M",
-            "steps": self.step,
-            "tokens_seen": self.tokens_seen,
-            "minutes": round(self.elapsed / 60, 1),
-            "tokens_per_second": round(self.tokens_seen / self.step_seconds) if self.step_seconds else None,
+            "parameters": f"{sum(p.numel() for n, p in model.named_parameters() if 'lora_' not in n) / 1e6:.1f} M",
+            "steps": state.step,
+            "tokens_seen": state.tokens_seen,
+            "minutes": round(state.elapsed / 60, 1),
+            "tokens_per_second": round(state.tokens_seen / state.step_seconds) if state.step_seconds else None,
             "hardware": describe_hardware(self.accelerator),
             "processes": self.accelerator.num_processes,
             "versions": libraries.versions(),
-            **self.results,
+            **state.results,
         }
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -357,30 +318,34 @@ class Run:
         self._last_save()
         self._end_publishing()
         with contextlib.suppress(OSError):  # what stops the run may be a full disk
-            write_status(self.folder, "interrupted", self.step, reason=reason)  # before another process can end
+            write_status(self.folder, "interrupted", self.state.step, reason=reason)  # before another process can end
         self.accelerator.wait_for_everyone()  # the first to exit has the launcher end the others
         self.close()
-        raise Interrupted(f"stopped ({reason}) after step {self.step:,}; everything is saved: go on with --resume")
+        raise Interrupted(
+            f"stopped ({reason}) after step {self.state.step:,}; everything is saved: go on with --resume"
+        )
 
     def _last_save(self) -> None:
         if not self.saver.finish():
             newest = [path.name for path in self.checkpoints.list()[-1:]] or ["none"]
             raise UserError(
-                f"step {self.step:,} could not be saved in {self.folder}, as said above; mend that, then --resume: it "
-                f"goes on from the newest checkpoint ({newest[0]})"
+                f"step {self.state.step:,} could not be saved in {self.folder}, as said above; mend that, then "
+                f"--resume: it goes on from the newest checkpoint ({newest[0]})"
             )
 
     def _finish(self) -> None:
-        if self.evaluated_at != self.step:  # stopped at the last step, before it was evaluated
+        state = self.state
+        if state.evaluated_at != state.step:  # stopped at the last step, before it was evaluated
             if not self._evaluate():
                 self._stop()
             self._save()
         self._last_save()
-        chosen = self.checkpoints.chosen(self.step)
-        if chosen != self.checkpoints.of(self.step):
-            state = load_weights(chosen, self.inner)
-            self.results, self.step = state["results"], state["step"]
-            console.say(f"the best is kept: step {self.step:,}")
+        chosen = self.checkpoints.chosen(state.step)
+        if chosen != self.checkpoints.of(state.step):
+            load_weights(chosen, self.objective)
+            best = read_state(chosen)
+            state.results, state.step = best["results"], best["step"]
+            console.say(f"the best is kept: step {state.step:,}")
         if self.accelerator.is_main_process:
             publish(chosen, self.folder)
         found = self.look(self.folder)
@@ -389,9 +354,9 @@ class Run:
                 console.say(f"curves: {picture}")
             found |= self._facts() | {"curves": picture and picture.name}
             replace(self.folder / "README.md", self.card(found))
-            write_status(self.folder, "finished", self.step)
+            write_status(self.folder, "finished", state.step)
             if self.publisher:
-                self.publisher.push(self.folder, message=f"Trained for {self.step:,} steps")
+                self.publisher.push(self.folder, message=f"Trained for {state.step:,} steps")
         self._end_publishing()
 
     def close(self, *, last: bool = True) -> None:
@@ -401,3 +366,17 @@ class Run:
     def _end_publishing(self) -> None:
         if self.publisher:
             self.publisher.finish()
+
+
+def with_progress(steps: Iterator[Step], horizon: Horizon, start: int) -> Iterator[Step]:
+    """The steps of a run, with a bar that shows their loss, their speed and the time left."""
+    loss = None
+    with console.progress(total=horizon.steps, desc="train", unit="step", initial=start) as bar:
+        for step in steps:
+            if math.isfinite(step.loss):
+                loss = step.loss if loss is None else 0.9 * loss + 0.1 * step.loss
+            bar.total = horizon.steps
+            shown = f"loss {loss or step.loss:.3f}, {step.num_tokens / step.seconds:,.0f} tokens/s"
+            bar.set_postfix_str(shown, refresh=False)
+            bar.update(step.number - bar.n)
+            yield step

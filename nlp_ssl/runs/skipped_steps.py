@@ -1,4 +1,8 @@
-"""What is told of a step that was not applied: its rows, the documents in them, and on request their text."""
+"""Skipped steps: a loss spike or a loss that is not finite. Names their rows, and decides what follows.
+
+A step that is not applied changes no weight. What is reported are its rows, the documents in them, and on request their
+text; then the run stops, continues, or is rewound.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +10,73 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from nlp_ssl.config.common import TrainConfig
 from nlp_ssl.core.console import rank, warn
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import no_links
+from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.packing import PackedRows
 from nlp_ssl.data.sequences.phases import Rows
+from nlp_ssl.runs.saving import Saver
+from nlp_ssl.runs.state import RunState
 from nlp_ssl.training.loop import Step
-from nlp_ssl.training.tracking import json_line
+from nlp_ssl.training.tracking import Log, json_line
 
 INCIDENTS_FILE = "incidents.jsonl"
+
+
+OVERFLOWS = 20  # so many fp16 overflows in a row are no longer ordinary
+NOT_APPLIED = 50  # so many skipped steps in a row will not be followed by a good one
+
+
+class SkippedSteps:
+    """What a run does about steps that were not applied.
+
+    Args:
+        config: what is to follow.
+        batches: know the rows of a step.
+        folder: of the run.
+        log: of the run.
+        saver: finishes a pending save before the run stops.
+        tokenizer: to write the rows' texts too.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        batches: TrainBatches,
+        folder: Path,
+        log: Log,
+        saver: Saver,
+        tokenizer: PreTrainedTokenizerFast | None,
+    ) -> None:
+        self.config, self.batches, self.folder, self.log, self.saver = config, batches, folder, log, saver
+        self.tokenizer = tokenizer
+
+    def handle(self, step: Step, state: RunState) -> bool:
+        """Report a step if it was not applied; returns whether the run is to be rewound because of it.
+
+        Raises:
+            UserError: the run stops because of it.
+        """
+        if step.incident is None or (step.incident == "overflow" and state.not_applied < OVERFLOWS):
+            return False
+        rows, numbers, epochs = self.batches.step_rows(step.number - 1 + state.data_offset)
+        text = report_incident(step, name_rows(rows, numbers, epochs, self.tokenizer), self.folder / INCIDENTS_FILE)
+        found = {"incident": step.incident, "loss": step.loss, "grad_norm": step.grad_norm}
+        self.log.write("incident", step.number, **found, rows=numbers.tolist())
+        spike = step.incident == "spike"
+        action = self.config.on_spike if spike else self.config.on_nonfinite
+        if state.not_applied == NOT_APPLIED:
+            raise UserError(
+                f"{text}; so were {NOT_APPLIED} steps in a row: --resume with a lower rate and allow_changed"
+            )
+        if action == "stop":
+            self.saver.finish()
+            option = "--train.on_spike" if spike else "--train.on_nonfinite"
+            raise UserError(f"{text}; --resume with {option} skip or rewind, or with a lower rate and allow_changed")
+        warn(text)
+        return action == "rewind"
 
 
 def name_rows(

@@ -30,6 +30,11 @@ def read_status(folder: Path) -> dict[str, Any]:
     return json.loads((folder / STATUS_FILE).read_text()) if (folder / STATUS_FILE).exists() else {}
 
 
+def note_interrupts_in(folder: Path) -> None:
+    """Have a signal before training begins noted in this run's folder."""
+    signals.interrupts.tell = lambda reason: note_interrupt(folder, reason)
+
+
 def note_interrupt(folder: Path, reason: str | None) -> None:
     """Write that a run was interrupted, wherever it was; the step is the one that the file has."""
     with contextlib.suppress(OSError):

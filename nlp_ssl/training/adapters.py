@@ -64,11 +64,9 @@ def _adapted(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
-def trained_weights(model: nn.Module) -> dict[str, Tensor] | None:
-    """What training changes in a model with adapters, by name; `None` if it has none."""
-    if not _adapted(model):
-        return None
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+def is_adapted(model: nn.Module) -> bool:
+    """Whether a model has adapters."""
+    return bool(_adapted(model))
 
 
 @torch.no_grad()

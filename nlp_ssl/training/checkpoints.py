@@ -22,26 +22,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from nlp_ssl.config.common import CheckpointConfig
 from nlp_ssl.core.console import rank, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import disk_error, no_links, remove, replacing, sha256, sync
-from nlp_ssl.training.adapters import merge, trained_weights
+from nlp_ssl.objectives.objective import Objective
+from nlp_ssl.training.adapters import merge
 from nlp_ssl.training.distributed import any_process
+from nlp_ssl.training.objective_state import OBJECTIVE, STATE, load_weights, published_weights, unpublished
 from nlp_ssl.training.state_files import read_tensors, rng_state, set_rng_state
 
 MANIFEST = "MANIFEST.json"
-STATE = "training_state"
 RUN_STATE = f"{STATE}/run.json"
 OPTIMIZER = f"{STATE}/optimizer.pt"
-TRAINED = "trained.pt"  # weights with adapters, which the model folder holds merged
-# of the training state; 1, which had no number, kept NumPy's random state as an array; 2 said `judge` of early stopping
-FORMAT = 3
+# of the training state; 1, which had no number, kept NumPy's random state as an array; 2 said `judge` of early
+# stopping; 3 kept what adapters train under another name
+FORMAT = 4
 FORMER = ".former"  # of the same step, until the new one has its name
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(FORMER)})?")
-READ = re.compile(rf"{STATE}/.*|[^/]*\.(safetensors|json|yaml|bin|pt|py)")  # what is read of a checkpoint
+READ = re.compile(rf"{STATE}/.*|([^/]+/)?[^/]*\.(safetensors|json|yaml|bin|pt|py)")  # what is read of a checkpoint
+Weights = dict[str, torch.Tensor]
 
 
 def to_host(value: Any, seen: dict[tuple, torch.Tensor] | None = None) -> Any:
@@ -73,7 +74,8 @@ class Checkpoints:
     Args:
         folder: the run's `checkpoints` folder.
         keep: what to keep besides checkpoints that are in use.
-        write_model: writes the Hub model folder from a host copy of the weights: `(folder, state_dict, facts)`.
+        write_model: writes a Hub model folder from host copies of the weights, by the names that the objective gives
+            its models: `(folder, weights, facts)`.
         in_use: whether a folder must not be removed yet (it is being pushed).
     """
 
@@ -81,7 +83,7 @@ class Checkpoints:
         self,
         folder: Path,
         keep: CheckpointConfig,
-        write_model: Callable[[Path, dict[str, torch.Tensor], dict[str, Any]], None],
+        write_model: Callable[[Path, dict[str, Weights], dict[str, Any]], None],
         in_use: Callable[[Path], bool] = lambda folder: False,
     ) -> None:
         self.folder, self.keep, self.write_model, self.in_use = folder, keep, write_model, in_use
@@ -93,12 +95,12 @@ class Checkpoints:
             for unfinished in folder.glob(".step-*.tmp"):  # of a run that was killed
                 remove(unfinished)
 
-    def save(self, step: int, model: PreTrainedModel, optimizer: Any, state: dict[str, Any], facts: dict) -> None:
+    def save(self, step: int, objective: Objective, optimizer: Any, state: dict[str, Any], facts: dict) -> None:
         """Start saving: returns once the state is copied to host memory.
 
         Args:
             step: optimizer steps taken.
-            model: the inner model, its names without any prefix.
+            objective: not wrapped, so that its names have no prefix.
             optimizer: prepared by accelerate or not.
             state: JSON-serialisable state of the run; its `value`, the lower the better, says which one is the best.
             facts: handed on to `write_model`.
@@ -107,29 +109,30 @@ class Checkpoints:
             self.finish()
         name = f"step-{step:08d}"
         temporary = self.folder / f".{name}.tmp"
-        weights = to_host(model.state_dict()) if rank() == 0 else {}
-        states = {f"rank-{rank()}.pt": rng_state()}
-        if rank() == 0 and (trained := trained_weights(model)) is not None:
-            states[TRAINED] = {name: weights[name] for name in trained}
+        models = objective.published()
+        states: dict[str, Any] = {f"{STATE}/rank-{rank()}.pt": rng_state()}
+        weights = {}
         if rank() == 0:
-            states["optimizer.pt"] = to_host(optimizer.state_dict())
+            weights = to_host({name: published_weights(model) for name, model in models.items()})
+            if rest := unpublished(objective):
+                states[OBJECTIVE] = to_host(rest)
+            states[OPTIMIZER] = to_host(optimizer.state_dict())
         self.pending = temporary
         self.thread = threading.Thread(
-            target=self._write, args=(temporary, model, weights, states, state, facts), name=f"save {name}"
+            target=self._write, args=(temporary, models, weights, states, state, facts), name=f"save {name}"
         )
         self.thread.start()
 
-    def _write(
-        self, folder: Path, model: PreTrainedModel, weights: dict, states: dict, state: dict, facts: dict
-    ) -> None:
+    def _write(self, folder: Path, models: dict, weights: dict, states: dict, state: dict, facts: dict) -> None:
         try:
             (folder / STATE).mkdir(parents=True, exist_ok=True)
             for name, value in states.items():
-                with open(folder / STATE / name, "wb") as f:  # a path would hide what the disk says
+                with open(folder / name, "wb") as f:  # a path would hide what the disk says
                     torch.save(value, f)
             if rank() == 0:
                 (folder / RUN_STATE).write_text(json.dumps({"format": FORMAT, **state}, indent=1))
-                self.write_model(folder, merge(model, weights), facts)
+                merged = {name: merge(model, weights[name]) for name, model in models.items()}
+                self.write_model(folder, merged, facts)
                 others = [p for p in _files(folder) if not p.name.startswith("rank-")]
                 self.digests = {str(p.relative_to(folder)): _sync_and_hash(p) for p in others}
         except BaseException as error:  # handed to the main thread, which raises it
@@ -184,7 +187,7 @@ class Checkpoints:
         for path in (temporary / STATE).glob("rank-*.pt"):  # a few kB each; the large files were hashed by the thread
             self.digests[str(path.relative_to(temporary))] = _sync_and_hash(path)
         (temporary / MANIFEST).write_text(json.dumps(self.digests, indent=1, sort_keys=True))
-        for path in (temporary / MANIFEST, temporary / STATE, temporary):
+        for path in (temporary / MANIFEST, *(p for p in temporary.iterdir() if p.is_dir()), temporary):
             sync(path)
         final = temporary.with_name(temporary.name[1:].removesuffix(".tmp"))
         former = final.with_name(f"{final.name}{FORMER}")  # still listed: at no moment is there no checkpoint
@@ -285,23 +288,25 @@ def verify(folder: Path) -> str | None:
     return None
 
 
-def load(folder: Path, model: PreTrainedModel, optimizer: Any) -> dict[str, Any]:
+def load(folder: Path, objective: Objective, optimizer: Any) -> dict[str, Any]:
     """Load weights, optimizer and random state in place.
 
     Learning rates, decay and the like stay as the optimizer was made with, so that a run can go on with others.
 
     Args:
         folder: a verified checkpoint.
-        model: the inner model; same architecture.
+        objective: not wrapped; as that of the run that wrote it.
         optimizer: prepared by accelerate or not.
 
     Returns:
         The state that `save` was given.
 
     Raises:
-        UserError: the training state holds something else than numbers, or is of another optimizer or a newer format.
+        UserError: the training state holds something else than numbers, or is of another objective, optimizer or a
+            newer format.
     """
-    state = load_weights(folder, model)
+    state = read_state(folder)
+    load_weights(folder, objective)
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     moments, own = read_tensors(folder / OPTIMIZER), folder / STATE / f"rank-{rank()}.pt"
     drawn = read_tensors(own) if own.exists() else None
@@ -316,32 +321,6 @@ def load(folder: Path, model: PreTrainedModel, optimizer: Any) -> dict[str, Any]
         ) from None
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
-    return state
-
-
-def load_weights(folder: Path, model: PreTrainedModel) -> dict[str, Any]:
-    """Load the weights of a checkpoint in place; returns the state that `save` was given.
-
-    Raises:
-        UserError: a model with adapters stands on other weights than it was trained on; see `load`.
-    """
-    state = read_state(folder)
-    stored = (
-        type(model)
-        .from_pretrained(folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager")
-        .state_dict()
-    )
-    if not (folder / STATE / TRAINED).exists():
-        model.load_state_dict(stored)
-    else:  # the rest is the model's that training began from
-        model.load_state_dict(read_tensors(folder / STATE / TRAINED), strict=False)
-        merged = merge(model, to_host(model.state_dict()))
-        changed = [name for name, value in stored.items() if not torch.allclose(value, merged[name], 1e-4, 1e-5)]
-        if changed:
-            raise UserError(
-                f"{folder} was trained from other weights than --model.name now gives (they differ in {changed[0]}); "
-                "give the model that the run began from"
-            )
     return state
 
 
@@ -363,9 +342,10 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def publish(checkpoint: Path, folder: Path) -> None:
-    """Put a checkpoint's model, without its training state, at the top of a folder, file by file, each whole."""
+    """Put a checkpoint's models, without their training state, at the top of a folder, file by file, each whole."""
     for name in json.loads((checkpoint / MANIFEST).read_text()):
-        if "/" not in name:
+        if not name.startswith(f"{STATE}/"):
+            (folder / name).parent.mkdir(exist_ok=True)
             with open(checkpoint / name, "rb", opener=no_links) as source, replacing(folder / name) as target:
                 shutil.copyfileobj(source, target)
 

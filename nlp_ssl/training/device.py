@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import sysconfig
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from nlp_ssl.config.common import TrainConfig
 from nlp_ssl.config.finetuning import FinetuneConfig
 from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core import console
-from nlp_ssl.data.sequences.batches import Batch, TrainBatches
+from nlp_ssl.data.sequences.batches import Collator, TrainBatches
 from nlp_ssl.data.sequences.phases import Phases
 from nlp_ssl.models.split_caveats import split_caveats
 
@@ -85,13 +84,11 @@ def make_fast(module: torch.nn.Module, config: TrainConfig, device: torch.device
 
 
 def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
-    """The accelerator of a run; fills in the precision if it was left open."""
+    """The accelerator of a run; of its configuration the precision is resolved."""
     disable_progress_bar()  # transformers' own bars, which would fight with the run's
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    if config.train.mixed_precision is None:
-        config.train.mixed_precision = best_precision(training_device())
     if training_device().type == "cpu":
         torch.set_num_threads(config.train.cpu_threads or _cpu_share())  # launchers leave one thread a process
         keep_freed_memory()
@@ -106,14 +103,14 @@ def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
 def train_batches(
     config: PretrainConfig | FinetuneConfig,
     phases: Phases,
-    collate: Callable[[Sequence[dict[str, Any]]], Batch],
+    collator: Collator,
     accelerator: Accelerator,
     **more: Any,
 ) -> TrainBatches:
     """This process's share of the batches that a run learns from, as its configuration splits them."""
     return TrainBatches(
         phases,
-        collate,
+        collator,
         seed=config.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
@@ -163,7 +160,7 @@ def describe_hardware(accelerator: Accelerator) -> str:
 
 
 def describe_exactness(
-    config: PretrainConfig | FinetuneConfig, accelerator: Accelerator, model: PreTrainedModel
+    config: PretrainConfig | FinetuneConfig, accelerator: Accelerator, *models: PreTrainedModel
 ) -> list[str]:
     """What the run stands on; whether stopped and resumed there it gives the same bits, or the same to rounding; and
     what makes its steps depend on how the batch is split, one line a reason.
@@ -176,7 +173,7 @@ def describe_exactness(
         same = f"the same numbers to rounding{hint}"
     return [
         f"on {describe_hardware(accelerator)}; stopped and resumed here, the run gives {same}",
-        *(f"  {caveat}" for caveat in split_caveats(model, accelerator.mixed_precision)),
+        *dict.fromkeys(f"  {c}" for model in models for c in split_caveats(model, accelerator.mixed_precision)),
     ]
 
 

@@ -1,13 +1,12 @@
 """Early stopping: which evaluation is the best so far, and whether to wait for a better one."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from nlp_ssl.config.common import EvaluationConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
-
-LOW_IS_GOOD = ("perplexity", "bits_per_byte")  # besides losses
 
 
 class EarlyStopping:
@@ -15,14 +14,17 @@ class EarlyStopping:
 
     Args:
         config: the number's name, and the patience.
+        metrics: whether a low or a high number is good, by name; of others a high one, but for losses.
 
     Attributes:
         value: what the last evaluation is judged by, the lower the better (so a score has its sign changed).
         is_best: whether it is better than all before it.
     """
 
-    def __init__(self, config: EvaluationConfig) -> None:
+    def __init__(self, config: EvaluationConfig, metrics: Mapping[str, str] | None = None) -> None:
         self.metric, self.patience = config.metric or "held_out_loss", config.patience
+        good = (metrics or {}).get(self.metric, "min" if "loss" in self.metric else "max")
+        self.sign = 1 if good == "min" else -1
         self.value: float | None = None
         self.best: float | None = None
         self.without_improvement, self.is_best = 0, False
@@ -35,8 +37,7 @@ class EarlyStopping:
         """
         if self.metric not in results:
             raise UserError(f"--evaluation.metric {self.metric} is not measured here, only {', '.join(results)}")
-        low_is_good = "loss" in self.metric or self.metric in LOW_IS_GOOD
-        self.value = results[self.metric] * (1 if low_is_good else -1)
+        self.value = self.sign * results[self.metric]
         self.is_best = math.isfinite(self.value) and (self.best is None or self.value < self.best)
         self.best = self.value if self.is_best else self.best
         self.without_improvement = 0 if self.is_best else self.without_improvement + 1

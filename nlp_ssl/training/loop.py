@@ -3,21 +3,22 @@
 It yields a `Step`; the caller logs, evaluates, saves and stops. It never touches the disk.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
 
 from nlp_ssl.config.common import ScheduleConfig
-from nlp_ssl.objectives.objective import Batch, ObjectiveModule, num_real_tokens
+from nlp_ssl.core.console import warn
+from nlp_ssl.data.sequences.batches import MicroBatch
+from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.training.distributed import host_group
+from nlp_ssl.training.gradients import accumulate
 from nlp_ssl.training.schedules import Horizon
 from nlp_ssl.training.step_guard import Incident, StepGuard
 
@@ -30,10 +31,10 @@ class Step:
 
     Attributes:
         number: optimizer steps taken, this one included.
-        loss: nats a target, before the update.
+        loss: nats per target, before the update; of several terms their weighted sum.
         grad_norm: global norm of the gradient, before clipping.
         lr: learning rate of AdamW's groups.
-        num_targets: predictions that the loss averages over.
+        num_targets: predictions that the loss averages over, of all terms.
         num_tokens: tokens that are not padding.
         seconds: for this step, without what the caller did between steps.
         elapsed: seconds of training on rank 0's clock, those before a resume included.
@@ -43,6 +44,8 @@ class Step:
         saved: no process has an unfinished save.
         save_failed: a process could not write its part of a save.
         stop: `"budget"` after the last step, `"interrupt"` when a process was asked to stop, else `None`.
+        losses: of each loss term, per target.
+        targets: of each loss term.
     """
 
     number: int
@@ -58,13 +61,14 @@ class Step:
     saved: bool
     save_failed: bool
     stop: str | None
+    losses: dict[str, float] = field(default_factory=dict)
+    targets: dict[str, int] = field(default_factory=dict)
 
 
 def train(
-    module: ObjectiveModule,
+    module: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    steps: Iterator[list[Batch]],
-    num_targets: Callable[[Batch], int],
+    steps: Iterator[list[MicroBatch]],
     *,
     accelerator: Accelerator,
     schedule: ScheduleConfig,
@@ -78,15 +82,15 @@ def train(
 ) -> Iterator[Step]:
     """Take steps until the horizon or until asked to stop.
 
-    The gradient of a step is that of the summed loss over the whole global batch, divided by its number of targets, so
-    it does not depend on how the batch is split. A step that the guard finds fault with is not applied, on any process.
+    The gradient of a step is that of the loss of the whole global batch: of every term the sum over its targets divided
+    by their number, times the term's weight. So it does not depend on how the batch is split. A step that the guard
+    finds fault with is not applied, on any process.
 
     Args:
-        module: prepared by `accelerator`; its forward gives the summed loss.
+        module: an `Objective`, prepared by `accelerator`.
         optimizer: prepared by `accelerator`; groups carry `peak_lr`, and perhaps `begins`, the share of
             the run for which they stand still.
-        steps: for every step, this process's micro-batches, on the host.
-        num_targets: counts a micro-batch's targets on the host.
+        steps: for every step, this process's micro-batches.
         accelerator: precision and processes; its `gradient_accumulation_steps` must be 1.
         schedule: shape of the learning rate.
         horizon: number of steps.
@@ -100,7 +104,9 @@ def train(
     Yields:
         One `Step` an optimizer step.
     """
-    feed = _Prefetcher(steps, num_targets, accelerator, stop_requested, save_state, elapsed)
+    objective: Objective = accelerator.unwrap_model(module, keep_fp32_wrapper=True)
+    weights = objective.terms
+    feed = _Prefetcher(steps, list(weights), accelerator, stop_requested, save_state, elapsed)
     guard = guard or StepGuard()
     module.train()
     feed.prepare()
@@ -111,23 +117,20 @@ def train(
         for group in optimizer.param_groups:
             begun = number >= group.get("begins", 0.0) * (horizon.steps or 0)
             group["lr"] = lr = group["peak_lr"] * factor * begun
-        micro_batches, current = feed.batches, agreed
-        loss_sum = 0.0  # from the first micro-batch on a tensor, of its precision
-        for i, batch in enumerate(micro_batches):
-            last = i == len(micro_batches) - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(module):
-                micro_loss, _ = module(send_to_device(batch, accelerator.device, non_blocking=True))
-                accelerator.backward(micro_loss * (accelerator.num_processes / current.num_targets))
-            loss_sum += micro_loss.detach()
+        current, targets = agreed, agreed.targets
+        factors = {name: weights[name] / max(1, count) for name, count in targets.items()}
+        sums = accumulate(module, feed.batches, factors, accelerator)
         feed.prepare()  # the next step's batches and counts, while the accelerator works
         grad_norm = accelerator.clip_grad_norm_(module.parameters(), max_grad_norm or math.inf)
-        loss_sum = accelerator.reduce(loss_sum, "sum")
-        loss, grad_norm = torch.stack([loss_sum / current.num_targets, grad_norm]).tolist()  # the step's only read
+        losses, grad_norm = _read(sums, targets, grad_norm, accelerator)
+        loss = sum(weights[name] * mean for name, mean in losses.items())
         incident: Incident | Literal["overflow"] | None = guard.judge(loss, grad_norm)
         if incident == "nonfinite" and accelerator.scaler is not None and math.isfinite(loss):
             incident = "overflow"
         if incident in (None, "overflow"):
             optimizer.step()  # at an overflow the scaler skips the update and lowers its scale
+            if incident is None:
+                objective.after_step(number + 1)
         elif accelerator.scaler is not None:
             accelerator.scaler.update()  # clipping has unscaled the gradient: close the step
         optimizer.zero_grad(set_to_none=True)
@@ -137,8 +140,9 @@ def train(
         stop = "interrupt" if agreed.stop else "budget" if number == horizon.steps else None
         now = time.monotonic()
         yield Step(
-            number, loss, grad_norm, lr, current.num_targets, current.num_tokens, now - before, agreed.elapsed,
+            number, loss, grad_norm, lr, sum(targets.values()), current.num_tokens, now - before, agreed.elapsed,
             digest=current.digest, incident=incident, saved=agreed.saved, save_failed=agreed.save_failed, stop=stop,
+            losses=losses, targets=targets,
         )  # fmt: skip
         if stop:
             return
@@ -146,11 +150,21 @@ def train(
         module.train()
 
 
+def _read(
+    sums: dict[str, torch.Tensor], targets: dict[str, int], grad_norm: torch.Tensor, accelerator: Accelerator
+) -> tuple[dict[str, float], float]:
+    """The losses of a step, per target and over all processes, and its gradient norm: its only read of the device."""
+    reduced = accelerator.reduce(torch.stack([sums[name] for name in targets]), "sum").unbind()
+    means = [total / max(1, count) for total, count in zip(reduced, targets.values(), strict=True)]
+    *read, norm = torch.stack([*means, grad_norm]).tolist()
+    return dict(zip(targets, read, strict=True)), norm
+
+
 @dataclass(frozen=True)
 class _StepStats:
-    """What all processes agree on before a step."""
+    """What all processes agree on before a step; `targets` has the terms of the step's objective."""
 
-    num_targets: int
+    targets: dict[str, int]
     num_tokens: int
     digest: int
     stop: bool
@@ -164,19 +178,20 @@ class _Prefetcher:
 
     def __init__(
         self,
-        steps: Iterator[list[Batch]],
-        num_targets: Callable[[Batch], int],
+        steps: Iterator[list[MicroBatch]],
+        terms: list[str],
         accelerator: Accelerator,
         stop_requested: Callable[[], bool],
         save_state: Callable[[], SaveState],
         elapsed: float,
     ) -> None:
-        self.steps, self.num_targets = steps, num_targets
+        self.steps, self.terms = steps, terms
+        self.empty: set[str] = set()  # terms without targets in some step, which was said
         self.stop_requested, self.save_state = stop_requested, save_state
         self.started = time.monotonic() - elapsed
         self.is_main = accelerator.is_main_process
         self.group = host_group()
-        self.batches: list[Batch] = []
+        self.batches: list[MicroBatch] = []
 
     def prepare(self) -> None:
         """Fetch the next step's batches and start agreeing on them."""
@@ -184,9 +199,9 @@ class _Prefetcher:
         save = self.save_state()
         self.counts = torch.tensor(
             [
-                sum(self.num_targets(batch) for batch in self.batches),
-                sum(num_real_tokens(batch) for batch in self.batches),
-                sum(int(batch.pop("digest")) for batch in self.batches),
+                *(sum(batch.counts.get(name, 0) for batch in self.batches) for name in self.terms),
+                sum(batch.num_tokens for batch in self.batches),
+                sum(batch.digest for batch in self.batches),
                 self.stop_requested(),
                 save == "writing",
                 save == "failed",
@@ -200,5 +215,10 @@ class _Prefetcher:
         """Wait until the processes have agreed."""
         if self.work is not None:
             self.work.wait()
-        targets, tokens, digest, stop, writing, failed, elapsed = self.counts.tolist()
-        return _StepStats(max(1, int(targets)), int(tokens), int(digest), stop > 0, writing == 0, failed > 0, elapsed)
+        *counted, tokens, digest, stop, writing, failed, elapsed = self.counts.tolist()
+        counts = {n: int(count) for n, count in zip(self.terms, counted, strict=True) if n in self.batches[0].counts}
+        for name in counts.keys() - self.empty:
+            if not counts[name]:
+                self.empty.add(name)
+                warn(f"a step has no targets for the loss term '{name}', so it learns nothing from it")
+        return _StepStats(counts, int(tokens), int(digest), stop > 0, writing == 0, failed > 0, elapsed)

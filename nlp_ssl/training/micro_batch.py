@@ -1,8 +1,7 @@
 """The largest micro-batch that a GPU holds, found by trying."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,17 +9,17 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.data.sequences.batches import Batch, Rows
+from nlp_ssl.data.sequences.batches import Collator, MicroBatch, Rows
 from nlp_ssl.data.sequences.phases import Selection
-from nlp_ssl.objectives.objective import ObjectiveModule
+from nlp_ssl.objectives.objective import Objective
 
 STATE = 12  # bytes of a parameter besides itself and its gradient: AdamW's two moments, and DDP's copy of the gradient
 
 
 def find_micro_batch(
-    module: ObjectiveModule,
+    module: Objective,
     rows: Rows,
-    collate: Callable[[Sequence[dict[str, Any]]], Batch],
+    collator: Collator,
     share: int,
     accelerator: Accelerator,
 ) -> int:
@@ -32,7 +31,7 @@ def find_micro_batch(
     Args:
         module: not yet prepared, on the accelerator's device or not; its gradients are gone afterwards.
         rows: to make batches of.
-        collate: makes them.
+        collator: makes them.
         share: rows of a global batch that one process has.
         accelerator: device and precision.
 
@@ -45,14 +44,13 @@ def find_micro_batch(
 
     def fits(count: int) -> bool:
         numbers = np.arange(count) % len(rows)
-        batch = collate(Selection(rows, numbers, np.zeros_like(numbers)))
-        batch.pop("digest")
+        batch = MicroBatch.of(Selection(rows, numbers, np.zeros_like(numbers)), collator)
         try:
             state: torch.Tensor | None = torch.empty(
                 STATE * sum(p.numel() for p in parameters), dtype=torch.uint8, device=device
             )
             with accelerator.autocast():
-                loss, _ = module(send_to_device(batch, device))
+                loss = sum(module(send_to_device(batch.inputs, device)).values())
             loss.backward()
         except torch.OutOfMemoryError:
             return False

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from nlp_ssl.config.common import OptimizerConfig
 from nlp_ssl.config.finetuning import TransferConfig
@@ -22,7 +23,7 @@ def build_optimizer(
     Weight decay touches matrices only: not biases, norms and embeddings.
 
     Args:
-        model: what to train; parameters without `requires_grad` are left out.
+        model: what to train, alone or in an objective; parameters without `requires_grad` are left out.
         config: with `name` and `lr` resolved.
         transfer: rates by depth, for AdamW alone.
     """
@@ -32,7 +33,9 @@ def build_optimizer(
     matrices = [p for _, p in trained if p.ndim >= 2 and id(p) not in embeddings]
     others = [p for _, p in trained if p.ndim < 2 or id(p) in embeddings]
     if config.name == "muon":
-        inner = [p for name, p in trained if p.ndim == 2 and id(p) not in embeddings and not _is_head(model, p)]
+        heads = _heads(model)
+        # a single row or column is a vector
+        inner = [p for _, p in trained if p.ndim == 2 and min(p.shape) > 1 and id(p) not in embeddings | heads]
         chosen = {id(p) for p in inner}
         matrices = [p for p in matrices if id(p) not in chosen]
     groups = [
@@ -41,7 +44,7 @@ def build_optimizer(
     ]
     groups = [g for g in groups if g["params"]]
     if transfer is not None and config.name == "adamw":
-        groups = depth_groups(model, config, transfer, weight_decay)
+        groups = depth_groups(_whole(model), config, transfer, weight_decay)
     beta1, beta2 = config.betas
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(beta1, beta2), eps=config.eps, fused=True)
     optimizer: torch.optim.Optimizer = adamw
@@ -53,10 +56,16 @@ def build_optimizer(
     return optimizer
 
 
-def _is_head(model: nn.Module, parameter: nn.Parameter) -> bool:
-    find = getattr(model, "get_output_embeddings", None)
-    head = None if find is None else find()
-    return head is not None and any(parameter is p for p in head.parameters())
+def _whole(module: nn.Module) -> PreTrainedModel:
+    """The model that rates by depth are for: a module's first."""
+    return next(m for m in module.modules() if isinstance(m, PreTrainedModel))
+
+
+def _heads(module: nn.Module) -> set[int]:
+    """Ids of the parameters over the vocabulary, of every model in a module."""
+    models = [m for m in module.modules() if isinstance(m, PreTrainedModel)]
+    heads = [head for m in models if (head := m.get_output_embeddings()) is not None]
+    return {id(p) for head in heads for p in head.parameters()}
 
 
 class MuonAdamW(torch.optim.Optimizer):

@@ -13,8 +13,7 @@ from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.doctor.proofs import Trajectory, difference, isolation, parity, stock_copy
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.masking import MaskingCollator
-from nlp_ssl.objectives.mlm import MaskedLanguageModeling
-from nlp_ssl.objectives.objective import ObjectiveModule
+from nlp_ssl.objectives.mlm import MaskedCollator, MaskedLanguageModeling
 from nlp_ssl.training.optimizers import build_optimizer
 
 ROW_LENGTH = 64
@@ -60,19 +59,28 @@ def test_differences_by_hand():
     assert math.isnan(difference(made([2.0, math.nan], [3.0, 4.0], [0.0, 1.0]), true).loss)
 
 
-def split_matters(rows, dropout=0.0, wrong=False):
+class MeansOfRows(MaskedLanguageModeling):
+    """Its loss is no sum."""
+
+    def forward(self, batch):
+        return {"mlm": super().forward(batch)["mlm"] / len(batch["input_ids"])}
+
+
+class CountsTokens(MaskedCollator):
+    """Not what the loss is a sum over."""
+
+    def counts(self, batch):
+        return {"mlm": batch["input_ids"].numel()}
+
+
+def split_matters(rows, dropout=0.0, objective=MaskedLanguageModeling, collator=MaskedCollator):
     """What `parity` says of BERT on 8 rows a step, in micro-batches of 3 against one of 8."""
 
     def make(micro_batch):
-        packed = packed_model("bert", dropout=dropout)
-        objective = MaskedLanguageModeling(MaskingCollator(tokenizer("bpe")))
-        if wrong:
-            objective.num_targets = lambda batch: batch["input_ids"].numel()  # not what the loss is a sum over
-            summed = objective.loss
-            objective.loss = lambda model, batch: (summed(model, batch)[0] / len(batch["input_ids"]), {})
-        optimizer = build_optimizer(packed.model, OptimizerConfig(name="adamw", lr=1e-3))
-        batches = TrainBatches(Phases([Phase(rows, 8, micro_batch)]), objective.collate, seed=0)
-        return ObjectiveModule(packed, objective), optimizer, batches
+        module = objective(packed_model("bert", dropout=dropout), tokenizer("bpe"), None)
+        optimizer = build_optimizer(module, OptimizerConfig(name="adamw", lr=1e-3))
+        reader = collator(MaskingCollator(tokenizer("bpe")))
+        return module, optimizer, TrainBatches(Phases([Phase(rows, 8, micro_batch)]), reader, seed=0)
 
     return parity(make, (8, 3), Accelerator(cpu=True))[3]
 
@@ -82,7 +90,10 @@ def test_parity_is_rounding_where_it_holds(rows):
     assert max(found.loss, found.gradient, found.parameters) < 1e-12
 
 
-@pytest.mark.parametrize("mistake", [{"wrong": True}, {"dropout": 0.1}], ids=["means", "dropout"])
+MISTAKES = {"means": {"objective": MeansOfRows, "collator": CountsTokens}, "dropout": {"dropout": 0.1}}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_parity_shows_a_loss_that_is_no_sum_and_masks_that_follow_the_split(rows, mistake):
     found = split_matters(rows, **mistake)
     assert min(found.loss, found.gradient, found.parameters) > 1e-4

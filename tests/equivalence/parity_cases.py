@@ -6,7 +6,7 @@ targets divided by their number, a plain optimizer. `ours` is the project's: pac
 through the loop.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,16 +20,16 @@ from toys import tiny_model, word_tokenizer
 from transformers import PreTrainedModel
 
 from nlp_ssl.config.common import OptimizerConfig
-from nlp_ssl.data.sequences.batches import TrainBatches
+from nlp_ssl.data.sequences.batches import Collator, TrainBatches
 from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.doctor.proofs import Trajectory, trajectory
 from nlp_ssl.models.packed import PackedModel
-from nlp_ssl.objectives.classification import Classification
-from nlp_ssl.objectives.clm import CausalLanguageModeling
+from nlp_ssl.objectives.classification import Classification, ClassificationCollator
+from nlp_ssl.objectives.clm import CausalCollator, CausalLanguageModeling
 from nlp_ssl.objectives.masking import MaskingCollator
-from nlp_ssl.objectives.mlm import MaskedLanguageModeling
-from nlp_ssl.objectives.objective import Objective, ObjectiveModule
-from nlp_ssl.objectives.tagging import Tagging
+from nlp_ssl.objectives.mlm import MaskedCollator, MaskedLanguageModeling
+from nlp_ssl.objectives.objective import Objective
+from nlp_ssl.objectives.tagging import Tagging, TaggingCollator
 from nlp_ssl.training.optimizers import build_optimizer
 
 BATCH, STEPS, SEED = 16, 4, 3
@@ -136,26 +136,47 @@ def rows_of(case: Case) -> list[dict[str, Any]]:
     return [packed_row(row, ROW_LENGTH if case.isolates else len(row[0].ids)) for row in rows]
 
 
-def objective(case: Case) -> Objective:
+def collator(case: Case) -> Any:
     return {
-        "masked": lambda: MaskedLanguageModeling(MaskingCollator(TOKENIZER, seed=SEED)),
-        "causal": lambda: CausalLanguageModeling(TOKENIZER, PAD),
-        "classification": lambda: Classification(TOKENIZER, LABELS, ["text"]),
-        "regression": lambda: Classification(TOKENIZER, None, ["text"]),
-        "tagging": lambda: Tagging(TOKENIZER, LABELS),
+        "masked": lambda: MaskedCollator(MaskingCollator(TOKENIZER, seed=SEED)),
+        "causal": lambda: CausalCollator(PAD),
+        "classification": lambda: ClassificationCollator(TOKENIZER, LABELS, ["text"]),
+        "regression": lambda: ClassificationCollator(TOKENIZER, None, ["text"]),
+        "tagging": lambda: TaggingCollator(TOKENIZER, LABELS),
     }[case.task]()
+
+
+OBJECTIVES = {
+    "masked": MaskedLanguageModeling,
+    "causal": CausalLanguageModeling,
+    "classification": Classification,
+    "regression": Classification,
+    "tagging": Tagging,
+}
 
 
 def build_model(case: Case, isolated: bool) -> PreTrainedModel:
     """The same weights either way."""
-    asked = objective(case)
-    head = {} if case.is_packed else {"auto_class": asked.auto_class, **asked.config_kwargs()}
+    head = {}
+    if not case.is_packed:
+        head = {"auto_class": OBJECTIVES[case.task].auto_class, **collator(case).config_kwargs()}
     return tiny_model(case.architecture, isolated=isolated, vocab_size=VOCABULARY, **{**ROLES, **head}).train()
 
 
-def batches_of(case: Case, micro_batch: int, rank: int = 0, world_size: int = 1) -> TrainBatches:
+def objective(case: Case, dtype: torch.dtype = torch.float32, kind: type[Objective] | None = None) -> Any:
+    """The case's objective, or one of a class derived from it, over a new model."""
+    model = build_model(case, case.isolates).to(dtype)
+    kind = kind or OBJECTIVES[case.task]
+    if case.is_packed:
+        return kind(PackedModel(model, case.isolates), TOKENIZER, None)
+    return kind(model, collator(case))
+
+
+def batches_of(
+    case: Case, micro_batch: int, rank: int = 0, world_size: int = 1, reader: Collator | None = None
+) -> TrainBatches:
     phases = Phases([Phase(rows_of(case), BATCH, micro_batch)])
-    return TrainBatches(phases, objective(case).collate, seed=SEED, rank=rank, world_size=world_size)
+    return TrainBatches(phases, reader or collator(case), seed=SEED, rank=rank, world_size=world_size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -168,20 +189,20 @@ def ours(
     micro_batch: int,
     accelerator: Accelerator,
     dtype: torch.dtype = torch.float64,
-    asked: Objective | None = None,
+    spoilt: Callable[[Objective, Collator], tuple[Objective, Collator]] | None = None,
     varlen: bool = False,
 ) -> Trajectory:
-    """What the project's loop does, with the case's objective or another; `varlen` is for CUDA alone."""
-    model = build_model(case, case.isolates).to(dtype)
-    packed = PackedModel(model, case.isolates) if case.is_packed else model
+    """What the project's loop does, with the case's objective or a spoilt one; `varlen` is for CUDA alone."""
+    module, reader = objective(case, dtype), collator(case)
     if varlen and case.isolates:
-        packed.varlen = packed.pairwise is None
-    module = ObjectiveModule(packed, asked or objective(case))
+        module.model.varlen = module.model.pairwise is None
+    if spoilt is not None:
+        module, reader = spoilt(module, reader)
     if optimizer == "adamw":
-        chosen = build_optimizer(model, OptimizerConfig(name="adamw", lr=1e-3, weight_decay=0.0))
+        chosen = build_optimizer(module, OptimizerConfig(name="adamw", lr=1e-3, weight_decay=0.0))
     else:
-        chosen = torch.optim.SGD(model.parameters(), lr=0.05)
-    batches = batches_of(case, micro_batch, accelerator.process_index, accelerator.num_processes)
+        chosen = torch.optim.SGD(module.parameters(), lr=0.05)
+    batches = batches_of(case, micro_batch, accelerator.process_index, accelerator.num_processes, reader)
     return trajectory(module, chosen, batches, accelerator, STEPS)
 
 
@@ -209,8 +230,8 @@ def expected(case: Case, optimizer: str) -> Trajectory:
         losses.append(loss.item())
         norms.append(torch.cat([g.flatten() for g in gradients.values()]).norm().item())
         chosen.step()
-    # a PackedModel's parameters have one prefix more
-    prefix = "model." if case.is_packed else ""
+    # an objective's parameters have a prefix, and a PackedModel's one more
+    prefix = "model.model." if case.is_packed else "model."
     gradient, after = ({prefix + n: t.detach() for n, t in part.items()} for part in (gradient, parameters))
     return Trajectory(losses, norms, gradient, after)
 

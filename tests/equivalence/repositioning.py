@@ -17,7 +17,7 @@ from toys import word_tokenizer
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.objectives.masking import MaskingCollator
-from nlp_ssl.objectives.mlm import MaskedLanguageModeling
+from nlp_ssl.objectives.mlm import MaskedCollator
 
 LENGTH, NUM_ROWS, BATCH = 512, 10**10, 256  # five trillion tokens
 
@@ -38,16 +38,16 @@ class HugeCorpus:
 
 def first_batch(step: int) -> tuple[float, float, int]:
     """Seconds and peak megabytes from nothing to the first micro-batch of a step, and its digest."""
-    objective = MaskedLanguageModeling(MaskingCollator(word_tokenizer(1000)))
+    collator = MaskedCollator(MaskingCollator(word_tokenizer(1000)))
     rows = HugeCorpus()
     phases = Phases([Phase(rows, BATCH // 4, 32, 4), Phase(rows, BATCH // 2, 32, 4), Phase(rows, BATCH, 32)])
     tracemalloc.start()
     begun = time.perf_counter()
-    batch = next(TrainBatches(phases, objective.collate, seed=0).steps(step))[0]
+    batch = next(TrainBatches(phases, collator, seed=0).steps(step))[0]
     seconds = time.perf_counter() - begun
     peak = tracemalloc.get_traced_memory()[1] / 1e6
     tracemalloc.stop()
-    return seconds, peak, int(batch["digest"])
+    return seconds, peak, batch.digest
 
 
 if __name__ == "__main__":

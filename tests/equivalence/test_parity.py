@@ -9,11 +9,12 @@ import math
 import pytest
 import torch
 from accelerate import Accelerator
-from parity_cases import BATCH, CASES, MICRO_BATCHES, ROW_LENGTH, STEPS, expected, objective, ours
+from parity_cases import BATCH, CASES, MICRO_BATCHES, ROW_LENGTH, STEPS, expected, ours
 from parity_processes import two_processes
 from torch import Tensor
 
 from nlp_ssl.doctor.proofs import Trajectory, difference
+from nlp_ssl.objectives.objective import Objective
 
 EPS64, EPS32 = torch.finfo(torch.float64).eps, torch.finfo(torch.float32).eps
 # A loss or a gradient is a sum over the tokens of a batch; two orders of summing n terms differ by n rounding errors at
@@ -85,23 +86,42 @@ def test_float32_as_runs_use_it_differs_by_its_rounding(case, accelerator):
     assert furthest(found.parameters, true.parameters) < TOKENS * EPS32
 
 
-class MeanOfMeans:
+class MeanOfMeans(Objective):
     """An objective as most code has it: every micro-batch counts alike, whatever it asks for."""
 
-    def __init__(self, asked):
-        self.asked = asked
+    def __init__(self, asked, collator):
+        super().__init__(asked.model)
+        self.asked, self.collator = asked, collator
 
-    def num_targets(self, batch):
-        return 1
+    @property
+    def terms(self):
+        return self.asked.terms
 
-    def loss(self, model, batch):
-        loss_sum, metrics = self.asked.loss(model, batch)
-        return loss_sum / max(1, self.asked.num_targets(batch)), metrics
+    def forward(self, batch):
+        sums, counts = self.asked(batch), self.collator.counts(batch)
+        return {name: sums[name] / max(1, count) for name, count in counts.items()}
+
+
+class CountsAlike:
+    """Every micro-batch has one target."""
+
+    def __init__(self, collator):
+        self.collator = collator
+
+    def __call__(self, rows):
+        return self.collator(rows)
+
+    def counts(self, batch):
+        return dict.fromkeys(self.collator.counts(batch), 1)
+
+
+def means(module, collator):
+    return MeanOfMeans(module, collator), CountsAlike(collator)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_these_rows_would_show_a_mean_of_means(case, accelerator):
-    wrong = ours(case, "adamw", 3, accelerator, asked=MeanOfMeans(objective(case)))
+    wrong = ours(case, "adamw", 3, accelerator, spoilt=means)
     seen = difference(wrong, expected(case, "adamw"))
     assert seen.loss > 1e-3
     assert seen.gradient > 1e-2

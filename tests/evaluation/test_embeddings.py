@@ -9,7 +9,7 @@ from transformers import AutoModel
 
 from nlp_ssl.evaluation import embeddings
 from nlp_ssl.evaluation.embeddings import embed, maps, measure_embeddings
-from nlp_ssl.objectives.classification import Classification
+from nlp_ssl.objectives.classification import ClassificationCollator
 from nlp_ssl.publishing.plots import plot_maps
 
 
@@ -18,8 +18,9 @@ def setting(tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "cache_dir", lambda: tmp_path)
     names = tokenizer("wordpiece")
     model = tiny_model("bert", vocab_size=len(names), auto_class=AutoModel)
-    reader = Classification(names, ["a", "b"], ["text"], max_length=40)
-    rows = reader.prepare(Dataset.from_dict({"text": [t for t in texts(60) if t], "label": [i % 2 for i in range(59)]}))
+    reader = ClassificationCollator(names, ["a", "b"], ["text"], max_length=40)
+    data = Dataset.from_dict({"text": [t for t in texts(60) if t], "label": [i % 2 for i in range(59)]})
+    rows = reader.tokenize(data)
     return model, rows, reader.pad_id
 
 

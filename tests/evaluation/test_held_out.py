@@ -10,15 +10,16 @@ from accelerate import Accelerator
 from datasets import Dataset
 from toys import packed_rows, tiny_model, token_corpus, tokenizer, word_tokenizer
 
+from nlp_ssl.config.pretraining import MaskingConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import held_out_batches
 from nlp_ssl.data.tokens.tokenizing import tokenize_corpus
-from nlp_ssl.evaluation.held_out import bits_per_byte, evaluate, unigram_cross_entropy
+from nlp_ssl.evaluation.held_out import evaluate, unigram_cross_entropy
 from nlp_ssl.models.packed import PackedModel
-from nlp_ssl.objectives.clm import CausalLanguageModeling
+from nlp_ssl.objectives.clm import CausalCollator, CausalLanguageModeling
+from nlp_ssl.objectives.cross_entropy import bits_per_byte
 from nlp_ssl.objectives.masking import MaskingCollator
-from nlp_ssl.objectives.mlm import MaskedLanguageModeling
-from nlp_ssl.objectives.objective import ObjectiveModule
+from nlp_ssl.objectives.mlm import MaskedCollator, MaskedLanguageModeling
 
 
 @pytest.fixture(scope="module")
@@ -33,38 +34,48 @@ def rows(tmp_path_factory):
 
 def masked(dropout=0.0):
     model = PackedModel(tiny_model("bert", isolated=True, vocab_size=len(tokenizer("bpe")), dropout=dropout), True)
-    return ObjectiveModule(model, MaskedLanguageModeling(MaskingCollator(tokenizer("bpe"), source=1)))
+    return MaskedLanguageModeling(model, tokenizer("bpe"), None)
 
 
-def score(module, rows, accelerator, batch_size=4, max_rows=10):
-    batches = held_out_batches(rows, module.objective.collate, batch_size=batch_size, max_rows=max_rows)
-    return evaluate(module, batches, module.objective.num_targets, accelerator)
+def masks():
+    return MaskedCollator(MaskingCollator(tokenizer("bpe"), source=1))
+
+
+def score(module, rows, accelerator, batch_size=4, max_rows=10, collator=None):
+    batches = held_out_batches(rows, collator or masks(), batch_size=batch_size, max_rows=max_rows)
+    return evaluate(module, batches, accelerator)
+
+
+def loss(module, found):
+    return module.evaluate(found.sums, found.counts, num_bytes=1.0)["held_out_loss"]
 
 
 def test_token_weighted_and_the_same_whatever_the_batch_size(rows, accelerator):
     module = masked()
     results = [score(module, rows, accelerator, batch_size) for batch_size in (1, 3, 10)]
-    assert {r.num_targets for r in results} == {results[0].num_targets}
+    assert results[0].counts.keys() == {"mlm"}
     for result in results:
-        assert result.loss == pytest.approx(results[0].loss, rel=1e-6)
-        assert result.metrics == results[0].metrics
-        assert set(result.metrics) == {"correct"}
+        assert result.counts == results[0].counts
+        assert loss(module, result) == pytest.approx(loss(module, results[0]), rel=1e-6)
+        assert result.sums["correct"] == results[0].sums["correct"]
+        assert result.sums.keys() == {"mlm", "correct"}
 
 
 def test_against_a_plain_sum(rows, accelerator):
     t = tokenizer("bpe")
     model = PackedModel(tiny_model("gpt2", isolated=True, vocab_size=len(t)), True).eval()
-    module = ObjectiveModule(model, CausalLanguageModeling(t, t.pad_token_id))
-    result = score(module, rows, accelerator)
+    module, collator = CausalLanguageModeling(model, t, None), CausalCollator(t.pad_token_id)
+    result = score(module, rows, accelerator, collator=collator)
     total = count = 0
     with torch.no_grad():
-        for batch in held_out_batches(rows, module.objective.collate, batch_size=1, max_rows=10):
+        for micro_batch in held_out_batches(rows, collator, batch_size=1, max_rows=10):
+            batch = micro_batch.inputs
             inputs = {key: batch[key] for key in ("document_ids", "position_ids")}
             logits = model(batch["input_ids"], **inputs).flatten(0, 1).double()
             total += F.cross_entropy(logits, batch["labels"].flatten(), reduction="sum").item()
             count += int((batch["labels"] != -100).sum())
-    assert result.num_targets == count
-    assert result.loss == pytest.approx(total / count, rel=1e-6)
+    assert result.counts == {"clm": count}
+    assert loss(module, result) == pytest.approx(total / count, rel=1e-6)
 
 
 def test_no_dropout_while_scoring_and_the_mode_comes_back(rows, accelerator):
@@ -101,21 +112,34 @@ def test_the_processes_results_are_added_up_also_where_one_had_no_batch(rows, ac
 
     monkeypatch.setattr("nlp_ssl.evaluation.held_out.gather_object", gather)
     for rank in range(2):
-        batches = held_out_batches(rows, module.objective.collate, batch_size=1, max_rows=1, rank=rank, world_size=2)
-        result = evaluate(module, batches, module.objective.num_targets, Rank())
+        batches = held_out_batches(rows, masks(), batch_size=1, max_rows=1, rank=rank, world_size=2)
+        result = evaluate(module, batches, Rank())
     assert len(told) == 2
     assert result == whole
 
 
 def test_nothing_to_predict_is_no_loss_of_zero(rows, accelerator):
     with pytest.raises(UserError, match="nothing to predict"):
-        evaluate(masked(), iter([]), lambda batch: 0, accelerator)
+        evaluate(masked(), iter([]), accelerator)
+    hides_nothing = MaskedCollator(MaskingCollator(tokenizer("bpe"), MaskingConfig(probability=1e-9)))
+    with pytest.raises(UserError, match="nothing to predict"):
+        score(masked(), rows, accelerator, collator=hides_nothing)
 
 
 def test_bits_per_byte():
     # 100 bytes, each of 256 equally likely: 8 bits a byte, whatever the tokens were
     assert bits_per_byte(100 * math.log(256), 100) == pytest.approx(8.0)
     assert bits_per_byte(50 * math.log(65536), 100) == pytest.approx(8.0)
+
+
+def test_the_numbers_of_an_evaluation_by_hand():
+    model, sums = PackedModel(tiny_model("gpt2"), False), {"clm": torch.tensor(60.0), "text": torch.tensor(48.0)}
+    found = CausalLanguageModeling(model, tokenizer("bpe"), None).evaluate(sums, {"clm": 20}, 24.0)
+    assert found == pytest.approx(
+        {"held_out_loss": 3.0, "perplexity": math.exp(3.0), "bits_per_byte": 2 / math.log(2)}, rel=1e-9
+    )
+    found = masked().evaluate({"mlm": torch.tensor(60.0), "correct": torch.tensor(5.0)}, {"mlm": 20}, 24.0)
+    assert found == pytest.approx({"held_out_loss": 3.0, "masked_accuracy": 0.25})
 
 
 def test_unigram_cross_entropy(tmp_path):

@@ -17,7 +17,7 @@ from launch import ROOT, write_corpus
 from toys import packed_rows, tiny_model
 
 sys.path.insert(0, str(ROOT / "tests" / "equivalence"))
-from parity_cases import BATCH, ROW_LENGTH, Case, batches_of, build_model, expected, objective, ours
+from parity_cases import BATCH, ROW_LENGTH, Case, batches_of, expected, objective, ours
 
 from nlp_ssl.config.common import ScheduleConfig
 from nlp_ssl.data.sequences.packing import cumulative_lengths
@@ -25,7 +25,6 @@ from nlp_ssl.doctor.proofs import difference, relative_distance
 from nlp_ssl.models.checks import check_varlen
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
-from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.training.device import compile_module
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.schedules import Horizon
@@ -101,23 +100,21 @@ def test_a_batch_is_the_sum_of_its_micro_batches(case, accelerator):
 def test_a_compiled_step_is_as_exact_as_one_that_is_not(case, accelerator):
     made = accelerator("bf16")
     batches = batches_of(case, BATCH)
-    batch = batches[(0, batches.micro_batches(0)[0])]
-    batch.pop("digest")
+    batch = batches[(0, batches.micro_batches(0)[0])].inputs
     batch = {key: value.to(CUDA) for key, value in batch.items()}
 
     def gradient(compiled, dtype):
-        model = build_model(case, case.isolates).to(CUDA, dtype)
-        packed = PackedModel(model, case.isolates) if case.is_packed else model
-        if case.isolates and packed.pairwise is None:
-            packed.varlen = dtype != torch.float64
-        module = ObjectiveModule(packed, objective(case))
+        module = objective(case, dtype).to(CUDA)
+        if case.isolates and module.model.pairwise is None:
+            module.model.varlen = dtype != torch.float64
         if compiled:
             torch.compiler.reset()
             compile_module(module)
         with torch.autocast("cuda", torch.bfloat16, enabled=dtype != torch.float64):
-            loss = module(batch)[0]
-        loss.backward()
-        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, float(loss.detach())
+            sums = module(batch)
+        (term,) = module.terms
+        sums[term].backward()
+        return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}, float(sums[term].detach())
 
     assert made.device.type == "cuda"
     (true, exact), (eager, _), (compiled, loss) = (
@@ -132,18 +129,17 @@ def test_a_compiled_step_is_as_exact_as_one_that_is_not(case, accelerator):
 # packed rows alone: for padded ones transformers asks the device whether anything is padded
 @pytest.mark.parametrize("case", PACKED, ids=str)
 def test_a_step_reads_from_the_device_once(case, accelerator):
-    model = build_model(case, case.isolates)
-    packed = PackedModel(model, case.isolates) if case.is_packed else model
+    module = objective(case)
     if case.isolates:
-        packed.varlen = True
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+        module.model.varlen = True
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
     optimizer.param_groups[0]["peak_lr"] = 1e-3
     made = accelerator("bf16")
-    module, optimizer = made.prepare(ObjectiveModule(packed, objective(case)), optimizer)
+    module, optimizer = made.prepare(module, optimizer)
     batches = batches_of(case, 4)
     batches.pin_memory = True
     steps = train(
-        module, optimizer, batches.steps(0), module.objective.num_targets, accelerator=made,
+        module, optimizer, batches.steps(0), accelerator=made,
         schedule=ScheduleConfig(name="constant", warmup=0), horizon=Horizon(5), max_grad_norm=1.0,
     )  # fmt: skip
     next(steps)

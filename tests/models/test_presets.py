@@ -31,8 +31,8 @@ KNOWN = {
 
 def built(name, vocab_size):
     config = presets.preset_config(name, vocab_size, pad_token_id=1)
-    mlm = presets.FAMILIES[presets.split_name(name)[0]].objective == "mlm"
-    auto_class = AutoModelForMaskedLM if mlm else AutoModelForCausalLM
+    kind = presets.FAMILIES[presets.split_name(name)[0]].kind
+    auto_class = {"encoder": AutoModelForMaskedLM, "decoder": AutoModelForCausalLM}[kind]
     with torch.device("meta"):
         return auto_class.from_config(config), auto_class
 
@@ -71,7 +71,7 @@ def test_names():
     assert presets.split_name("deberta-v2-base") == ("deberta-v2", "base")
     assert presets.split_name("bert-base-uncased") is None
     assert presets.split_name("runs/mlm") is None
-    assert len(presets.preset_names()) == len(set(presets.preset_names())) == 30
+    assert len(presets.preset_names()) == len(set(presets.preset_names())) == 35
     with pytest.raises(UserError, match=r"bert-huge.*bert-tiny"):
         presets.preset_config("bert-huge", 100)
 

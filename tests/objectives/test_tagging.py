@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast
 
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.objectives.tagging import Tagging
+from nlp_ssl.objectives.tagging import Tagging, TaggingCollator
 
 TAGS = ["O", "B-PER", "I-PER"]
 TEXTS = ["Unbelievably the cats of Christopher Robin sat on Brussels mats .", "naïve 東京 😀 don't stop"] * 20
@@ -73,28 +73,31 @@ class Oracle(torch.nn.Module):
         return self
 
 
-def tiny(objective):
+def tiny(reader):
+    """An objective over a tiny model."""
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(objective.tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, **objective.config_kwargs(),
+        vocab_size=len(reader.tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, **reader.config_kwargs(),
     )  # fmt: skip
-    return objective.auto_class.from_config(config).eval()
+    return Tagging(Tagging.auto_class.from_config(config), reader).eval()
 
 
-def both(found):
+def both(reader, batch):
+    """What comes back of a model that knows the labels: predicted and true tags."""
+    objective = Tagging(Oracle(batch), reader)
+    found = objective.predictions(objective.logits(batch), batch)
     return [each.predicted for each in found], [each.reference for each in found]
 
 
 @pytest.mark.parametrize("make", TOKENIZERS)
 @pytest.mark.parametrize("max_length", [8, 16, 512])
 def test_every_word_comes_back_once_at_any_length(make, max_length):
-    objective, data = Tagging(make(), TAGS, max_length), sentences(30)
-    rows = list(objective.prepare(data))
-    batch = objective.collate(rows)
+    reader, data = TaggingCollator(make(), TAGS, max_length), sentences(30)
+    batch = reader(list(reader.tokenize(data)))
     assert batch["input_ids"].shape[1] <= max_length
-    assert objective.num_targets(batch) == sum(map(len, data["tags"]))
-    predicted, references = both(objective.predictions(Oracle(batch), batch))
+    assert reader.counts(batch) == {"loss": sum(map(len, data["tags"]))}
+    predicted, references = both(reader, batch)
     assert references == [[TAGS[tag] for tag in row] for row in data["tags"]]
     assert predicted == references
 
@@ -102,8 +105,8 @@ def test_every_word_comes_back_once_at_any_length(make, max_length):
 @pytest.mark.parametrize("make", TOKENIZERS)
 def test_tokens_are_those_of_the_running_text_and_labels_stand_on_first_subwords(make):
     tokenizer = make()
-    objective = Tagging(tokenizer, TAGS, 128)
-    row = objective.prepare(Dataset.from_dict({"tokens": [SENTENCE], "tags": [[1, 2, 0, 1, 0, 0, 0]]}))[0]
+    reader = TaggingCollator(tokenizer, TAGS, 128)
+    row = reader.tokenize(Dataset.from_dict({"tokens": [SENTENCE], "tags": [[1, 2, 0, 1, 0, 0, 0]]}))[0]
     text = " ".join(SENTENCE)
     encoded = tokenizer(text)
     assert row["input_ids"] == [encoded["input_ids"]]  # as `pipeline` tokenises what a person types
@@ -122,15 +125,15 @@ def test_alignment_equals_the_word_ids_of_transformers():
     expected = [
         -100 if word is None or (i and word_ids[i - 1] == word) else tags[word] for i, word in enumerate(word_ids)
     ]
-    row = Tagging(tokenizer, TAGS).prepare(Dataset.from_dict({"tokens": [SENTENCE], "tags": [tags]}))[0]
+    row = TaggingCollator(tokenizer, TAGS).tokenize(Dataset.from_dict({"tokens": [SENTENCE], "tags": [tags]}))[0]
     assert (row["input_ids"], row["labels"]) == ([encoded["input_ids"]], [expected])
 
 
 def test_windows_overlap_and_say_so(capsys):
-    objective = Tagging(wordpiece(), TAGS, 18)
+    reader = TaggingCollator(wordpiece(), TAGS, 18)
     words = ["cats"] * 40
-    pieces = len(objective.tokenizer("cats", add_special_tokens=False)["input_ids"])
-    row = objective.prepare(Dataset.from_dict({"tokens": [words, ["cats"]], "tags": [[1] * 40, [0]]}))[0]
+    pieces = len(reader.tokenizer("cats", add_special_tokens=False)["input_ids"])
+    row = reader.tokenize(Dataset.from_dict({"tokens": [words, ["cats"]], "tags": [[1] * 40, [0]]}))[0]
     seen = sum(len(window) - 2 for window in row["input_ids"]) // pieces
     assert seen > 40  # some words stand in two windows, as context
     assert sum(label == 1 for window in row["labels"] for label in window) == 40
@@ -138,12 +141,11 @@ def test_windows_overlap_and_say_so(capsys):
 
 
 def test_words_that_the_tokenizer_drops_or_that_are_too_long(capsys):
-    objective = Tagging(wordpiece(), TAGS, 16)
+    readers = [TaggingCollator(make(), TAGS, 16) for make in (wordpiece, byte_level)]
     words, tags = ["the", "\u200b", "x", "", "😀" * 200, "cats"], [0, 1, 2, 1, 2, 0]
-    byte = Tagging(byte_level(), TAGS, 16)
-    for each in (objective, byte):
-        batch = each.collate(list(each.prepare(Dataset.from_dict({"tokens": [words], "tags": [tags]}))))
-        assert both(each.predictions(Oracle(batch), batch))[1] == [[TAGS[tag] for tag in tags]]
+    for reader in readers:
+        batch = reader(list(reader.tokenize(Dataset.from_dict({"tokens": [words], "tags": [tags]}))))
+        assert both(reader, batch)[1] == [[TAGS[tag] for tag in tags]]
     said = capsys.readouterr().out
     assert "2 words of characters that the tokenizer drops" in said
     assert "1 words longer than 16 tokens" in said
@@ -151,65 +153,66 @@ def test_words_that_the_tokenizer_drops_or_that_are_too_long(capsys):
 
 @pytest.mark.parametrize("max_length", [16, 128])
 def test_any_split_gives_the_same_loss_and_gradient(max_length):
-    objective = Tagging(wordpiece(), TAGS, max_length)
-    rows, model = list(objective.prepare(sentences(16))), tiny(objective)
+    reader = TaggingCollator(wordpiece(), TAGS, max_length)
+    rows, objective = list(reader.tokenize(sentences(16))), tiny(reader)
     results = []
     for size in (16, 4, 3):
-        model.zero_grad()
+        objective.zero_grad()
         total = 0.0
         for i in range(0, 16, size):
-            loss_sum, _ = objective.loss(model, objective.collate(rows[i : i + size]))
+            loss_sum = objective(reader(rows[i : i + size]))["loss"]
             loss_sum.backward()
             total += loss_sum.item()
-        results.append((total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+        results.append((total, torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])))
     for total, gradient in results[1:]:
         assert total == pytest.approx(results[0][0], rel=1e-5)
         assert (gradient - results[0][1]).norm() / results[0][1].norm() < 1e-5
 
 
 def test_loss_is_the_closed_form_sentence_by_sentence():
-    objective = Tagging(wordpiece(), TAGS, 512)
-    rows, model = list(objective.prepare(sentences(5))), tiny(objective)
-    loss_sum, metrics = objective.loss(model, objective.collate(rows))
+    reader = TaggingCollator(wordpiece(), TAGS, 512)
+    rows, objective = list(reader.tokenize(sentences(5))), tiny(reader)
+    sums = objective(reader(rows))
     expected, correct = 0.0, 0
     for row in rows:
         with torch.no_grad():
-            logits = model(torch.tensor(row["input_ids"])).logits[0]
+            logits = objective.model(torch.tensor(row["input_ids"])).logits[0]
         for position, (label, continued) in enumerate(zip(row["labels"][0], row["continued"][0], strict=True)):
             assert -100 in (label, continued)
             for target in {label, continued} - {-100}:
                 expected -= (logits[position] - logits[position].exp().sum().log())[target].item()
             correct += label != -100 and int(logits[position].argmax()) == label
-    assert loss_sum.item() == pytest.approx(expected, rel=1e-5)
-    assert metrics["correct"].item() == correct
+    assert sums["loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert sums["correct"].item() == correct
 
 
 def test_predictions_feed_the_entity_metric():
     from nlp_ssl.evaluation.metrics import EntityF1
 
-    objective, data = Tagging(wordpiece(), TAGS, 16), sentences(20)
-    batch = objective.collate(list(objective.prepare(data)))
-    predicted, references = both(objective.predictions(Oracle(batch), batch))
+    reader, data = TaggingCollator(wordpiece(), TAGS, 16), sentences(20)
+    predicted, references = both(reader, reader(list(reader.tokenize(data))))
     assert EntityF1().compute(predictions=predicted, references=references)["overall_f1"] == 1
 
 
 def test_the_tokenizer_is_left_as_it_was(tmp_path):
     tokenizer = byte_level()
     before = tokenizer.backend_tokenizer.to_str()
-    Tagging(tokenizer, TAGS, 32).prepare(sentences(3))
+    TaggingCollator(tokenizer, TAGS, 32).tokenize(sentences(3))
     assert tokenizer.backend_tokenizer.to_str() == before
     core = tokenizer.backend_tokenizer.to_str()
     gpt2 = GPT2TokenizerFast(tokenizer_object=Tokenizer.from_str(core), bos_token="<s>", eos_token="</s>")
-    rows = Tagging(gpt2, TAGS, 32).prepare(sentences(3))  # transformers' own way stops here without add_prefix_space
+    rows = TaggingCollator(gpt2, TAGS, 32).tokenize(
+        sentences(3)
+    )  # transformers' own way stops here without add_prefix_space
     assert len(rows) == 3
 
 
 def test_mistakes():
     with pytest.raises(UserError, match="leaves no room"):
-        Tagging(wordpiece(), TAGS, 2)
+        TaggingCollator(wordpiece(), TAGS, 2)
 
     class Slow(BertTokenizer):
         is_fast = False
 
     with pytest.raises(UserError, match="fast tokenizer"):
-        Tagging(Slow(), TAGS)
+        TaggingCollator(Slow(), TAGS)

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForTokenClassification, TokenClassifica
 from nlp_ssl.data.labelled.detokenize import as_typed, as_written
 from nlp_ssl.data.labelled.tag_schemes import entities
 from nlp_ssl.evaluation.tagger_readings import read_tagger
-from nlp_ssl.objectives.tagging import Tagging
+from nlp_ssl.objectives.tagging import Tagging, TaggingCollator
 from nlp_ssl.objectives.word_tokens import choose_reading, word_tokens
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -34,10 +34,10 @@ def tokenizer(name):
 class Knows(torch.nn.Module):
     """A model that knows the labels of its text, and is wrong by intent about every token that has none."""
 
-    def __init__(self, objective, row):
+    def __init__(self, collator, row):
         super().__init__()
         config = BertConfig(hidden_size=4, num_hidden_layers=0, num_attention_heads=1, vocab_size=4)
-        config.update(objective.config_kwargs())
+        config.update(collator.config_kwargs())
         self.inner = BertForTokenClassification(config)
         (labels,), (continued,) = row["labels"], row["continued"]
         wrong = torch.randint(0, len(TAGS), (len(labels),), generator=torch.Generator().manual_seed(0))
@@ -51,15 +51,15 @@ class Knows(torch.nn.Module):
         return {"logits": self.logits}
 
 
-def read(objective, words, tags):
+def read(collator, words, tags):
     """What a pipeline of transformers makes of the sentence, as (type, text)."""
-    row = objective.prepare(Dataset.from_dict({"tokens": [words], "tags": [[TAGS.index(tag) for tag in tags]]}))[0]
-    knows = Knows(objective, row)
-    reader = TokenClassificationPipeline(model=knows.inner, tokenizer=objective.tokenizer, device="cpu")
+    row = collator.tokenize(Dataset.from_dict({"tokens": [words], "tags": [[TAGS.index(tag) for tag in tags]]}))[0]
+    knows = Knows(collator, row)
+    reader = TokenClassificationPipeline(model=knows.inner, tokenizer=collator.tokenizer, device="cpu")
     text, spans = as_written(words)
     found = [
         (group["entity_group"], text[group["start"] : group["end"]].strip())
-        for group in reader(text, aggregation_strategy=objective.reading)
+        for group in reader(text, aggregation_strategy=collator.reading)
     ]
     true = [(e.type, text[spans[e.start][0] : spans[e.end - 1][1]]) for e in entities(tags)]
     return found, true
@@ -69,9 +69,9 @@ def read(objective, words, tags):
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("reading", ["first", "simple"])
 def test_pipeline_reads_what_was_labelled(name, reading):
-    objective = Tagging(tokenizer(name), TAGS, 128, reading)
+    collator = TaggingCollator(tokenizer(name), TAGS, 128, reading)
     for text, tags in SENTENCES:
-        found, true = read(objective, text.split(), tags.split())
+        found, true = read(collator, text.split(), tags.split())
         assert found == true, text
 
 
@@ -81,7 +81,7 @@ def test_text_without_blanks_is_read_as_it_is_written(name):
     words, tags = CHINESE
     reading = choose_reading(tokenizer(name), [words])
     assert reading == ("simple" if name == "our unigram" else "first")
-    found, true = read(Tagging(tokenizer(name), TAGS, 128, reading), words, tags.split())
+    found, true = read(TaggingCollator(tokenizer(name), TAGS, 128, reading), words, tags.split())
     assert found == true == [("PER", "王小明"), ("LOC", "上海市")]
 
 
@@ -111,22 +111,23 @@ def test_the_first_token_of_a_word_has_a_character_of_it(name):
 
 
 def test_words_without_a_token_of_their_own_are_what_pipeline_makes_of_them():
-    objective = Tagging(tokenizer("bert"), TAGS, 64)
+    collator = TaggingCollator(tokenizer("bert"), TAGS, 64)
     words, tags = ["Carla", "\u200b", "Smith", "\ufe0f", "x"], ["B-PER", "I-PER", "I-PER", "B-LOC", "O"]
     data = Dataset.from_dict({"tokens": [words], "tags": [[TAGS.index(tag) for tag in tags]]})
-    row = objective.prepare(data)[0]
+    row = collator.tokenize(data)[0]
     assert row["input_ids"] == [tokenizer("bert")(as_written(words)[0])["input_ids"]]  # nothing is added to the text
-    batch = objective.collate([row])
+    batch = collator([row])
 
     class Oracle(torch.nn.Module):
         def forward(self, **_):
             self.logits = torch.nn.functional.one_hot(batch["labels"].clamp(min=0), len(TAGS)).float()
             return self
 
-    (prediction,) = objective.predictions(Oracle(), batch)
+    objective = Tagging(Oracle(), collator)
+    (prediction,) = objective.predictions(objective.logits(batch), batch)
     assert prediction.reference == tags
     assert prediction.predicted == ["B-PER", "I-PER", "I-PER", "O", "O"]  # inside of the entity that goes on; missed
-    assert read(objective, words, tags)[0] == [("PER", "Carla \u200b Smith")]
+    assert read(collator, words, tags)[0] == [("PER", "Carla \u200b Smith")]
 
 
 @pytest.mark.parametrize(
@@ -166,15 +167,15 @@ def test_readings_of_a_folder_name_who_is_wrong_and_why(tmp_path):
     from nlp_ssl.objectives.labelled import Prediction
 
     torch.manual_seed(0)
-    objective = Tagging(tokenizer("gpt2"), TAGS, 64)
+    collator = TaggingCollator(tokenizer("gpt2"), TAGS, 64)
     config = BertConfig(
-        vocab_size=len(objective.tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, **objective.config_kwargs(),
+        vocab_size=len(collator.tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, **collator.config_kwargs(),
     )  # fmt: skip
     BertForTokenClassification(config).save_pretrained(tmp_path)
-    objective.tokenizer.save_pretrained(tmp_path)
+    collator.tokenizer.save_pretrained(tmp_path)
     words, tags = ["Carla", "Smith", "paid", "$", "5", "."], ["B-PER", "I-PER", "O", "O", "O", "O"]
-    found = read_tagger(tmp_path, objective, [words], [Prediction(tags, tags)])
+    found = read_tagger(tmp_path, collator, [words], [Prediction(tags, tags)])
     assert (found.run, found.num_sentences, found.reading) == (1.0, 1, "first")
     assert found.pipeline < 1  # an untrained model
     assert "the model predicts another tag" in found.why

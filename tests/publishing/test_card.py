@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from nlp_ssl.objectives.classification import Classification
+from nlp_ssl.objectives.clm import CausalLanguageModeling
+from nlp_ssl.objectives.mlm import MaskedLanguageModeling
+from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.publishing.card import Metric, model_card
+
+OBJECTIVES = (MaskedLanguageModeling, CausalLanguageModeling, Classification, Tagging)
+TEXTS = {each.card.pipeline_tag: each.card for each in OBJECTIVES}
 
 FACTS = {
     "architecture": "ModernBertForMaskedLM",
@@ -19,13 +26,14 @@ FACTS = {
     "lr": 4e-3,
     "precision": "bf16",
     "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
-    "masked_loss": np.float32(3.57123),
+    "held_out_loss": np.float32(3.57123),
     "unigram_entropy": 6.001,
 }
 
 
 def card(**changes) -> str:
-    return model_card(**{"title": "Tiny", "pipeline_tag": "fill-mask", "model": "me/tiny", "facts": FACTS, **changes})
+    given = {"title": "Tiny", "text": TEXTS["fill-mask"], "model": "me/tiny", "facts": FACTS}
+    return model_card(**{**given, **changes})
 
 
 def test_the_hubs_reader_finds_the_metadata(tmp_path):
@@ -48,7 +56,7 @@ def test_metrics_become_a_model_index_that_the_hub_reads_back():
         Metric("f1", np.float32(0.75), "glue/sst2", "validation"),
         Metric("pearson", float("nan"), "glue/stsb"),
     ]
-    text = card(pipeline_tag="text-classification", metrics=metrics)
+    text = card(text=TEXTS["text-classification"], metrics=metrics)
     results = ModelCard(text).data.eval_results
     assert [(r.metric_type, r.metric_value, r.dataset_name, r.dataset_split) for r in results] == [
         ("accuracy", 0.8125, "glue/sst2", "validation"),
@@ -65,6 +73,13 @@ def test_numbers_say_what_they_count():
     assert "| For reference: unigram entropy of the same text, nats per token | 6.001 |" in text
     assert "| Documents | 30,123 |" in text
     assert "| Versions | torch 2.13.0, transformers 5.23.0 |" in text
+
+
+def test_a_causal_model_says_what_its_own_numbers_count():
+    text = card(text=TEXTS["text-generation"], facts={"held_out_loss": 3.5, "perplexity": 33.1, "bits_per_byte": 1.25})
+    assert "| Held-out loss, nats per predicted token (weighted by token) | 3.5 |" in text
+    assert "| Held-out perplexity, per predicted token of this tokenizer | 33.1 |" in text
+    assert "| Bits per byte of held-out text (predicted bytes only) | 1.25 |" in text
 
 
 @pytest.mark.parametrize("missing", [*FACTS, "everything"])
@@ -151,7 +166,7 @@ def tiny_model(tag: str, folder) -> None:
 )
 def test_the_snippet_runs(tag, example, tmp_path, capsys):
     tiny_model(tag, tmp_path)
-    text = card(pipeline_tag=tag, model=str(tmp_path), example=example)
+    text = card(text=TEXTS[tag], model=str(tmp_path), example=example)
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.S)
     exec(snippet, {})
     assert capsys.readouterr().out.strip()

@@ -7,21 +7,21 @@ import sys
 import torch
 from launch import ROOT
 
-from nlp_ssl.objectives.mlm import MaskedLanguageModeling
+from nlp_ssl.objectives.mlm import MaskedCollator, MaskedLanguageModeling
 
 row, factor = os.environ["POISON"].split()
-collate, loss = MaskedLanguageModeling.collate, MaskedLanguageModeling.loss
+collate, forward = MaskedCollator.__call__, MaskedLanguageModeling.forward
 
 
 def marked(self, rows):
     return collate(self, rows) | {"poisoned": torch.tensor(any((r["row"], r["epoch"]) == (int(row), 0) for r in rows))}
 
 
-def wrong(self, model, batch):
-    loss_sum, metrics = loss(self, model, batch)
-    return (loss_sum * float(factor) if model.training and batch["poisoned"] else loss_sum), metrics
+def wrong(self, batch):
+    sums = forward(self, batch)
+    return {**sums, "mlm": sums["mlm"] * float(factor)} if self.training and batch["poisoned"] else sums
 
 
-MaskedLanguageModeling.collate, MaskedLanguageModeling.loss = marked, wrong
+MaskedCollator.__call__, MaskedLanguageModeling.forward = marked, wrong
 sys.argv[0] = str(ROOT / "recipes" / "pretrain_mlm.py")
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -62,6 +62,13 @@ CASES = {
     "no such preset": (MLM, "--data.sources {0}/corpus.txt --model.name bert-huge", ["bert-huge", "bert-large"]),
     "two budgets": (MLM, "--data.sources {0}/corpus.txt --train.steps 3 --train.minutes 1", ["one budget"]),
     "a decoder to mask": (MLM, "--data.sources {0}/corpus.txt --model.name gpt2-tiny", ["pretrain_clm.py"]),
+    "no such objective": (
+        MLM, '--data.sources {0}/corpus.txt --phases=[{{"steps":1,"objective":"masked"}}]', ["'masked'", "clm", "mlm"],
+    ),
+    "masks in a causal phase": (
+        MLM, '--data.sources {0}/corpus.txt --phases=[{{"steps":1,"objective":"clm","mask_probability":0.3}}]',
+        ["mask_probability", "causal language modelling"],
+    ),
     "a folder in use": (MLM, "--data.sources {0}/corpus.txt --output_dir {0}", ["holds other files"]),
     "no such tracker": (MLM, '--tracking.trackers ["tensorbored"]', ["tensorbored", "tensorboard"]),
     "a label never trained": (

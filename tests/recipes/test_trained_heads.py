@@ -15,7 +15,13 @@ from launch import WORDS, run
 from safetensors.torch import load_file
 from toys import tiny_config
 from toys import tokenizer as toy_tokenizer
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    pipeline,
+)
 
 from nlp_ssl.config.finetuning import ClassificationConfig, FinetuneConfig, NERConfig
 from nlp_ssl.core.errors import UserError
@@ -92,7 +98,12 @@ def begin(config: type[FinetuneConfig], model: Path, data: Path, out: Path, **fi
 
 
 def measure(started: FinetuningRun) -> tuple[dict[str, float], list[Prediction]]:
-    return started._evaluate(started.run.module, lambda: False), started.predict(started.run.module, "validation")[0]
+    objective = started.run.objective
+    return started._evaluate(objective, lambda: False), started.predict(objective, "validation")[0]
+
+
+def model_of(started: FinetuningRun) -> PreTrainedModel:
+    return started.run.objective.published()[""]
 
 
 def names(task: Prepared, predictions: list[Prediction]) -> list[Any]:
@@ -128,7 +139,7 @@ def test_a_classifier_is_right_whatever_its_order(nli, pairs, tmp_path, capsys, 
     numbers, predictions = measure(started)
     assert numbers["accuracy"] == 1
     assert started.task.keep_head
-    config = started.run.model.config
+    config = model_of(started).config
     assert [config.id2label[i] for i in range(3)] == [str(written[NLI[i]]) for i in order]
     assert {name: i for i, name in config.id2label.items()} == config.label2id
     assert names(started.task, predictions) == [str(written[row["label"]]) for row in pairs]
@@ -173,13 +184,13 @@ def test_other_classes_are_named_and_get_a_new_head_on_the_same_body(nli, pairs,
     started = begin(ClassificationConfig, nli, rows, tmp_path / "run")
     assert "made anew; that of" in (said := capsys.readouterr().out)
     assert "(new: unrelated; gone: neutral)" in said
-    stored, found = load_file(nli / "model.safetensors"), started.run.model.state_dict()
+    stored, found = load_file(nli / "model.safetensors"), model_of(started).state_dict()
     changed = {name for name in stored if not torch.equal(stored[name], found[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
     assert not found["classifier.bias"].any()
     assert 0.01 < float(found["classifier.weight"].std()) < 0.03  # as transformers draws it: 0.02
-    again = begin(ClassificationConfig, nli, rows, tmp_path / "run-2").run.model.state_dict()
-    seeded = begin(ClassificationConfig, nli, rows, tmp_path / "run-3", seed=1).run.model.state_dict()
+    again = model_of(begin(ClassificationConfig, nli, rows, tmp_path / "run-2")).state_dict()
+    seeded = model_of(begin(ClassificationConfig, nli, rows, tmp_path / "run-3", seed=1)).state_dict()
     assert torch.equal(found["classifier.weight"], again["classifier.weight"])
     assert not torch.equal(found["classifier.weight"], seeded["classifier.weight"])
 
@@ -223,7 +234,7 @@ def test_several_classes_a_row_are_measured_by_those_that_the_data_has(tmp_path)
     rows = [{"text": text, "label": label} for text, label in zip(TEXTS, truth, strict=True)]
     started = begin(ClassificationConfig, model, write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run")
     numbers, predictions = measure(started)
-    assert started.run.model.config.id2label == dict(enumerate(["rain", "stone", "cats", "walls"]))
+    assert model_of(started).config.id2label == dict(enumerate(["rain", "stone", "cats", "walls"]))
     assert [{n.lower() for n in row} for row in said] == [set(row) for row in names(started.task, predictions)]
     columns = [[[int(n in {x.lower() for x in row}) for n in data] for row in side] for side in (truth, said)]
     for average in ("micro", "macro"):
@@ -280,7 +291,7 @@ def test_a_tagger_is_right_whatever_its_order(tmp_path, stored):
     started = begin(NERConfig, model, write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run")
     numbers, predictions = measure(started)
     assert started.task.keep_head
-    assert [started.run.model.config.id2label[i].lower() for i in range(len(stored))] == [n.lower() for n in stored]
+    assert [model_of(started).config.id2label[i].lower() for i in range(len(stored))] == [n.lower() for n in stored]
     predicted = names(started.task, predictions)
     assert [[tag.upper() for tag in row] for row in predicted] == [[t.upper() for t in row["ner_tags"]] for row in said]
     assert "[CLS]" not in stored or any("[CLS]" in row for row in predicted)
@@ -297,7 +308,7 @@ def test_a_head_of_another_kind_is_no_head(nli, tmp_path, capsys):
     assert not started.task.keep_head
     assert "a BertForSequenceClassification, is for other labels" in capsys.readouterr().out
     stored = load_file(nli / "model.safetensors")
-    assert not torch.equal(stored["classifier.weight"], started.run.model.classifier.weight)
+    assert not torch.equal(stored["classifier.weight"], model_of(started).classifier.weight)
 
 
 def test_numbered_tags_of_a_data_set(tagger, tmp_path):

@@ -7,7 +7,9 @@ import torch
 from toys import tiny_model
 from transformers import AutoModelForSequenceClassification
 
-from nlp_ssl.training.adapters import add_adapters, merge, trained_weights
+from nlp_ssl.objectives.classification import Classification
+from nlp_ssl.training.adapters import add_adapters, merge
+from nlp_ssl.training.objective_state import unpublished
 
 FAMILIES = ["bert", "roberta", "modernbert", "deberta-v2", "distilbert", "electra", "gpt2", "llama"]
 RANK = 3
@@ -45,5 +47,7 @@ def test_the_merged_model_says_the_same(family):
             assert torch.linalg.matrix_rank(change.detach()) == RANK, name
     plain.load_state_dict(merged)
     torch.testing.assert_close(plain(input_ids=ids).logits, after, rtol=0, atol=1e-10)
-    assert trained_weights(adapted).keys() == learns
-    assert trained_weights(plain) is None
+    # all that learns is kept: adapters beside the model, in the objective's names, and the rest in it, in its own
+    assert unpublished(Classification(adapted, None)).keys() == {f"model.{name}" for name in body}
+    assert learns - body <= merged.keys()
+    assert unpublished(Classification(plain, None)) == {}

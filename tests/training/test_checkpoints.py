@@ -11,11 +11,16 @@ import pytest
 import torch
 from disks import Disk
 from toys import tiny_model, tokenizer
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from nlp_ssl.config.common import CheckpointConfig, EvaluationConfig, OptimizerConfig
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.models.packed import PackedModel
+from nlp_ssl.objectives.classification import Classification
+from nlp_ssl.objectives.mlm import MaskedLanguageModeling
+from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.training import checkpoints as module
+from nlp_ssl.training.adapters import add_adapters
 from nlp_ssl.training.checkpoints import Checkpoints, SaveError, load, publish, to_host, verify
 from nlp_ssl.training.early_stopping import EarlyStopping
 from nlp_ssl.training.optimizers import build_optimizer
@@ -25,21 +30,27 @@ class Trained:
     """A model in training, small."""
 
     def __init__(self, name="modernbert", optimizer="muon", lr=1e-2):
-        self.model = tiny_model(name, vocab_size=len(tokenizer("bpe")))
-        self.optimizer = build_optimizer(self.model, OptimizerConfig(name=optimizer, lr=lr))
+        self.objective = self.make(name)
+        self.model = self.objective.published()[""]
+        self.optimizer = build_optimizer(self.objective, OptimizerConfig(name=optimizer, lr=lr))
         self.taken = 0
+
+    def make(self, name):
+        model = tiny_model(name, vocab_size=len(tokenizer("bpe")))
+        return MaskedLanguageModeling(PackedModel(model, False), tokenizer("bpe"), None)
 
     def step(self, count=1):
         for _ in range(count):
             self.taken += 1
             generator = torch.Generator().manual_seed(self.taken)
-            for parameter in self.model.parameters():
+            for parameter in self.objective.parameters():
                 parameter.grad = torch.randn(parameter.shape, generator=generator)
             self.optimizer.step()
         return self
 
     def write(self, folder, weights, facts):
-        self.model.save_pretrained(folder, state_dict=weights)
+        for name, model in self.objective.published().items():
+            model.save_pretrained(folder / name, state_dict=weights[name])
         tokenizer("bpe").save_pretrained(folder)
         (folder / "README.md").write_text(str(facts))
 
@@ -48,7 +59,7 @@ class Trained:
 
     def save(self, store):
         state = {"step": self.taken, "evaluated_at": -1, "results": {}}
-        store.save(self.taken, self.model, self.optimizer, state, {})
+        store.save(self.taken, self.objective, self.optimizer, state, {})
         return store
 
 
@@ -68,7 +79,7 @@ def test_a_checkpoint_is_a_hub_model_folder_and_goes_on_bit_by_bit(tmp_path):
     assert not info["unexpected_keys"]
     assert AutoTokenizer.from_pretrained(path)("ka lo")["input_ids"] == tokenizer("bpe")("ka lo")["input_ids"]
     second = Trained()
-    assert load(path, second.model, second.optimizer)["step"] == 3
+    assert load(path, second.objective, second.optimizer)["step"] == 3
     second.taken = 3
     assert same(second.step(2).model, whole.model)
 
@@ -77,7 +88,7 @@ def test_rates_asked_for_at_a_resume_hold(tmp_path):
     first = Trained(lr=1e-2).step()
     path = first.save(first.store(tmp_path)).finish()
     second = Trained(lr=1e-3)
-    load(path, second.model, second.optimizer)
+    load(path, second.objective, second.optimizer)
     assert {g["peak_lr"] for g in second.optimizer.param_groups} == {0.02, 1e-3}
     assert second.optimizer.adamw.state
 
@@ -86,7 +97,7 @@ def test_random_state_comes_back(tmp_path):
     first = Trained()
     path = first.save(first.store(tmp_path)).finish()
     drawn = [(random.random(), np.random.rand(), torch.rand(1).item()) for _ in range(1)]
-    load(path, first.model, first.optimizer)
+    load(path, first.objective, first.optimizer)
     # everything drawn since the save is drawn again
     assert [(random.random(), np.random.rand(), torch.rand(1).item()) for _ in range(1)] == drawn
 
@@ -252,7 +263,7 @@ def test_what_is_kept(tmp_path):
     losses = {1: 5.0, 2: 3.0, 3: 4.0, 5: 3.5, 7: None, 9: 3.1}
     for _ in range(10):
         step = trained.step().taken
-        store.save(step, trained.model, trained.optimizer, {"step": step, "value": losses.get(step)}, {})
+        store.save(step, trained.objective, trained.optimizer, {"step": step, "value": losses.get(step)}, {})
         store.finish()
     assert [int(path.name.split("-")[1]) for path in store.list()] == [2, 4, 8, 9, 10]
     assert store.chosen(10).name == "step-00000002"
@@ -298,14 +309,14 @@ def saved(value, path):
     return content
 
 
-@pytest.mark.parametrize("file", ["optimizer.pt", "rank-0.pt", "trained.pt"])
+@pytest.mark.parametrize("file", ["optimizer.pt", "rank-0.pt", "objective.pt", "trained.pt"])
 def test_a_program_in_a_checkpoint_whose_manifest_fits_is_refused_and_not_run(tmp_path, file):
     trained = Trained("bert", "adamw").step()
     path = trained.save(trained.store(tmp_path)).finish()
     rewrite(path, f"training_state/{file}", saved(Program(tmp_path / "ran"), tmp_path / "program"))
     assert verify(path) is None
     with pytest.raises(UserError, match=rf"{file} holds \w+\.mkdir, which could run a program.*start anew in another"):
-        load(path, trained.model, trained.optimizer)
+        load(path, trained.objective, trained.optimizer)
     assert not (tmp_path / "ran").exists()
 
 
@@ -369,7 +380,7 @@ def test_a_checkpoint_of_the_first_format_goes_on_bit_by_bit(tmp_path):
     assert state.pop("format") == module.FORMAT
     rewrite(path, "training_state/run.json", json.dumps(state).encode())
     second = Trained()
-    assert load(path, second.model, second.optimizer) == state
+    assert load(path, second.objective, second.optimizer) == state
     assert (np.random.rand(), random.random(), torch.rand(1).item()) == expected
     second.taken = 2
     assert same(second.step().model, whole.model)
@@ -387,12 +398,123 @@ def test_early_stopping_goes_on_from_a_checkpoint_of_the_second_format(tmp_path)
     assert stopping.should_stop
 
 
+class Adapted(Trained):
+    """A classifier that learns by adapters."""
+
+    seed = 5  # of the adapters
+
+    def make(self, name):
+        model = tiny_model(name, auto_class=AutoModelForSequenceClassification, num_labels=3)
+        torch.manual_seed(self.seed)
+        add_adapters(model, 2)
+        return Classification(model, None)
+
+
+class AdaptedAnew(Adapted):
+    seed = 6
+
+
+@pytest.mark.parametrize("number", [3, module.FORMAT])
+def test_adapters_go_on_bit_by_bit_and_so_they_do_from_the_third_format(tmp_path, number):
+    """It kept all that learns, the head too, in the model's own names in `trained.pt`."""
+    whole, first = Adapted("bert", "adamw").step(3), Adapted("bert", "adamw").step(2)
+    path = first.save(first.store(tmp_path)).finish()
+    if number == 3:
+        manifest = json.loads((path / "MANIFEST.json").read_text())
+        del manifest["training_state/objective.pt"]
+        (path / "MANIFEST.json").write_text(json.dumps(manifest))
+        (path / "training_state/objective.pt").unlink()
+        learns = {name: p.detach() for name, p in first.model.named_parameters() if p.requires_grad}
+        assert "classifier.weight" in learns
+        rewrite(path, "training_state/trained.pt", saved(learns, tmp_path / "trained"))
+        state = json.loads((path / "training_state/run.json").read_text())
+        rewrite(path, "training_state/run.json", json.dumps(state | {"format": number}).encode())
+    assert verify(path) is None
+    second = AdaptedAnew("bert", "adamw")
+    assert not same(second.model, Adapted("bert", "adamw").model)
+    load(path, second.objective, second.optimizer)
+    second.taken = 2
+    assert same(second.step().model, whole.model)
+
+
+class Two(Objective):
+    """Two models that share their embeddings, a head that is no model's, and a buffer."""
+
+    def __init__(self):
+        super().__init__(PackedModel(tiny_model("bert"), False))
+        self.generator = tiny_model("bert", hidden_size=32, num_hidden_layers=1)
+        self.generator.bert.embeddings = self.model.model.bert.embeddings
+        self.head = torch.nn.Linear(32, 2)
+        self.register_buffer("average", torch.zeros(3))
+
+    def published(self):
+        return {**super().published(), "generator": self.generator}
+
+
+class TrainedTwo(Trained):
+    def make(self, name):
+        torch.manual_seed(len(name))
+        return Two()
+
+    def step(self, count=1):
+        self.objective.average += count
+        return super().step(count)
+
+
+def test_all_of_an_objective_is_kept_and_its_models_are_folders(tmp_path):
+    first = TrainedTwo("bert", "adamw").step(2)
+    path = first.save(first.store(tmp_path)).finish()
+    kept = torch.load(path / "training_state" / "objective.pt", weights_only=True)
+    assert kept.keys() == {"head.weight", "head.bias", "average"}
+    (tmp_path / "run").mkdir()
+    publish(path, tmp_path / "run")
+    assert not (tmp_path / "run" / "training_state").exists()
+    for name, model in first.objective.published().items():
+        for folder in (path, tmp_path / "run"):
+            assert same(AutoModelForMaskedLM.from_pretrained(folder / name), model)
+    second = TrainedTwo("other", "adamw")
+    before = first.objective.state_dict()
+    assert not all(torch.equal(value, before[name]) for name, value in second.objective.state_dict().items())
+    load(path, second.objective, second.optimizer)
+    assert all(torch.equal(value, before[name]) for name, value in second.objective.state_dict().items())
+    second.taken = 2
+    for one, other in zip(second.step().objective.parameters(), first.step().objective.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert verify(path) is None
+    (path / "generator" / "model.py").write_text("")
+    assert verify(path) == "generator/model.py is not named in MANIFEST.json"
+    (path / "generator" / "config.json").write_text("{}")
+    assert verify(path) == "generator/config.json has changed"
+
+
+class Plain(Trained):
+    def make(self, name):
+        return Classification(tiny_model(name, auto_class=AutoModelForSequenceClassification, num_labels=3), None)
+
+
+class One(Trained):
+    """The first model of `Two`."""
+
+    def make(self, name):
+        return MaskedLanguageModeling(PackedModel(tiny_model(name), False), tokenizer("bpe"), None)
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"), [(Adapted, Plain), (Plain, Adapted), (TrainedTwo, One), (One, TrainedTwo)]
+)
+def test_a_checkpoint_of_another_objective_is_refused(tmp_path, stored, asked):
+    trained, other = stored("bert", "adamw").step(), asked("bert", "adamw")
+    path = trained.save(trained.store(tmp_path)).finish()
+    with pytest.raises(UserError, match="is of another objective"):
+        load(path, other.objective, other.optimizer)
+
+
 def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path):
     trained = Trained("bert", "adamw").step()
     path = trained.save(trained.store(tmp_path)).finish()
     rewrite(path, "training_state/run.json", json.dumps({"format": 99, "step": 1}).encode())
     with pytest.raises(UserError, match=r"made by a newer nlp_ssl .its format is 99"):
-        load(path, trained.model, trained.optimizer)
+        load(path, trained.objective, trained.optimizer)
 
 
 def test_the_state_of_another_optimizer_gets_a_sentence(tmp_path):
@@ -401,7 +523,7 @@ def test_the_state_of_another_optimizer_gets_a_sentence(tmp_path):
     for other in ({}, {"state": 3, "param_groups": []}, [1, 2], None):
         rewrite(path, "training_state/optimizer.pt", saved(other, tmp_path / "other"))
         with pytest.raises(UserError, match=r"training state in .* does not fit this run"):
-            load(path, trained.model, trained.optimizer)
+            load(path, trained.objective, trained.optimizer)
 
 
 def test_the_checkpoint_of_this_run_is_chosen_whatever_lies_beside_it(tmp_path):

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import traceback
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,13 +14,12 @@ from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(ROOT / "tests" / "equivalence"))
-from parity_cases import CASES, Case, batches_of, build_model, objective
+from parity_cases import CASES, Case, batches_of, objective
 
 from nlp_ssl.config.common import ScheduleConfig
+from nlp_ssl.data.sequences.batches import MicroBatch
 from nlp_ssl.evaluation.held_out import evaluate
-from nlp_ssl.models.packed import PackedModel
-from nlp_ssl.objectives.objective import ObjectiveModule
-from nlp_ssl.runs.pretraining import even_share
+from nlp_ssl.runs.resolve import even_share
 from nlp_ssl.training.device import why_not_compiled
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.schedules import Horizon
@@ -30,19 +30,16 @@ READS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal,
 READS |= {aten.unique_dim, aten.unique_consecutive, aten.bincount, aten.argwhere}
 
 
-def module_of(case: Case) -> ObjectiveModule:
-    model = build_model(case, case.isolates)
-    return ObjectiveModule(PackedModel(model, case.isolates) if case.is_packed else model, objective(case))
+def first_batch(case: Case) -> MicroBatch:
+    batches = batches_of(case, 4)
+    return batches[(0, batches.micro_batches(0)[0])]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_step_is_one_graph(case):
     torch.compiler.reset()
-    batches = batches_of(case, 4)
-    batch = batches[(0, batches.micro_batches(0)[0])]
-    del batch["digest"]
-    module = Accelerator(cpu=True).prepare(module_of(case))
-    explained = torch._dynamo.explain(module)(batch)
+    module = Accelerator(cpu=True).prepare(objective(case))
+    explained = torch._dynamo.explain(module)(first_batch(case).inputs)
     assert explained.graph_break_count == 0, explained.break_reasons
     assert explained.graph_count == 1
 
@@ -66,14 +63,14 @@ class Reads(TorchDispatchMode):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.isolates], ids=str)
 def test_a_step_reads_nothing_but_its_loss_and_norm(case):
-    module = module_of(case)
+    module = objective(case)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
     optimizer.param_groups[0]["peak_lr"] = 1e-3
     accelerator = Accelerator(cpu=True)
     module, optimizer = accelerator.prepare(module, optimizer)
     steps = train(
         module, optimizer, iter([batches_of(case, 4)[(0, slice(0, 4))] for _ in range(2)] for _ in range(9)),
-        module.objective.num_targets, accelerator=accelerator,
+        accelerator=accelerator,
         schedule=ScheduleConfig(name="constant", warmup=0), horizon=Horizon(5), max_grad_norm=1.0,
     )  # fmt: skip
     next(steps)
@@ -89,7 +86,7 @@ def test_batches_of_a_run_have_few_shapes():
     case = Case("bert", "masked")
     batches = batches_of(case, 4)
     shapes = {
-        tuple((key, value.shape) for key, value in batches[(step, part)].items())
+        tuple((key, value.shape) for key, value in batches[(step, part)].inputs.items())
         for step in range(20)
         for part in batches.micro_batches(step)
     }
@@ -101,19 +98,18 @@ def test_an_evaluation_compiles_nothing_and_the_next_step_neither():
     counter = CompileCounter()
     torch.compiler.reset()
     accelerator = Accelerator(cpu=True)
-    module = module_of(case)
+    module = objective(case)
     module.compile(backend=counter, dynamic=False)
     module = accelerator.prepare(module)
-    batches = batches_of(case, 4)
-    batch = batches[(0, batches.micro_batches(0)[0])]
-    del batch["digest"]
-    module.train()(batch)[0].backward()
+    whole = first_batch(case)
+    batch = whole.inputs
+    module.train()(batch)["mlm"].backward()
     assert counter.frame_count == 1
     few = {key: value[:2] if value.dim() == 2 else value for key, value in batch.items() if key != "cu_seqlens"}
-    held_out = [few | {"cu_seqlens": batch["cu_seqlens"], "label_positions": batch["label_positions"] % 80}]
-    found = evaluate(module, iter(held_out), module.objective.num_targets, accelerator)
-    assert found.loss > 0
-    module.train()(batch)[0].backward()
+    held_out = few | {"cu_seqlens": batch["cu_seqlens"], "label_positions": batch["label_positions"] % 80}
+    found = evaluate(module, iter([replace(whole, inputs=held_out)]), accelerator)
+    assert found.sums["mlm"] > 0
+    module.train()(batch)["mlm"].backward()
     assert counter.frame_count == 1
 
 

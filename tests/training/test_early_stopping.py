@@ -8,6 +8,8 @@ from nlp_ssl.config.common import EvaluationConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.training.early_stopping import EarlyStopping
 
+METRICS = {"held_out_loss": "min", "perplexity": "min"}  # as an objective says them
+
 
 def story(judge, values):
     """Whether each is the best so far, up to the end of the patience."""
@@ -30,8 +32,16 @@ def story(judge, values):
     ],
 )
 def test_the_best_so_far_and_the_end_of_patience(metric, values, expected):
-    assert story(EarlyStopping(EvaluationConfig(metric=metric, patience=2)), values) == expected
-    assert len(story(EarlyStopping(EvaluationConfig(metric=metric)), values)) == len(values)  # for ever
+    assert story(EarlyStopping(EvaluationConfig(metric=metric, patience=2), METRICS), values) == expected
+    assert len(story(EarlyStopping(EvaluationConfig(metric=metric), METRICS), values)) == len(values)  # for ever
+
+
+def test_the_objective_says_whether_a_low_number_is_good():
+    values, config = [3.0, 2.0, 4.0], EvaluationConfig(metric="distance", patience=9)
+    assert story(EarlyStopping(config, {"distance": "min"}), values) == [True, True, False]
+    assert story(EarlyStopping(config, {"distance": "max"}), values) == [True, False, True]
+    assert story(EarlyStopping(config), values) == [True, False, True]  # a score, as far as anybody knows
+    assert story(EarlyStopping(EvaluationConfig(metric="mlm_loss", patience=9)), values) == [True, True, False]
 
 
 def test_a_resumed_run_waits_no_longer():

@@ -8,11 +8,9 @@ from accelerate import Accelerator
 from launch import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "equivalence"))
-from parity_cases import Case, batches_of, build_model, objective
+from parity_cases import Case, batches_of, objective
 
 from nlp_ssl.config.common import ScheduleConfig
-from nlp_ssl.models.packed import PackedModel
-from nlp_ssl.objectives.objective import ObjectiveModule
 from nlp_ssl.training.loop import Step, train
 from nlp_ssl.training.schedules import Horizon
 
@@ -31,8 +29,7 @@ def float16(init_scale: float) -> Accelerator:
 
 def learn(accelerator: Accelerator, case: Case) -> tuple[list[Step], list[torch.Tensor], list[float]]:
     """Steps, the weights after each, and the scale after each."""
-    model = build_model(case, case.isolates)
-    module = ObjectiveModule(PackedModel(model, case.isolates) if case.is_packed else model, objective(case))
+    module = objective(case)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     optimizer.param_groups[0]["peak_lr"] = 0.1
     module, optimizer = accelerator.prepare(module, optimizer)
@@ -41,7 +38,7 @@ def learn(accelerator: Accelerator, case: Case) -> tuple[list[Step], list[torch.
     every = ([batches[(number, part)] for part in batches.micro_batches(number)] for number in range(STEPS + 1))
     for step in train(
         module, optimizer, every,
-        module.objective.num_targets, accelerator=accelerator,
+        accelerator=accelerator,
         schedule=ScheduleConfig(name="constant", warmup=0), horizon=Horizon(STEPS), max_grad_norm=1.0,
     ):  # fmt: skip
         steps.append(step)

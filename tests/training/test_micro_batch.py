@@ -9,13 +9,12 @@ from accelerate import Accelerator
 from launch import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "equivalence"))
-from parity_cases import Case, build_model, objective, rows_of
+from parity_cases import Case, collator, objective, rows_of
 
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.models.packed import PackedModel
-from nlp_ssl.objectives.objective import ObjectiveModule
+from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.training.micro_batch import find_micro_batch, largest_that_fits
 
 CASE = Case("bert", "masked")
@@ -31,16 +30,16 @@ def test_halves_until_it_fits(rows, room, found):
     assert all(later < earlier for earlier, later in pairwise(tried))
 
 
-class Small(ObjectiveModule):
+class Small(MaskedLanguageModeling):
     """Has memory for so many rows, and is out of it in the middle of the backward pass."""
 
     room = 5
 
     def forward(self, batch):
-        loss, metrics = super().forward(batch)
+        sums = super().forward(batch)
         if len(batch["input_ids"]) > self.room:
-            loss.register_hook(self.run_out)
-        return loss, metrics
+            sums["mlm"].register_hook(self.run_out)
+        return sums
 
     @staticmethod
     def run_out(gradient):
@@ -48,7 +47,7 @@ class Small(ObjectiveModule):
 
 
 def small(room: int) -> Small:
-    module = Small(PackedModel(build_model(CASE, True), True), objective(CASE)).eval()
+    module = objective(CASE, kind=Small).eval()
     module.room = room
     return module
 
@@ -56,7 +55,7 @@ def small(room: int) -> Small:
 def test_a_model_is_tried_and_left_as_it_was():
     module = small(5)
     before = {name: p.clone() for name, p in module.named_parameters()}
-    found = find_micro_batch(module, rows_of(CASE), module.objective.collate, 16, Accelerator(cpu=True))
+    found = find_micro_batch(module, rows_of(CASE), collator(CASE), 16, Accelerator(cpu=True))
     assert found == 4
     assert not module.training
     assert all(p.grad is None and torch.equal(p, before[name]) for name, p in module.named_parameters())
@@ -64,7 +63,7 @@ def test_a_model_is_tried_and_left_as_it_was():
 
 def test_not_even_one_row():
     with pytest.raises(UserError, match="not even one sequence fits"):
-        find_micro_batch(small(0), rows_of(CASE), objective(CASE).collate, 16, Accelerator(cpu=True))
+        find_micro_batch(small(0), rows_of(CASE), collator(CASE), 16, Accelerator(cpu=True))
 
 
 def test_it_is_asked_for_by_its_name():

@@ -5,6 +5,8 @@ import torch
 from toys import tiny_model
 
 from nlp_ssl.config.common import OptimizerConfig
+from nlp_ssl.models.packed import PackedModel
+from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.training.optimizers import MuonAdamW, build_optimizer
 
 NAMES = ["bert", "roberta", "modernbert", "deberta-v2", "albert", "gpt2", "llama"]
@@ -62,6 +64,21 @@ def test_muon_takes_the_matrices_inside_the_layers(name):
         if p.ndim == 2 and ("layer" in n or ".h." in n) and id(p) not in embedded:
             assert id(p) in muon, n
         assert p.ndim == 2 or id(p) not in muon
+
+
+def test_an_objective_has_the_groups_of_its_models_and_heads_of_none_are_muons():
+    asked = Objective(PackedModel(tiny_model("modernbert"), False))
+    asked.generator, asked.own = tiny_model("bert"), torch.nn.Linear(8, 4)
+    muon = {id(p) for g in make(asked, "muon").muon.param_groups for p in g["params"]}
+    expected = {id(asked.own.weight)}
+    for model in (asked.model.model, asked.generator):
+        expected |= {id(p) for g in make(model, "muon").muon.param_groups for p in g["params"]}
+        assert not muon & {id(p) for p in model.get_output_embeddings().parameters()}
+    assert muon == expected
+    decayed = {id(p) for g in make(asked, "adamw").param_groups if g["weight_decay"] for p in g["params"]}
+    alone = (make(model, "adamw") for model in (asked.model.model, asked.generator))
+    of_models = {id(p) for each in alone for g in each.param_groups if g["weight_decay"] for p in g["params"]}
+    assert decayed == of_models | {id(asked.own.weight)}
 
 
 def test_frozen_parameters_are_left_out():

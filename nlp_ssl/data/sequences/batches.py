@@ -6,9 +6,11 @@ step learns from.
 """
 
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +23,57 @@ Batch = dict[str, torch.Tensor]
 Part = slice | np.ndarray  # of a step's rows: which of them, counted from the first
 
 
+class Collator(Protocol):
+    """Makes batches of rows; pure and picklable, as loader workers have it, so it holds no model."""
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        """Rows as the data set gives them, each with its `row` and `epoch`, as CPU tensors.
+
+        The batch also holds `digest`, 0-d: what it teaches, as one number.
+        """
+        ...
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Targets of each loss term in a batch, known before anything is computed."""
+        ...
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward and backward pass of a process learns from, and what the host knows of it beforehand.
+
+    Attributes:
+        inputs: CPU tensors for the objective.
+        counts: targets of each loss term.
+        num_tokens: tokens that are not padding.
+        digest: of what it teaches.
+    """
+
+    inputs: Batch
+    counts: dict[str, int]
+    num_tokens: int
+    digest: int
+
+    @classmethod
+    def of(cls, rows: Sequence[dict[str, Any]], collator: Collator) -> "MicroBatch":
+        """Of some rows."""
+        inputs = collator(rows)
+        digest = int(inputs.pop("digest"))
+        return cls(inputs, collator.counts(inputs), num_real_tokens(inputs), digest)
+
+    def pin_memory(self) -> "MicroBatch":
+        """The same in page-locked memory; a `DataLoader` calls it."""
+        return replace(self, inputs={name: tensor.pin_memory() for name, tensor in self.inputs.items()})
+
+
+def num_real_tokens(batch: Batch) -> int:
+    """Tokens of a collated batch that are not padding."""
+    for key in ("document_ids", "attention_mask"):
+        if key in batch:
+            return int((batch[key] > 0).sum())
+    return batch["input_ids"].numel()
+
+
 def _all_is_well() -> None:
     """No check."""
 
@@ -30,7 +83,7 @@ class TrainBatches(Dataset):
 
     Args:
         phases: which rows a step visits, and how many.
-        collate: rows (each with its `row` and `epoch`) -> batch of tensors; a phase may have its own.
+        collator: makes batches of the rows; a phase may have its own.
         seed: decides the order.
         rank: this process.
         world_size: processes.
@@ -42,7 +95,7 @@ class TrainBatches(Dataset):
     def __init__(
         self,
         phases: Phases,
-        collate: Callable[[Sequence[dict[str, Any]]], Batch],
+        collator: Collator,
         *,
         seed: int,
         rank: int = 0,
@@ -54,7 +107,7 @@ class TrainBatches(Dataset):
         smallest = min(phase.batch_size for phase in phases.phases)
         if smallest < world_size:
             raise ValueError(f"a global batch of {smallest} rows cannot be split over {world_size} processes")
-        self.phases, self.collate, self.seed = phases, collate, seed
+        self.phases, self.collator, self.seed = phases, collator, seed
         self.rank, self.world_size, self.workers, self.pin_memory = rank, world_size, workers, pin_memory
         self.check = check
 
@@ -79,17 +132,17 @@ class TrainBatches(Dataset):
         begin, end = (r * phase.batch_size // self.world_size for r in (self.rank, self.rank + 1))
         return [slice(at, min(at + phase.micro_batch, end)) for at in range(begin, end, phase.micro_batch)]
 
-    def __getitem__(self, index: tuple[int, Part]) -> Batch:
+    def __getitem__(self, index: tuple[int, Part]) -> MicroBatch:
         step, part = index
-        collate = self.phases.at(step)[0].collate or self.collate
-        return collate(Selection(*self.step_rows(step, part)))
+        collator = self.phases.at(step)[0].collator or self.collator
+        return MicroBatch.of(Selection(*self.step_rows(step, part)), collator)
 
-    def steps(self, start: int) -> Iterator[list[Batch]]:
+    def steps(self, start: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of each step from `start` on, without end; starting anywhere costs nothing."""
         loader = DataLoader(
             self,
             batch_size=None,
-            sampler=_Addresses(self, start),
+            sampler=(plan := _Plan(self, start)),
             num_workers=self.workers,
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.workers else None,
@@ -97,9 +150,10 @@ class TrainBatches(Dataset):
             generator=torch.Generator(),  # its seeds for workers must not come out of the generator of dropout
         )
         batches = iter(loader)
-        for step in count(start):
+        while True:
             self.check()
-            yield [next(batches) for _ in self.micro_batches(step)]
+            first = next(batches)
+            yield [first, *(next(batches) for _ in range(plan.sizes.popleft() - 1))]
 
 
 def _ignore_signals(worker: int) -> None:
@@ -108,29 +162,36 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class _Addresses:
-    """(step, slice) of every micro-batch from a step on, without end."""
+class _Plan:
+    """(step, part) of every micro-batch from a step on, without end.
+
+    Attributes:
+        sizes: micro-batches of each step that was planned, for whoever puts them together to take.
+    """
 
     def __init__(self, batches: TrainBatches, start: int) -> None:
         self.batches, self.start = batches, start
+        self.sizes: deque[int] = deque()
 
     def __iter__(self) -> Iterator[tuple[int, Part]]:
         for step in count(self.start):
-            yield from ((step, part) for part in self.batches.micro_batches(step))
+            parts = self.batches.micro_batches(step)
+            self.sizes.append(len(parts))
+            yield from ((step, part) for part in parts)
 
 
 def held_out_batches(
     rows: Rows,
-    collate: Callable[[Sequence[dict[str, Any]]], Batch],
+    collator: Collator,
     *,
     batch_size: int,
     max_rows: int | None = None,
     rank: int = 0,
     world_size: int = 1,
-) -> Iterator[Batch]:
+) -> Iterator[MicroBatch]:
     """Every held-out row once, in its own order, over the processes; with `max_rows`, the same few spread evenly."""
     chosen = held_out_rows(len(rows), max_rows)[rank::world_size]
-    return map(collate, selections(rows, chosen, batch_size))
+    return (MicroBatch.of(some, collator) for some in selections(rows, chosen, batch_size))
 
 
 def selections(rows: Rows, numbers: np.ndarray, batch_size: int) -> Iterator[Selection]:

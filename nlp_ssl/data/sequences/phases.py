@@ -6,7 +6,7 @@ is computed from its number, at step 10 million as fast as at step 10.
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
@@ -55,7 +55,7 @@ class Phase:
         batch_size: rows in a global batch, over all processes and micro-batches.
         micro_batch: rows in a micro-batch, at most.
         steps: how many steps it lasts; `None` in the last phase, which has no end of its own.
-        collate: makes a batch of its rows, where it learns from them in a way of its own.
+        collator: makes batches of its rows, where it learns from them in a way of its own.
         cut: for rows of different lengths, instead of `micro_batch`.
     """
 
@@ -63,7 +63,7 @@ class Phase:
     batch_size: int
     micro_batch: int
     steps: int | None = None
-    collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]] | None = None
+    collator: Any = None  # a Collator
     cut: LengthBatching | None = None
 
     @property

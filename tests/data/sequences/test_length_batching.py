@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.length_batching import LengthBatching, cheapest_cut, padded
@@ -55,6 +56,16 @@ def test_padding_of_real_lengths_is_small():
     assert len(lengths) * 128 / lengths.sum() > 4  # padded to the length of the model, it would be most of it
 
 
+class AsTheyAre:
+    """Batches that are their rows."""
+
+    def __call__(self, rows):
+        return {"rows": list(rows), "input_ids": torch.zeros(1), "digest": torch.tensor(0)}
+
+    def counts(self, batch):
+        return {"loss": len(batch["rows"])}
+
+
 class Rows:
     lengths = np.random.default_rng(1).integers(1, 50, size=53)
 
@@ -67,17 +78,22 @@ class Rows:
 
 @pytest.mark.parametrize(("world_size", "capacity", "workers"), [(1, 200, 0), (1, 56, 2), (2, 200, 0), (3, 100, 0)])
 def test_a_step_learns_from_the_same_rows_however_it_is_cut(world_size, capacity, workers):
-    whole = TrainBatches(Phases([Phase(Rows(), 16, 16)]), list, seed=3)
+    whole = TrainBatches(Phases([Phase(Rows(), 16, 16)]), AsTheyAre(), seed=3)
     cut = LengthBatching(Rows.lengths, capacity, overhead=8)
     shares = [
         TrainBatches(
-            Phases([Phase(Rows(), 16, 16, cut=cut)]), list, seed=3, rank=rank, world_size=world_size, workers=workers
+            Phases([Phase(Rows(), 16, 16, cut=cut)]),
+            AsTheyAre(),
+            seed=3,
+            rank=rank,
+            world_size=world_size,
+            workers=workers,
         )
         for rank in range(world_size)
     ]
     steps = zip(whole.steps(4), *(share.steps(4) for share in shares), strict=True)
     for (batch,), *parts in itertools.islice(steps, 5):
-        micro_batches = [micro for part in parts for micro in part]
+        batch, micro_batches = batch.inputs["rows"], [micro.inputs["rows"] for part in parts for micro in part]
         assert all(parts)  # no process stands by
         key = lambda row: (row["epoch"], row["row"])  # noqa: E731
         assert sorted(itertools.chain(*micro_batches), key=key) == sorted(batch, key=key)
