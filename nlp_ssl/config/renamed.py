@@ -7,7 +7,6 @@ RENAMED = {
     "tokens.row_length": "tokens.sequence_length",
     "train.batch_size": "train.global_batch_size",
     "train.micro_batch": "train.micro_batch_size",
-    "train.incident_texts": "train.skipped_step_texts",
 }
 # of an entry of `phases`
 RENAMED_OF_PHASES = {"row_length": "sequence_length", "batch_size": "global_batch_size", "causal": "objective"}

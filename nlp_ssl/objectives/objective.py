@@ -25,6 +25,7 @@ from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.publishing.card import CardText
 
 Sums = dict[str, Tensor]
+FOR = "objective "  # begins the name of the entry that says which objective a batch is for
 Metrics = Mapping[str, Literal["min", "max"]]
 
 
@@ -65,7 +66,7 @@ class Objective(nn.Module):
         return {"loss": 1.0}
 
     def forward(self, batch: Batch) -> Sums:
-        """Losses of a batch.
+        """Losses of a batch; where `two_pass` is set, called twice for every micro-batch of a step.
 
         Returns:
             For each term that the batch has, the loss summed over its targets (0-d): float32 whatever the precision of
@@ -220,6 +221,8 @@ def find_objective(name: str) -> type[PretrainingObjective]:
 class InPhase:
     """A collator whose batches say which objective of a `Curriculum` they are for; picklable.
 
+    They say it by the name of an entry, which the host knows without reading a device.
+
     Attributes:
         collator: makes them.
         number: of the objective.
@@ -229,8 +232,8 @@ class InPhase:
     number: int
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        """The batch, and `objective`, 0-d."""
-        return {**self.collator(rows), "objective": torch.tensor(self.number)}
+        """The batch, and an empty tensor `objective 1`."""
+        return {**self.collator(rows), f"{FOR}{self.number}": torch.empty(0)}
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Those of the collator."""
@@ -245,6 +248,10 @@ class Curriculum(PretrainingObjective):
     Args:
         main: of the run.
         others: over the same model, those of batches numbered 1, 2, ...
+
+    Raises:
+        UserError: they cannot take turns: one reads all vectors of a step, has weights besides the model's, which
+            would be without gradient while it is not its turn, or has a term of another's name and another weight.
     """
 
     def __init__(self, main: PretrainingObjective, others: Sequence[PretrainingObjective]) -> None:
@@ -254,6 +261,12 @@ class Curriculum(PretrainingObjective):
         self.main, self.turns = main, (main, *others)
         self.objectives = nn.ModuleList(self.turns)
         self.metrics, self.card = main.metrics, main.card  # type: ignore[misc]
+        shared = {id(p) for p in main.model.parameters()}
+        weights: dict[str, float] = {}
+        for each in self.turns:
+            own = [name for name, p in each.named_parameters() if p.requires_grad and id(p) not in shared]
+            if each.two_pass or own or any(weights.setdefault(n, w) != w for n, w in each.terms.items()):
+                raise UserError(f"phases: {each.card.objective} cannot take turns with another objective in one run")
 
     @property
     def terms(self) -> dict[str, float]:
@@ -262,9 +275,8 @@ class Curriculum(PretrainingObjective):
 
     def forward(self, batch: Batch) -> Sums:
         """What the batch's objective makes of it."""
-        inputs = dict(batch)
-        number = inputs.pop("objective", None)
-        return self.turns[0 if number is None else int(number)](inputs)
+        number = next((int(name.removeprefix(FOR)) for name in batch if name.startswith(FOR)), 0)
+        return self.turns[number]({name: value for name, value in batch.items() if not name.startswith(FOR)})
 
     def after_step(self, step: int) -> None:
         """Of all of them."""

@@ -1,6 +1,6 @@
 """From text to packed rows on disk, once: corpus, tokenizer, tokens, rows; a second run finds it all in the cache."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedTokenizerFast
@@ -135,6 +135,11 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
         if phase.steps < 1 or (phase.batch_size is not None and phase.batch_size < 1):
             raise UserError(f"--phases: steps and batch_size must be at least 1; one has {to_dict(phase)}")
         asked = find_objective(phase.objective) if phase.objective else objective
+        if missing := {f.name for f in fields(asked.Config)} - {f.name for f in fields(config)}:
+            raise UserError(
+                f"--phases: {asked.card.objective} has options ({', '.join(sorted(missing))}) that a run of "
+                f"{objective.card.objective} does not have; start with {asked.card.recipe}"
+            )
         asked.in_phase(config, phase)
     lengths = {config.tokens.row_length, *(phase.row_length for phase in config.phases)}
     dropout = config.model.dropout

@@ -50,7 +50,7 @@ def find_micro_batch(
                 STATE * sum(p.numel() for p in parameters), dtype=torch.uint8, device=device
             )
             with accelerator.autocast():
-                loss = sum(module(send_to_device(batch.inputs, device)).values())
+                loss = sum(value.sum() for value in module(send_to_device(batch.inputs, device)).values())
             loss.backward()
         except torch.OutOfMemoryError:
             return False
