@@ -3,7 +3,7 @@
     accelerate launch recipes/finetune_classification.py
 
 takes the model in runs/mlm and teaches it which library a piece of documentation is about, on a laptop's CPU too. With
-rows of your own (csv, json, parquet; the label a word, a number of a class, or a score):
+rows of your own (csv, json, parquet; the label per word, a number of a class, or a score):
 
     accelerate launch recipes/finetune_classification.py --data.train_file train.csv --data.validation_file dev.csv
 

@@ -12,7 +12,7 @@ import forks
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 TINY = ["--model.overrides.num_hidden_layers", "2", "--model.overrides.hidden_size", "32"]
-TINY += ["--model.overrides.intermediate_size", "48", "--tokenizer.vocab_size", "320", "--tokens.row_length", "48"]
+TINY += ["--model.overrides.intermediate_size", "48", "--tokenizer.vocab_size", "320", "--tokens.sequence_length", "48"]
 TINY += ["--data.held_out_fraction", "0.1", "--train.log_every", "1"]
 TINY += ["--train.mixed_precision", "no", "--train.cpu_threads", "1"]
 

@@ -60,10 +60,10 @@ def token_corpus(folder: Any, kind: str = "bpe", **more: Any) -> TokenCorpus:
     return tokenize_corpus(dataset(), tokenizer(kind), folder, "toy", **more)
 
 
-def packed_rows(folder: Any, kind: str = "bpe", row_length: int = 64, **more: Any) -> PackedRows:
+def packed_rows(folder: Any, kind: str = "bpe", sequence_length: int = 64, **more: Any) -> PackedRows:
     t = tokenizer(kind)
     tokens = token_corpus(folder, kind)
-    return pack(tokens, row_length, (t.cls_token_id,), (t.sep_token_id,), t.pad_token_id, **more)
+    return pack(tokens, sequence_length, (t.cls_token_id,), (t.sep_token_id,), t.pad_token_id, **more)
 
 
 class Lengths:

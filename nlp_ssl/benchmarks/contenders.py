@@ -126,7 +126,7 @@ def trainer_arguments(which: str, config: BenchmarkConfig | FinetuneConfig, **mo
     best = {} if which != "best" else {"torch_compile": True, "dataloader_num_workers": 1, "tf32": gpu or None}
     return TrainingArguments(
         output_dir=str(Path(config.output_dir).parent / which),
-        per_device_train_batch_size=config.train.batch_size,
+        per_device_train_batch_size=config.train.global_batch_size,
         use_cpu=not gpu,
         report_to="none",
         save_strategy="no",
@@ -156,7 +156,7 @@ def trainer_model(config: BenchmarkConfig, objective: Objective, model_config: P
 
 def grouped_rows(data: PretrainingData, limit: int = ROWS) -> Dataset:
     """What `group_texts` of the scripts makes of the corpus: full rows, cut wherever they end."""
-    length, tokens = data.train.row_length, data.train.tokens
+    length, tokens = data.train.sequence_length, data.train.tokens
     rows: list[np.ndarray] = []
     held: list[Any] = []
     size = 0

@@ -258,7 +258,7 @@ def _contend(name: str, config: BenchmarkConfig, connection: Connection) -> None
                 for step in contenders.ours(config, objective, data, parts):
                     if not answers.step_done(step):
                         return
-            tokens = config.train.batch_size * config.tokens.row_length
+            tokens = config.train.global_batch_size * config.tokens.sequence_length
             arguments = contenders.trainer_arguments(name, config)
             watch = TakesTurns(lambda: answers.step_done({"tokens": tokens}))
             model = contenders.trainer_model(config, objective, data.model_config)

@@ -48,14 +48,16 @@ def compare_finetuning(config: FinetuneBenchmarkConfig) -> dict[str, Any]:
         rows.append(
             {
                 "": contender.name if contender.name == OURS else f"Trainer, {contender.name}",
-                "rows/s": f"{config.train.batch_size / seconds:,.0f}",
+                "rows/s": f"{config.train.global_batch_size / seconds:,.0f}",
                 "ms a step": f"{seconds * 1e3:.1f}",
                 "peak GB": f"{contender.peak_memory / 1e9:.2f}",
                 "times slower": "1" if contender.name == OURS else spread,
             }
         )
     mean = statistics.mean(lengths)
-    notes = [f"rows have {mean:.0f} tokens on average, {max(lengths)} at most; batches of {config.train.batch_size}"]
+    notes = [
+        f"rows have {mean:.0f} tokens on average, {max(lengths)} at most; batches of {config.train.global_batch_size}"
+    ]
     return {"rows": rows, "notes": notes, "turns": {each.name: each.turns for each in everyone}}
 
 

@@ -173,8 +173,8 @@ def _benchmark(config: GpuConfig, model: Model) -> Any:
     chosen.data.sources = config.sources
     chosen.tokenizer.kind = model.tokenizer
     chosen.tokenizer.path = getattr(config, model.tokenizer)
-    chosen.tokens.row_length = model.length
-    chosen.train.batch_size = chosen.train.micro_batch = _batch(config, model.length)
+    chosen.tokens.sequence_length = model.length
+    chosen.train.global_batch_size = chosen.train.micro_batch_size = _batch(config, model.length)
     if config.tiny:
         chosen.against = ["script"]
         _make_tiny(chosen)
@@ -199,9 +199,9 @@ def _make_tiny(chosen: Any) -> None:
     inner = "n_inner" if gpt else "intermediate_size"
     chosen.model.name = {"bert": "bert-tiny", "gpt2": "gpt2-tiny"}.get(chosen.model.name.split("-")[0], "bert-tiny")
     chosen.model.overrides = {layers: 2, width: 32, inner: 48}
-    chosen.tokenizer.kind, chosen.tokenizer.vocab_size, chosen.tokens.row_length = "bpe", 320, 48
+    chosen.tokenizer.kind, chosen.tokenizer.vocab_size, chosen.tokens.sequence_length = "bpe", 320, 48
     chosen.data.held_out_fraction = 0.1
-    chosen.train.batch_size = chosen.train.micro_batch = 8
+    chosen.train.global_batch_size = chosen.train.micro_batch_size = 8
     chosen.train.cpu_threads = 1
 
 
@@ -266,11 +266,11 @@ def pretraining(config: GpuConfig) -> dict[str, Any]:
     chosen = MLMConfig(output_dir=str(_work(config) / "pretraining"))
     chosen.resume.enabled = chosen.resume.allow_changed = True  # other minutes than before
     chosen.data.sources, chosen.tokenizer.kind, chosen.tokenizer.path = config.sources, "bpe", config.bpe
-    chosen.model.name, chosen.tokens.row_length = "modernbert-base", 1024
+    chosen.model.name, chosen.tokens.sequence_length = "modernbert-base", 1024
     chosen.train.minutes = max(0.05, 0.8 * config.minutes - 1.0)  # less what goes before, and evaluations
     if config.tiny:
         _make_tiny(chosen)
-        chosen.train.minutes, chosen.train.steps, chosen.train.micro_batch = None, 4, None
+        chosen.train.minutes, chosen.train.steps, chosen.train.micro_batch_size = None, 4, None
     prepared = pretraining_data.prepare(chosen, MaskedLanguageModeling)
     run = pretraining.start(chosen, MaskedLanguageModeling, prepared)
     results = run.train()
@@ -284,8 +284,8 @@ def pretraining(config: GpuConfig) -> dict[str, Any]:
         "tokens": run.state.tokens_seen,
         "seconds": run.state.elapsed,
         "tokens_per_second": run.state.tokens_seen / run.state.step_seconds,
-        "batch_size": run.config.train.batch_size,
-        "micro_batch": run.config.train.micro_batch,
+        "batch_size": run.config.train.global_batch_size,
+        "micro_batch": run.config.train.micro_batch_size,
         "log": log,
     }
 

@@ -88,7 +88,7 @@ def _trainer(name: str, config: BenchmarkConfig, objective: Objective, data: Pre
     if config.trainer_model:
         chosen = ModelConfig(name=config.trainer_model, overrides=config.model.overrides)
         dropout = None if name == "script" else 0.0
-        model_config = architecture(chosen, objective.auto_class, data.tokenizer, data.train.row_length, dropout)
+        model_config = architecture(chosen, objective.auto_class, data.tokenizer, data.train.sequence_length, dropout)
     scoring = objective.collator(data.tokenizer, config, seed=HELD_OUT_SEED, source=1)
     accelerator = make_accelerator(config)
 

@@ -116,10 +116,10 @@ def _corpus_of(lengths: np.ndarray, folder: Path, filled: bool = True) -> TokenC
 
 
 def batches(config: BenchmarkConfig) -> dict[str, Any]:
-    """Masked batches, in million tokens a second of one core, beside a `DataLoader` with the stock collator."""
+    """Masked batches, in million tokens per second of one core, beside a `DataLoader` with the stock collator."""
     torch.set_num_threads(1)
     data = pretraining_data.prepare(config, pretraining_data.infer_objective(config))
-    length = data.train.row_length
+    length = data.train.sequence_length
     rows = []
     columns = {"input_ids": [data.train[i]["input_ids"] for i in range(min(len(data.train), 4096))]}
     stored = Dataset.from_dict(columns).with_format("torch")
@@ -141,14 +141,14 @@ def batches(config: BenchmarkConfig) -> dict[str, Any]:
         amounts = {"nlp_ssl": (count, ours), "DataLoader, stock collator": (few, stock)}
         found = alternate({n: _rate(c * size * length / 1e6, work) for n, (c, work) in amounts.items()}, config.rounds)
         rows += [{"batch": f"{size} x {length}", **row} for row in found]
-    return {"rows": rows, "notes": ["rates in million tokens a second, on one core"]}
+    return {"rows": rows, "notes": ["rates in million tokens per second, on one core"]}
 
 
 def masking(config: BenchmarkConfig) -> dict[str, Any]:
-    """The masks alone, in million tokens a second of one core, beside the stock collator's."""
+    """The masks alone, in million tokens per second of one core, beside the stock collator's."""
     torch.set_num_threads(1)
     data = pretraining_data.prepare(config, pretraining_data.infer_objective(config))
-    masks, length = MaskingCollator(data.tokenizer, config.masking), data.train.row_length
+    masks, length = MaskingCollator(data.tokenizer, config.masking), data.train.sequence_length
     count = max(1, TOKENS // 8 // length)
     ids = data.train.stack(np.arange(count) % len(data.train))["input_ids"]
     keys = masks.row_keys(np.zeros(count, dtype=np.int64), np.arange(count))
@@ -162,7 +162,7 @@ def masking(config: BenchmarkConfig) -> dict[str, Any]:
         },
         config.rounds,
     )
-    return {"rows": rows, "notes": ["rates in million tokens a second, on one core"]}
+    return {"rows": rows, "notes": ["rates in million tokens per second, on one core"]}
 
 
 def _recipe(config: BenchmarkConfig, folder: Path, *options: str) -> subprocess.Popen:

@@ -41,7 +41,7 @@ def options(section: type[Section]) -> type[Section]:
 
 @options
 class ModelConfig:
-    """What learns."""
+    """The model: a preset, a Hub id or a folder."""
 
     name: str | Derived = None
     """A preset such as `modernbert-tiny` or `gpt2-small`, a Hub id, or a folder. Derived from the machine."""
@@ -59,13 +59,14 @@ class ModelConfig:
 
 @options
 class OptimizerConfig:
-    """How the weights move."""
+    """The optimizer, its learning rates, weight decay and gradient clipping."""
 
     name: Literal["adamw", "muon"] | Derived = None
     """`adamw`, or `muon`: Muon for the matrices inside the layers, AdamW for the rest. Derived: Muon for ModernBERT and
     Llama from scratch, AdamW otherwise."""
     lr: float | Derived = None
-    """Peak rate of AdamW. Derived: 0.5 / width from scratch, 0.1 / width going on, 31 / width² fine-tuning."""
+    """Peak learning rate of AdamW. Derived: 0.5 / width from scratch, 0.1 / width in continued pretraining, 31 / width²
+    in fine-tuning."""
     muon_lr: float = 0.02
     """Peak learning rate of Muon."""
     betas: tuple[float, float] = (0.9, 0.98)
@@ -80,7 +81,7 @@ class OptimizerConfig:
 
 @options
 class ScheduleConfig:
-    """How the learning rate moves."""
+    """The learning-rate schedule: warm-up and decay."""
 
     name: Literal["linear", "cosine", "wsd", "constant"] = "wsd"
     """Decay linearly, by a cosine, or stay flat and decay linearly at the end (warm-up, stable, decay)."""
@@ -94,20 +95,20 @@ class ScheduleConfig:
 
 @options
 class TrainConfig:
-    """How long, how large, with what arithmetic."""
+    """Budget, batch sizes, precision, and what happens at skipped steps."""
 
     steps: int | None = None
     """Budget in optimizer steps."""
     tokens: float | None = None
-    """Budget in tokens of rows, such as `1e9`."""
+    """Budget in tokens, such as `1e9`."""
     minutes: float | None = None
     """Budget in minutes of training; becomes a number of steps from measured throughput."""
     epochs: float | None = None
     """Budget in passes over the data."""
-    batch_size: int | Derived = None
-    """Rows in a global batch: over all processes and micro-batches."""
-    micro_batch: int | Auto | Derived = None
-    """Rows in one forward and backward pass of one process (the rest is gradient accumulation). Does not change the
+    global_batch_size: int | Derived = None
+    """Sequences (labelled rows in fine-tuning) in a global batch: over all processes and gradient accumulation."""
+    micro_batch_size: int | Auto | Derived = None
+    """Sequences in one forward and backward pass of one process; the rest is gradient accumulation. Does not change the
     result, only memory and speed. Derived by a rule from the memory; `auto` tries, when pretraining starts on a GPU."""
     mixed_precision: Literal["no", "bf16", "fp16"] | Derived = None
     """Arithmetic of the matrix products. Derived: bf16 where the hardware multiplies it, fp16 on older GPUs. `no` is
@@ -123,13 +124,13 @@ class TrainConfig:
     deterministic: bool = False
     """Ask torch for deterministic kernels on a GPU."""
     on_nonfinite: Literal["stop", "skip", "rewind"] = "stop"
-    """A step whose loss or gradient is not finite is never applied. Then: stop, go on without it, or go back to the
-    newest checkpoint and learn from the rows behind this step instead of those that led to it."""
+    """A step whose loss or gradient is not finite is always skipped. Then: stop, continue without it, or rewind to the
+    newest checkpoint and skip the sequences that led to it."""
     spike_factor: float | None = None
-    """A gradient norm above so many times the median of the last 128 steps is a spike, and not applied; such as 10.
-    The first 16 steps only show what is usual."""
+    """Loss spikes: a step whose gradient norm is above so many times the median of the last 128 steps is skipped; such
+    as 10. The first 16 steps are never taken for spikes."""
     on_spike: Literal["stop", "skip", "rewind"] = "skip"
-    """What a spike leads to; as `on_nonfinite`."""
+    """What a loss spike leads to; as `on_nonfinite`."""
     incident_texts: bool = False
     """Write the texts of the rows in such a step to `incidents.jsonl`, not only the numbers of their documents."""
     log_every: int = 10
@@ -151,7 +152,8 @@ class EvaluationConfig:
     """The number that says which evaluation is the best, such as `accuracy`; a loss is best when it is low, any other
     number when it is high. Derived: `held_out_loss` in pretraining, the task's first metric in fine-tuning."""
     patience: int | None = None
-    """End the run early after so many evaluations in a row without a new best; the best is kept (`keep_best`)."""
+    """Early stopping: end the run after so many evaluations in a row without a new best; the best is kept
+    (`keep_best`)."""
 
 
 @options
@@ -171,12 +173,12 @@ class CheckpointConfig:
 
 @options
 class ResumeConfig:
-    """Going on with an interrupted run; a bare `--resume` is enough."""
+    """Resuming an interrupted run; a bare `--resume` is enough."""
 
     enabled: bool = False
-    """Go on from the newest complete checkpoint in `output_dir`; `--resume` alone means this."""
+    """Resume from the newest complete checkpoint in `output_dir`; `--resume` alone means this."""
     allow_changed: bool = False
-    """Go on though something was changed that changes the result, such as the learning rate or the corpus."""
+    """Resume though something was changed that changes the result, such as the learning rate or the corpus."""
 
 
 @options

@@ -24,11 +24,12 @@ class LabelledConfig:
     task: str = "builtin"
     """`builtin` (true labels read off the documentation of the installed Python packages), a name such as `glue/sst2`,
     `imdb` or `conll2003`, or any Hub dataset id. Not used when `train_file` is given."""
-    train_file: str | None = None
-    """A local .csv, .tsv, .json, .jsonl, .parquet or .conll file (also .gz) instead of `task`."""
-    validation_file: str | None = None
+    train_file: str | list[str] | None = None
+    """A local .csv, .tsv, .json, .jsonl, .parquet or .conll file (also .gz or .zst) or a glob of them instead of
+    `task`; or a list of these."""
+    validation_file: str | list[str] | None = None
     """Its validation file. Without it, a tenth of the training rows is held out by a hash of their text."""
-    test_file: str | None = None
+    test_file: str | list[str] | None = None
     """Its test file, evaluated once, at the end."""
     glue_dir: str | None = None
     """Folder with the files of the GLUE benchmark as it was published (`CoLA/train.tsv`, ...), instead of the Hub, for
@@ -51,18 +52,19 @@ class LabelledConfig:
 
 @options
 class TransferConfig:
-    """How much of what pretraining taught may change, and how fast."""
+    """Layer-wise learning rates, gradual unfreezing, LoRA."""
 
     head_lr: float | None = None
-    """Peak rate of the new head. Derived: `optimizer.lr`."""
+    """Peak learning rate of the new head. Derived: `optimizer.lr`."""
     layer_decay: float = 1.0
-    """The peak rate of a layer is this times that of the layer above it, such as 0.9."""
+    """Layer-wise learning-rate decay: the peak learning rate of a layer is this times that of the layer above it, such
+    as 0.9."""
     unfreeze: Literal["at_once", "by_layers", "never"] = "at_once"
-    """`by_layers`: the head alone learns at first, then one more layer from the top at a time, over the first half of
-    the run (Howard and Ruder 2018); `never`: the head alone learns."""
+    """`by_layers`: gradual unfreezing, the head alone is trained at first, then one more layer from the top at a time,
+    over the first half of the run (Howard and Ruder 2018); `never`: the layers are frozen, only the head is trained."""
     lora_rank: int | None = None
-    """Fix the layers, and train a product of this rank beside each of their matrices (LoRA: Hu et al. 2021), such as 8;
-    merged into the model that is saved. Needs `pip install peft`."""
+    """LoRA (Hu et al. 2021): freeze the layers, and train a product of this rank beside each of their matrices, such
+    as 8; merged into the model that is saved. Needs `pip install peft`."""
 
 
 @options
@@ -87,7 +89,7 @@ class FinetuneConfig:
     transfer: TransferConfig = field(default_factory=TransferConfig)
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(name="adamw", betas=(0.9, 0.999)))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(name="linear", warmup=0.1))
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(batch_size=32))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(global_batch_size=32))
     evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(max_rows=None))
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -77,8 +77,8 @@ class TokensConfig:
 
     folder: str | None = None
     """Where the tokenised corpus is kept; by default in the cache, under its fingerprint."""
-    row_length: int | Derived = None
-    """Tokens in a packed row, special tokens included. Derived from the model."""
+    sequence_length: int | Derived = None
+    """Tokens in a packed sequence, special tokens included. Derived from the model."""
     packing: Literal["packed", "one_document"] | Derived = None
     """`packed`: several whole documents a row, isolated from each other; `one_document`: one document (or piece) a row,
     padded. Derived: packed wherever the architecture can isolate documents."""
@@ -106,14 +106,14 @@ class MaskingConfig:
 
 @options
 class PhaseConfig:
-    """A stretch at the beginning of a run with rows or batches of its own."""
+    """A curriculum phase at the beginning of a run: sequences, batches or an objective of its own."""
 
     steps: int
     """How many optimizer steps it lasts."""
-    batch_size: int | Derived = None
-    """Rows in its global batches. Derived: `train.batch_size`."""
-    row_length: int | Derived = None
-    """Tokens in its rows. Derived: `tokens.row_length`."""
+    global_batch_size: int | Derived = None
+    """Sequences in its global batches. Derived: `train.global_batch_size`."""
+    sequence_length: int | Derived = None
+    """Tokens in its sequences. Derived: `tokens.sequence_length`."""
     mask_probability: float | None = None
     """Share of the tokens to predict, in masked pretraining. Derived: `masking.probability`."""
     objective: str | None = None
@@ -138,10 +138,10 @@ class PretrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     phases: list[PhaseConfig] = field(default_factory=list)
-    """Stretches at the beginning with other rows or batches, in their order, counted among `train.steps`; behind them
-    the run is as `train` and `tokens` say. Each takes steps, batch_size, row_length, mask_probability and objective. A
-    batch ramp: `--phases '[{steps: 500, batch_size: 64}]'`; short rows first: `[{steps: 5000, row_length: 128}]`; an
-    encoder that begins as a decoder (Gisserot-Boukhlef et al. 2025): `[{steps: 5000, objective: clm}]`."""
+    """Curriculum phases at the beginning, in their order, counted among `train.steps`; after the last one `train` and
+    `tokens` apply. Each takes steps, global_batch_size, sequence_length, mask_probability and objective. A batch ramp:
+    `--phases '[{steps: 500, global_batch_size: 64}]'`; short sequences first: `[{steps: 5000, sequence_length: 128}]`;
+    an encoder that begins as a decoder (Gisserot-Boukhlef et al. 2025): `[{steps: 5000, objective: clm}]`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -26,7 +26,7 @@ from nlp_ssl.config.common import (
     plain,
     to_dict,
 )
-from nlp_ssl.config.pretraining import MLMConfig
+from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import TrainBatches
@@ -35,7 +35,7 @@ from nlp_ssl.doctor.proofs import isolation, parity
 from nlp_ssl.models.checks import has_experts
 from nlp_ssl.models.loading import dropouts
 from nlp_ssl.models.packed import PackedModel
-from nlp_ssl.objectives.objective import PretrainingObjective
+from nlp_ssl.objectives.objective import PretrainingObjective, find_objective
 from nlp_ssl.runs import pretraining, pretraining_data
 from nlp_ssl.runs.folder import LOG_FILE
 from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
@@ -56,9 +56,14 @@ class Finding:
     holds: bool
 
 
-def examine(config: MLMConfig) -> list[Finding]:
-    """Everything, one after the other; the configuration's output folder is not touched."""
-    objective = pretraining_data.infer_objective(config)
+def examine(config: PretrainConfig, name: str | None = None) -> list[Finding]:
+    """Everything, one after the other; the configuration's output folder is not touched.
+
+    Args:
+        config: of the objective's pretraining recipe.
+        name: of the objective; by default the one that the model is usually trained with.
+    """
+    objective = _objective(config, name)
     with tempfile.TemporaryDirectory(prefix="nlp_ssl-doctor-") as folder:
         config.output_dir = f"{folder}/run"
         config.hub, config.tracking = HubConfig(), TrackingConfig()  # nothing of this is published
@@ -67,14 +72,18 @@ def examine(config: MLMConfig) -> list[Finding]:
         findings = [
             *_apart(config, objective, data),
             *_split(config, objective, data),
-            *_stopped(config, Path(folder), data),
+            *_stopped(config, objective, Path(folder), data),
         ]
     return findings
 
 
-def own_run(config: MLMConfig) -> None:
+def _objective(config: PretrainConfig, name: str | None) -> Objective:
+    return find_objective(name) if name else pretraining_data.infer_objective(config)
+
+
+def own_run(config: PretrainConfig, name: str | None = None) -> None:
     """One of the runs that are stopped and resumed, in this process."""
-    objective = pretraining_data.infer_objective(config)
+    objective = _objective(config, name)
     pretraining.start(config, objective, pretraining_data.prepare(config, objective)).train()
 
 
@@ -82,7 +91,7 @@ def own_run(config: MLMConfig) -> None:
 # documents of a row do not see each other
 
 
-def _apart(config: MLMConfig, objective: Objective, data: PretrainingData) -> list[Finding]:
+def _apart(config: PretrainConfig, objective: Objective, data: PretrainingData) -> list[Finding]:
     if not data.isolated:
         return [Finding("documents apart", "one document a row: there is no other to see", True)]
     spread = np.unique(np.linspace(0, len(data.train) - 1, 2000).astype(int)).tolist()
@@ -99,7 +108,7 @@ def _apart(config: MLMConfig, objective: Objective, data: PretrainingData) -> li
     return [Finding("documents apart", pairs, apart), Finding("alone the same", alone, found.alone < 1e-4)]
 
 
-def _model(config: MLMConfig, objective: Objective, data: PretrainingData) -> PackedModel:
+def _model(config: PretrainConfig, objective: Objective, data: PretrainingData) -> PackedModel:
     packed = pretraining.packed_model(config, objective, data)
     for module in packed.modules():  # a proof compares numbers that dropout would draw anew
         for name, value in list(vars(module).items()):
@@ -112,8 +121,8 @@ def _model(config: MLMConfig, objective: Objective, data: PretrainingData) -> Pa
 # one batch = micro-batches of any size
 
 
-def _split(config: MLMConfig, objective: Objective, data: PretrainingData) -> list[Finding]:
-    batch_size = min(16, max(4, TOKENS // config.tokens.row_length))
+def _split(config: PretrainConfig, objective: Objective, data: PretrainingData) -> list[Finding]:
+    batch_size = min(16, max(4, TOKENS // config.tokens.sequence_length))
     sizes = sorted({batch_size, batch_size // 4, 3}, reverse=True)
     say(f"doctor: taking 3 steps of {batch_size} rows in micro-batches of {', '.join(map(str, sizes))}")
     # grouped products of experts have no float64
@@ -141,9 +150,9 @@ def _split(config: MLMConfig, objective: Objective, data: PretrainingData) -> li
 # stopped and resumed = never stopped: real runs, real signals
 
 
-def _stopped(config: MLMConfig, folder: Path, data: PretrainingData) -> list[Finding]:
-    batch_size = max(4, TOKENS // config.tokens.row_length)
-    train = TrainConfig(steps=STEPS, batch_size=batch_size, log_every=1, micro_batch=batch_size)
+def _stopped(config: PretrainConfig, objective: Objective, folder: Path, data: PretrainingData) -> list[Finding]:
+    batch_size = max(4, TOKENS // config.tokens.sequence_length)
+    train = TrainConfig(steps=STEPS, global_batch_size=batch_size, log_every=1, micro_batch_size=batch_size)
     train.mixed_precision, train.cpu_threads = config.train.mixed_precision, 1
     short = replace(
         config,
@@ -155,18 +164,18 @@ def _stopped(config: MLMConfig, folder: Path, data: PretrainingData) -> list[Fin
     )
     say(f"doctor: {STEPS} steps of {batch_size} rows, three times: through, stopped and resumed, on 2 processes")
     whole, again, two = (folder / name for name in ("whole", "again", "two"))
-    _go(short, whole)
-    at = _go(short, again, stop_after=STEPS // 3)
-    _go(short, again, resume=True)
+    _go(short, objective, whole)
+    at = _go(short, objective, again, stop_after=STEPS // 3)
+    _go(short, objective, again, resume=True)
     same = _steps(again, "loss", "grad_norm", "lr", "digest") == _steps(whole, "loss", "grad_norm", "lr", "digest")
     weights = (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     bits = "log and weights the same bits" if same and weights else "log or weights differ"
-    split = replace(short, train=replace(train, micro_batch=3), model=replace(config.model, dropout=0.0))
+    split = replace(short, train=replace(train, micro_batch_size=3), model=replace(config.model, dropout=0.0))
     if max(dropouts(data.model_config), default=0):  # another split draws other masks of dropout: both go without
         whole = folder / "whole-without-dropout"
-        _go(replace(short, model=split.model), whole)
-    at_two = _go(split, two, processes=2, stop_after=STEPS // 3)
-    _go(replace(split, train=replace(train, workers=2)), two, resume=True)
+        _go(replace(short, model=split.model), objective, whole)
+    at_two = _go(split, objective, two, processes=2, stop_after=STEPS // 3)
+    _go(replace(split, train=replace(train, workers=2)), objective, two, resume=True)
     digests = sum(a == b for a, b in zip(_steps(two, "digest"), _steps(whole, "digest"), strict=True))
     (one,), (other,) = _steps(whole, "loss")[0], _steps(two, "loss")[0]
     return [
@@ -180,7 +189,13 @@ def _stopped(config: MLMConfig, folder: Path, data: PretrainingData) -> list[Fin
 
 
 def _go(
-    config: MLMConfig, out: Path, *, processes: int = 1, resume: bool = False, stop_after: int | None = None
+    config: PretrainConfig,
+    objective: Objective,
+    out: Path,
+    *,
+    processes: int = 1,
+    resume: bool = False,
+    stop_after: int | None = None,
 ) -> int | None:
     """A run in processes of its own; returns the step at which a SIGTERM stopped it, if it was to be stopped."""
     settings = out.with_name(f"{out.name}.yaml")
@@ -188,6 +203,7 @@ def _go(
     settings.write_text(yaml.safe_dump(plain(to_dict(named))))
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launch, "-m", "nlp_ssl.doctor", "--config", str(settings)]
+    command += ["--objective", objective.__module__.rpartition(".")[2]]
     environment = {**os.environ, RUN: "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     with open(out.with_name(f"{out.name}.txt"), "w+") as printed:
         with subprocess.Popen(command, env=environment, stdout=printed, stderr=subprocess.STDOUT) as process:

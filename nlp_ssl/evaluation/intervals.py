@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nlp_ssl.data.labelled.tag_schemes import entities
-from nlp_ssl.evaluation.metrics import pearson, spearman
+from nlp_ssl.evaluation.metrics import f1_of, matthews_of, pearson, ratio, spearman
 
 Scorer = Callable[[np.ndarray], float]  # from row numbers, (N,), repeated ones counted again, to a score
 SAMPLES, LEVEL = 1000, 0.95
@@ -49,31 +49,31 @@ def scorer(metric: str, predictions: Sequence[Any], references: Sequence[Any]) -
             for row in zip(predictions, references, strict=True)
         ]
         right, words = np.array(counts, dtype=float).reshape(-1, 2).T
-        return lambda rows: _ratio(right[rows].sum(), words[rows].sum())
+        return lambda rows: ratio(right[rows].sum(), words[rows].sum())
     p, r = np.asarray(predictions), np.asarray(references)
     if metric in CORRELATIONS:
         return lambda rows: float(np.mean([of(p[rows], r[rows]) for of in CORRELATIONS[metric]]))
     if metric.endswith("_multilabel"):
         marks = np.stack([p & r, p, r])  # (3, rows, classes)
         if "micro" in metric:
-            return lambda rows: _f1(marks[:, rows].sum(axis=(1, 2))[:, None])
-        return lambda rows: _f1(marks[:, rows].sum(axis=1))
+            return lambda rows: f1_of(marks[:, rows].sum(axis=(1, 2))[:, None])
+        return lambda rows: f1_of(marks[:, rows].sum(axis=1))
     classes, ids = np.unique(np.stack([p, r]), return_inverse=True)
     (p, r), size = ids.reshape(2, -1), len(classes)
-    positive = int(np.searchsorted(classes, 1))
+    positive = np.flatnonzero(classes == 1)
 
     def score(rows: np.ndarray) -> float:
         confusion = np.bincount(r[rows] * size + p[rows], minlength=size * size).reshape(size, size).astype(float)
         if metric == "accuracy":
-            return _ratio(np.trace(confusion), confusion.sum())
+            return ratio(np.trace(confusion), confusion.sum())
         if metric == "matthews_correlation":
-            return _matthews(confusion)
+            return matthews_of(confusion)
         counts = np.stack([np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)])
         if metric == "f1":
-            return _f1(counts[:, [positive]] if positive < size else np.zeros((3, 1)))
+            return f1_of(counts[:, positive] if len(positive) else np.zeros((3, 1)))
         if metric == "f1_micro":
-            return _f1(counts.sum(axis=1, keepdims=True))
-        return _f1(counts[:, counts[1] + counts[2] > 0])  # macro leaves out what is neither predicted nor there
+            return f1_of(counts.sum(axis=1, keepdims=True))
+        return f1_of(counts[:, counts[1] + counts[2] > 0])  # macro leaves out what is neither predicted nor there
 
     return score
 
@@ -81,23 +81,4 @@ def scorer(metric: str, predictions: Sequence[Any], references: Sequence[Any]) -
 def _entity_scorer(predictions: Sequence[list[str]], references: Sequence[list[str]]) -> Scorer:
     found = [(set(entities(p)), set(entities(r))) for p, r in zip(predictions, references, strict=True)]
     counts = np.array([(len(p & r), len(p), len(r)) for p, r in found], dtype=float).reshape(-1, 3).T
-    return lambda rows: _f1(counts[:, rows].sum(axis=1, keepdims=True))
-
-
-def _f1(counts: np.ndarray) -> float:
-    """Mean over classes of F1, from hits, predicted and there, (3, classes)."""
-    hits, both = counts[0], counts[1] + counts[2]
-    scores = np.divide(2.0 * hits, both, out=np.zeros(len(both)), where=both > 0)
-    return float(scores.mean()) if len(scores) else float("nan")
-
-
-def _matthews(confusion: np.ndarray) -> float:
-    """R_K of Gorodkin (2004) from a confusion matrix; 0 when either side is constant."""
-    total, there, predicted = confusion.sum(), confusion.sum(axis=1), confusion.sum(axis=0)
-    covariance = np.trace(confusion) * total - there @ predicted
-    spread = np.sqrt((total**2 - there @ there) * (total**2 - predicted @ predicted))
-    return float(covariance / spread) if spread > 0 else 0.0
-
-
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole else float("nan")
+    return lambda rows: f1_of(counts[:, rows].sum(axis=1, keepdims=True))

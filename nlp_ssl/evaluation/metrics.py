@@ -70,7 +70,7 @@ class Accuracy(_OfflineMetric):
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
         right = sum(p == r for p, r in zip(predictions, references, strict=True))
-        return {"accuracy": right / len(references) if references else float("nan")}
+        return {"accuracy": ratio(right, len(references))}
 
 
 class F1(_OfflineMetric):
@@ -104,10 +104,7 @@ class F1(_OfflineMetric):
         counts = np.array([[(a & b).sum(), a.sum(), b.sum()] for a, b in classes], dtype=float).reshape(-1, 3)
         if average == "micro":
             counts = counts.sum(axis=0, keepdims=True)
-        both = counts[:, 1] + counts[:, 2]
-        scores = np.divide(2 * counts[:, 0], both, out=np.zeros_like(both), where=both > 0)
-        name = "f1" if average == "binary" else f"f1_{average}"
-        return {name: float(scores.mean()) if len(scores) else float("nan")}
+        return {"f1" if average == "binary" else f"f1_{average}": f1_of(counts.T)}
 
 
 class MatthewsCorrelation(_OfflineMetric):
@@ -120,10 +117,9 @@ class MatthewsCorrelation(_OfflineMetric):
 
     def _compute(self, predictions: list, references: list) -> dict[str, float]:
         classes, ids = np.unique(np.array([predictions, references]), return_inverse=True)
-        p, r = np.eye(len(classes))[ids.reshape(2, -1)]
-        p, r = p - p.mean(axis=0), r - r.mean(axis=0)
-        spread = np.sqrt((p * p).sum() * (r * r).sum())
-        return {"matthews_correlation": float((p * r).sum() / spread) if spread > 0 else 0.0}
+        (p, r), size = ids.reshape(2, -1), len(classes)
+        confusion = np.bincount(r * size + p, minlength=size * size).reshape(size, size).astype(float)
+        return {"matthews_correlation": matthews_of(confusion)}
 
 
 class PearsonSpearman(_OfflineMetric):
@@ -252,6 +248,26 @@ METRICS = {
 }
 
 
+def f1_of(counts: np.ndarray) -> float:
+    """Mean over classes of F1, from hits, predicted and there, (3, classes); nan without classes."""
+    hits, both = counts[0], counts[1] + counts[2]
+    scores = np.divide(2.0 * hits, both, out=np.zeros(len(both)), where=both > 0)
+    return float(scores.mean()) if len(scores) else float("nan")
+
+
+def matthews_of(confusion: np.ndarray) -> float:
+    """R_K of Gorodkin (2004) from a confusion matrix; 0 when either side is constant."""
+    total, there, predicted = confusion.sum(), confusion.sum(axis=1), confusion.sum(axis=0)
+    covariance = np.trace(confusion) * total - there @ predicted
+    spread = np.sqrt((total**2 - there @ there) * (total**2 - predicted @ predicted))
+    return float(covariance / spread) if spread > 0 else 0.0
+
+
+def ratio(part: float, whole: float) -> float:
+    """A share; nan of nothing."""
+    return float(part / whole) if whole else float("nan")
+
+
 def combine(names: Iterable[str]) -> evaluate.CombinedEvaluations:
     """The named metrics (keys of `METRICS`) as one `evaluate.combine`, with `add_batch` and `compute`."""
     return evaluate.combine({name: METRICS[name]() for name in names})
@@ -261,13 +277,13 @@ def _scores(hits: int, predicted: int, there: int) -> dict[str, float]:
     return {
         "precision": hits / predicted if predicted else 0.0,
         "recall": hits / there if there else 0.0,
-        "f1": 2 * hits / (predicted + there) if predicted + there else 0.0,
+        "f1": f1_of(np.array([[hits], [predicted], [there]], dtype=float)),
     }
 
 
 def _tag_accuracy(predictions: list[list[str]], references: list[list[str]]) -> float:
     pairs = [pair for p, r in zip(predictions, references, strict=True) for pair in zip(p, r, strict=True)]
-    return sum(p == r for p, r in pairs) / len(pairs) if pairs else float("nan")
+    return ratio(sum(p == r for p, r in pairs), len(pairs))
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:

@@ -16,7 +16,7 @@ ROUNDING = 1e-4  # of float32, through some dozen layers
 
 
 @torch.no_grad()
-def check_isolation(packed: PackedModel, vocab_size: int, row_length: int = 96) -> float:
+def check_isolation(packed: PackedModel, vocab_size: int, sequence_length: int = 96) -> float:
     """Prove on the model itself that one document of a row has no influence on another.
 
     A document shares a row of the model's own length with another, and with a third in that one's place; and it is read
@@ -26,7 +26,7 @@ def check_isolation(packed: PackedModel, vocab_size: int, row_length: int = 96) 
     Args:
         packed: the model in float32 or float64, on any device.
         vocab_size: tokens to draw from.
-        row_length: tokens of the row.
+        sequence_length: tokens of the row.
 
     Returns:
         Largest difference between a packed document's logits and those it gets alone, relative to their largest.
@@ -37,7 +37,7 @@ def check_isolation(packed: PackedModel, vocab_size: int, row_length: int = 96) 
     """
     device = next(packed.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    lengths = (row_length // 3, row_length // 3, row_length - row_length // 3)
+    lengths = (sequence_length // 3, sequence_length // 3, sequence_length - sequence_length // 3)
     first, other, second = (torch.randint(0, vocab_size, (1, n), generator=generator).to(device) for n in lengths)
     was_training = packed.training
     packed.eval()
@@ -67,7 +67,7 @@ def check_isolation(packed: PackedModel, vocab_size: int, row_length: int = 96) 
 
 
 def check_varlen(
-    config: PreTrainedConfig, row_length: int, dtype: torch.dtype, device: torch.device
+    config: PreTrainedConfig, sequence_length: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[bool, str]:
     """Prove on a device that the kernel for documents laid end to end attends as a mask says, and as exactly.
 
@@ -77,14 +77,14 @@ def check_varlen(
 
     Args:
         config: the model's.
-        row_length: of its rows.
+        sequence_length: of its rows.
         dtype: that products are in.
         device: that it trains on.
 
     Returns:
         Whether the kernel can be used, and a sentence that says what was found.
     """
-    heads, length = 2, min(row_length, 1024)
+    heads, length = 2, min(sequence_length, 1024)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     generator = torch.Generator().manual_seed(0)
     begins = torch.rand(2, length, generator=generator) < 8 / length

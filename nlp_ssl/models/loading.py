@@ -78,7 +78,11 @@ def is_from_scratch(config: ModelConfig) -> bool:
 
 
 def architecture(
-    config: ModelConfig, auto_class: Any, tokenizer: PreTrainedTokenizerFast, row_length: int, dropout: float | None
+    config: ModelConfig,
+    auto_class: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    sequence_length: int,
+    dropout: float | None,
 ) -> PreTrainedConfig:
     """The configuration of the model to train, complete.
 
@@ -86,7 +90,7 @@ def architecture(
         config: what the user asked for.
         auto_class: the `AutoModelFor...` whose head is needed.
         tokenizer: gives the vocabulary and the special ids of a model from scratch.
-        row_length: longest input.
+        sequence_length: longest input.
         dropout: probability for every dropout; `None` keeps the model's own.
 
     Raises:
@@ -112,8 +116,8 @@ def architecture(
             f"the tokenizer has {len(tokenizer):,} entries, more than the {model_config.vocab_size:,} of {config.name};"
             " use its own tokenizer (leave --tokenizer.path out)"
         )
-    if (limit := max_positions(model_config)) and row_length > limit:
-        raise UserError(f"rows of {row_length} tokens are longer than the {limit} positions of {config.name}")
+    if (limit := max_positions(model_config)) and sequence_length > limit:
+        raise UserError(f"rows of {sequence_length} tokens are longer than the {limit} positions of {config.name}")
     if dropout is not None:
         if not 0 <= dropout < 1:
             raise UserError(f"--model.dropout is {dropout}; it must be at least 0 and below 1")

@@ -143,12 +143,12 @@ class Unpadded:
 
 
 @torch.no_grad()
-def unpad(model: PreTrainedModel, row_length: int) -> float | None:
+def unpad(model: PreTrainedModel, sequence_length: int) -> float | None:
     """Take the padding out of a model's batches, and prove on the model itself that this changes nothing.
 
     Args:
         model: with a head that gives `logits`, in float32.
-        row_length: longest row, so that every window of its attention that can matter is looked at.
+        sequence_length: longest row, so that every window of its attention that can matter is looked at.
 
     Returns:
         Largest difference of logits from those of the padded batch, relative to their largest; `None` where the
@@ -160,7 +160,7 @@ def unpad(model: PreTrainedModel, row_length: int) -> float | None:
     model.eval()
     unpadded, difference, why = None, math.inf, "other logits"
     try:
-        inputs = _trial(model, row_length)
+        inputs = _trial(model, sequence_length)
         padded = model(**inputs).logits
         model.set_attn_implementation(UNPADDED)
         unpadded = Unpadded(model)
@@ -184,11 +184,11 @@ def unpad(model: PreTrainedModel, row_length: int) -> float | None:
 _REFUSALS = (UserError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError, AssertionError)
 
 
-def _trial(model: PreTrainedModel, row_length: int) -> dict[str, Tensor]:
+def _trial(model: PreTrainedModel, sequence_length: int) -> dict[str, Tensor]:
     """A batch of random rows, one of the full length."""
     config = model.config.get_text_config()
-    lengths = torch.tensor([row_length, max(1, row_length // 5), max(1, row_length * 2 // 3), 1])
-    mask = (torch.arange(row_length) < lengths[:, None]).long()
+    lengths = torch.tensor([sequence_length, max(1, sequence_length // 5), max(1, sequence_length * 2 // 3), 1])
+    mask = (torch.arange(sequence_length) < lengths[:, None]).long()
     pad_id = max(0, config.pad_token_id or 0)
     words = torch.randint(0, config.vocab_size - 1, mask.shape, generator=torch.Generator().manual_seed(0))
     words += words >= pad_id  # decoders look for the last token that is not padding

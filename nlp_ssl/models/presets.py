@@ -24,7 +24,7 @@ class Family:
         kind: whether its tokens see both sides or their past.
         tokenizer: kind of tokenizer it is trained with by convention.
         shapes: one (hidden size, layers, heads, feed-forward size) for each of `SIZES`.
-        row_lengths: tokens in a packed row, for each of `SIZES`.
+        sequence_lengths: tokens in a packed row, for each of `SIZES`.
         optimizer: what trains it well from scratch.
         fixed: fields of its configuration that are the same in every size.
     """
@@ -33,7 +33,7 @@ class Family:
     kind: Literal["encoder", "decoder"]
     tokenizer: Literal["wordpiece", "bpe", "unigram"]
     shapes: tuple[tuple[int, int, int, int], ...]
-    row_lengths: tuple[int, ...] = (128, 128, 512, 512, 512)
+    sequence_lengths: tuple[int, ...] = (128, 128, 512, 512, 512)
     optimizer: Literal["adamw", "muon"] = "adamw"
     fixed: tuple[tuple[str, Any], ...] = ()
 
@@ -82,10 +82,10 @@ def preset_names() -> list[str]:
     return [f"{family}-{size}" for family in FAMILIES for size in SIZES]
 
 
-def row_length(name: str) -> int:
+def sequence_length(name: str) -> int:
     """Tokens in a packed row of this preset."""
     family, _, size = name.rpartition("-")
-    return FAMILIES[family].row_lengths[SIZES.index(size)]
+    return FAMILIES[family].sequence_lengths[SIZES.index(size)]
 
 
 def preset_config(name: str, vocab_size: int, **fields: Any) -> PreTrainedConfig:

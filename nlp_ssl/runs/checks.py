@@ -10,7 +10,13 @@ from nlp_ssl.runs.folder import RunConfig, check_output_dir
 from nlp_ssl.training.tracking import check_trackers
 
 POSITIVE: tuple[str, ...]
-POSITIVE = ("train.batch_size", "train.micro_batch", "train.log_every", "evaluation.every", "evaluation.batch_size")
+POSITIVE = (
+    "train.global_batch_size",
+    "train.micro_batch_size",
+    "train.log_every",
+    "evaluation.every",
+    "evaluation.batch_size",
+)
 POSITIVE += (
     "evaluation.max_rows",
     "evaluation.patience",

@@ -147,11 +147,11 @@ class FinetuningRun:
             console.say(f"adapters: {learnt / 1e6:.2f} M parameters are trained, head included (--transfer.lora_rank)")
         cut = LengthBatching(
             np.asarray(rows["length"][:]),
-            capacity=config.train.micro_batch * config.max_length,
+            capacity=config.train.micro_batch_size * config.max_length,
             overhead=OVERHEAD.get(accelerator.device.type, OVERHEAD["cuda"]),
             width=None if padding else task.model_config.hidden_size,
         )
-        phases = Phases([Phase(rows, config.train.batch_size, config.train.micro_batch, cut=cut)])
+        phases = Phases([Phase(rows, config.train.global_batch_size, config.train.micro_batch_size, cut=cut)])
         self.run = Run(
             config=config,
             folder=Path(config.output_dir),
@@ -308,8 +308,8 @@ class FinetuningRun:
                 "corpus": hide(data.description, to_dict(config)),
                 "train_rows": len(data.train),
                 "objective": data.kind,
-                "batch_size": config.train.batch_size,
-                "row_length": config.max_length,
+                "batch_size": config.train.global_batch_size,
+                "sequence_length": config.max_length,
                 "optimizer": config.optimizer.name,
                 "lr": config.optimizer.lr,
                 "schedule": config.schedule.name,

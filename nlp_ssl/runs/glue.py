@@ -24,9 +24,9 @@ from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import no_links
 from nlp_ssl.core.files import replace as replace_file
-from nlp_ssl.data.labelled.sources import GLUE_FILES
+from nlp_ssl.data.labelled.glue import GLUE_FILES, submission
 from nlp_ssl.data.labelled.sources import TASKS as HUB_TASKS
-from nlp_ssl.evaluation.glue_protocols import PROTOCOLS, TASKS, Protocol, TaskSettings, submission
+from nlp_ssl.evaluation.glue_protocols import PROTOCOLS, TASKS, Protocol, TaskSettings
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
 from nlp_ssl.publishing.tables import format_table, to_json
 from nlp_ssl.runs.multi_seed import RESULTS_FILE, finetune
@@ -141,7 +141,7 @@ def _run_config(
         ),
         schedule=ScheduleConfig(name=protocol.schedule, warmup=protocol.warmup),
         train=TrainConfig(
-            batch_size=settings.batch_size, epochs=settings.epochs, mixed_precision=config.mixed_precision
+            global_batch_size=settings.batch_size, epochs=settings.epochs, mixed_precision=config.mixed_precision
         ),
         evaluation=EvaluationConfig(max_rows=None),
         checkpoint=CheckpointConfig(keep_last=1, every=10**9),

@@ -44,13 +44,13 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
     packed = packed_model(config, objective, data)
     console.say(f"model: {describe(packed.model)}")
     if data.isolated:
-        difference = check_isolation(packed, len(data.tokenizer), config.tokens.row_length)
+        difference = check_isolation(packed, len(data.tokenizer), config.tokens.sequence_length)
         console.say(f"packing: documents of a row cannot see each other; alone, logits differ by {difference:.0e}")
         packed.varlen = packed.pairwise is None and _use_varlen(config, packed.model.config, accelerator)
     module, collators = with_phases(objective(packed, data.tokenizer, config), config, data)
     collator = objective.collator(data.tokenizer, config, seed=config.seed)
-    if config.train.micro_batch == "auto":
-        share = math.ceil(config.train.batch_size / accelerator.num_processes)
+    if config.train.micro_batch_size == "auto":
+        share = math.ceil(config.train.global_batch_size / accelerator.num_processes)
         found = find_micro_batch(module, data.train, collator, share, accelerator)
         config = resolve.micro_batch(config, found)
     freeze(config)
@@ -101,7 +101,7 @@ def _use_varlen(config: PretrainConfig, model_config: PreTrainedConfig, accelera
     device, dtype = accelerator.device, DTYPES[config.train.mixed_precision]
     if device.type != "cuda" or dtype not in HALF:
         return False
-    right, found = check_varlen(model_config, config.tokens.row_length, dtype, device)
+    right, found = check_varlen(model_config, config.tokens.sequence_length, dtype, device)
     console.say(f"attention: documents laid end to end, {found}" if right else f"attention: under a mask, as {found}")
     return right
 
@@ -134,19 +134,19 @@ def with_phases(
 
 def plan(config: PretrainConfig, data: PretrainingData, collators: list[Collator | None]) -> Phases:
     """The phases of a run; micro-batches of other rows hold as many tokens."""
-    length = config.tokens.row_length
-    tokens = config.train.micro_batch * length
+    length = config.tokens.sequence_length
+    tokens = config.train.micro_batch_size * length
     phases = [
         Phase(
-            data.rows[phase.row_length],
-            phase.batch_size,
-            max(1, tokens // phase.row_length),
+            data.rows[phase.sequence_length],
+            phase.global_batch_size,
+            max(1, tokens // phase.sequence_length),
             phase.steps,
             collator,
         )
         for phase, collator in zip(config.phases, collators, strict=True)
     ]
-    return Phases([*phases, Phase(data.train, config.train.batch_size, config.train.micro_batch)])
+    return Phases([*phases, Phase(data.train, config.train.global_batch_size, config.train.micro_batch_size)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -177,8 +177,8 @@ def pretraining_card(config: PretrainConfig, objective: Objective, data: Pretrai
             "held_out_documents": data.held_out.tokens.num_documents,
             "packing": str(stats),
             "objective": objective.card.objective,
-            "batch_size": config.train.batch_size,
-            "row_length": config.tokens.row_length,
+            "batch_size": config.train.global_batch_size,
+            "sequence_length": config.tokens.sequence_length,
             "optimizer": config.optimizer.name,
             "lr": config.optimizer.lr,
             "muon_lr": config.optimizer.muon_lr if config.optimizer.name == "muon" else None,

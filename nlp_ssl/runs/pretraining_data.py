@@ -1,5 +1,7 @@
 """From text to packed rows on disk, once: corpus, tokenizer, tokens, rows; a second run finds it all in the cache."""
 
+import contextlib
+import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from nlp_ssl.config.common import to_dict
 from nlp_ssl.config.pretraining import PretrainConfig, TokenizerConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import cache_dir, making
+from nlp_ssl.core.files import cache_dir, making, write_atomically
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.data.sequences.packing import PackedRows, pack
 from nlp_ssl.data.text.corpus import Corpus, open_corpus
@@ -66,7 +68,7 @@ class PretrainingData:
     @property
     def train(self) -> PackedRows:
         """The rows of the last phase, and of a run that has but one."""
-        return self.rows[self.held_out.row_length]
+        return self.rows[self.held_out.sequence_length]
 
     def resolved(self, config: Pretraining) -> Pretraining:
         """A run's options with those that were resolved to make its data."""
@@ -132,8 +134,8 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     config, tokenizer = get_tokenizer(config, corpus, objective)
     config = resolve.lengths(config)
     for phase in config.phases:
-        if phase.steps < 1 or (phase.batch_size is not None and phase.batch_size < 1):
-            raise UserError(f"--phases: steps and batch_size must be at least 1; one has {to_dict(phase)}")
+        if phase.steps < 1 or (phase.global_batch_size is not None and phase.global_batch_size < 1):
+            raise UserError(f"--phases: steps and global_batch_size must be at least 1; one has {to_dict(phase)}")
         asked = find_objective(phase.objective) if phase.objective else objective
         if missing := {f.name for f in fields(asked.Config)} - {f.name for f in fields(config)}:
             raise UserError(
@@ -141,7 +143,7 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
                 f"{objective.card.objective} does not have; start with {asked.card.recipe}"
             )
         asked.in_phase(config, phase)
-    lengths = {config.tokens.row_length, *(phase.row_length for phase in config.phases)}
+    lengths = {config.tokens.sequence_length, *(phase.sequence_length for phase in config.phases)}
     dropout = config.model.dropout
     if dropout is None and is_from_scratch(config.model):
         dropout = 0.0
@@ -163,16 +165,16 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     manifest = train.manifest
     console.say(
         f"tokens: {manifest['tokens']:,} in {manifest['documents']:,} documents "
-        f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes a token), {train.folder}"
+        f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes per token), {train.folder}"
     )
     rows = {length: packed(train, length) for length in sorted(lengths)}
     for length, some in rows.items():
-        console.say(f"rows of {length}: {some.stats}")
-    unigram = unigram_cross_entropy(train, held_out, len(tokenizer))
+        console.say(f"sequences of {length}: {some.stats}")
+    unigram = _unigram_entropy(train, held_out, len(tokenizer))
     return PretrainingData(
         config,
         rows,
-        packed(held_out, config.tokens.row_length),
+        packed(held_out, config.tokens.sequence_length),
         tokenizer,
         model_config,
         not one_document,
@@ -180,6 +182,17 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
         unigram,
         corpus.files,
     )
+
+
+def _unigram_entropy(train: TokenCorpus, held_out: TokenCorpus, vocab_size: int) -> float:
+    """`unigram_cross_entropy`, kept beside the held-out tokens for the next run on this text."""
+    memory = held_out.folder / f"unigram-{fingerprint(train.manifest['fingerprint'], vocab_size)}.json"
+    if memory.exists():
+        return json.loads(memory.read_text())
+    found = unigram_cross_entropy(train, held_out, vocab_size)
+    with contextlib.suppress(OSError):  # a folder that somebody else prepared may be read-only
+        write_atomically(memory, json.dumps(found).encode())
+    return found
 
 
 def check_model(config: PretrainConfig, objective: Objective) -> None:

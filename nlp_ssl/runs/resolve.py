@@ -42,7 +42,7 @@ class _Choices:
         self.said: list[str] = []
 
     def fill(self, key: str, value: Any, why: str | None = None) -> None:
-        """Choose a value for an option that is open, such as `"train.batch_size"`; `why` is for the user."""
+        """Choose a value for an option that is open, such as `"train.global_batch_size"`; `why` is for the user."""
         section, _, name = key.rpartition(".")
         part = attrgetter(section)(self.config) if section else self.config
         if getattr(part, name) is not None:
@@ -111,14 +111,14 @@ def lengths(config: Pretraining) -> Pretraining:
     """With the length of sequences, that of every phase too."""
     choices = _Choices(config)
     name = config.model.name
-    if config.tokens.row_length is None:
+    if config.tokens.sequence_length is None:
         if presets.split_name(name):
-            length = presets.row_length(name)
+            length = presets.sequence_length(name)
         else:
             length = min(512, max_positions(find_config(name, config.model.revision)) or 512)
-        choices.fill("tokens.row_length", length)
+        choices.fill("tokens.sequence_length", length)
     for phase in choices.config.phases:
-        phase.row_length = phase.row_length or choices.config.tokens.row_length
+        phase.sequence_length = phase.sequence_length or choices.config.tokens.sequence_length
     return choices.config
 
 
@@ -137,7 +137,7 @@ def pretraining(
     model_config: PreTrainedConfig,
     world_size: int,
 ) -> Pretraining:
-    """With everything that training needs; only `train.micro_batch` may still be `"auto"`.
+    """With everything that training needs; only `train.micro_batch_size` may still be `"auto"`.
 
     Args:
         config: complete up to the packed sequences.
@@ -149,23 +149,25 @@ def pretraining(
     train, gpu = choices.config.train, device.type != "cpu"
     scratch = is_from_scratch(config.model)
     preset = presets.split_name(config.model.name)
-    hidden, length = model_config.hidden_size, config.tokens.row_length
+    hidden, length = model_config.hidden_size, config.tokens.sequence_length
     if all(getattr(train, budget) is None for budget in BUDGETS):
         choices.fill("train.minutes", 5.0, "a first look")
     tokens = (4096 if hidden <= 512 else 16_384) if not gpu else (65_536 if hidden <= 512 else 262_144)
-    choices.fill("train.batch_size", max(world_size, tokens // length), f"{tokens:,} tokens a step for width {hidden}")
+    choices.fill(
+        "train.global_batch_size", max(world_size, tokens // length), f"{tokens:,} tokens per step for width {hidden}"
+    )
     at_once = tokens_at_once(model_config, objective.labels_per_token(config), device)
-    share = math.ceil(train.batch_size / world_size)
+    share = math.ceil(train.global_batch_size / world_size)
     fits = even_share(share, max(1, at_once // length))
-    if train.micro_batch == "auto" and device.type != "cuda":
-        train.micro_batch = None  # a CPU has no limit to be found
-    choices.fill("train.micro_batch", fits, "changes memory and speed, not the result")
+    if train.micro_batch_size == "auto" and device.type != "cuda":
+        train.micro_batch_size = None  # a CPU has no limit to be found
+    choices.fill("train.micro_batch_size", fits, "changes memory and speed, not the result")
     why_not = why_not_compiled(device)
     if gpu:
         choices.fill("train.compile", why_not is None, why_not or "kernels made for this model and its shapes")
     for phase in choices.config.phases:
-        phase.batch_size = phase.batch_size or train.batch_size
-    smallest = min([train.batch_size, *(phase.batch_size for phase in choices.config.phases)])
+        phase.global_batch_size = phase.global_batch_size or train.global_batch_size
+    smallest = min([train.global_batch_size, *(phase.global_batch_size for phase in choices.config.phases)])
     if smallest < world_size:
         raise UserError(f"a batch of {smallest} rows is smaller than the {world_size} processes")
     choices.fill("train.workers", 2 if gpu else 0, "batches are made ahead on a GPU machine")
@@ -176,8 +178,8 @@ def pretraining(
     rate = (0.5 if scratch else 0.1) / hidden
     origin = "from scratch" if scratch else "going on"
     choices.fill("optimizer.lr", rate, f"{0.5 if scratch else 0.1} / width, {origin}")
-    tried = train.micro_batch == "auto"
-    choices.fill("evaluation.batch_size", fits if tried else train.micro_batch, "the micro-batch")
+    tried = train.micro_batch_size == "auto"
+    choices.fill("evaluation.batch_size", fits if tried else train.micro_batch_size, "the micro-batch")
     choices.say()
     return choices.config
 
@@ -185,8 +187,8 @@ def pretraining(
 def micro_batch(config: Pretraining, found: int) -> Pretraining:
     """With the micro-batch that was found by trying."""
     choices = _Choices(config)
-    choices.config.train.micro_batch = found
-    console.say(f"  train.micro_batch = {found} (the largest that fits, found by trying)")
+    choices.config.train.micro_batch_size = found
+    console.say(f"  train.micro_batch_size = {found} (the largest that fits, found by trying)")
     return choices.config
 
 
@@ -229,7 +231,7 @@ def finetuning(
     """
     choices = _Choices(config)
     train, optimizer, transfer = choices.config.train, choices.config.optimizer, choices.config.transfer
-    an_epoch = math.ceil(num_rows / train.batch_size)
+    an_epoch = math.ceil(num_rows / train.global_batch_size)
     if all(getattr(train, budget) is None for budget in BUDGETS):
         epochs = max(3, min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / an_epoch)))
         why = "the usual" if epochs == 3 else "a small set needs more than the usual 3"
@@ -245,11 +247,13 @@ def finetuning(
             optimizer.lr = adapted = min(HIGHEST_LR, LR_FACTOR * rate)
             why = f"{LR_FACTOR} times as much, {HIGHEST_LR:g} at most"
             choices.said.append(f"  learning rate of the adapters = {adapted:.3g} ({why})")
-    if train.batch_size < world_size:
-        raise UserError(f"--train.batch_size {train.batch_size} is smaller than the {world_size} processes")
-    given = train.micro_batch
-    rows: int = given if isinstance(given, int) else math.ceil(train.batch_size / world_size)
-    train.micro_batch = rows
+    if train.global_batch_size < world_size:
+        raise UserError(
+            f"--train.global_batch_size {train.global_batch_size} is smaller than the {world_size} processes"
+        )
+    given = train.micro_batch_size
+    rows: int = given if isinstance(given, int) else math.ceil(train.global_batch_size / world_size)
+    train.micro_batch_size = rows
     choices.fill("train.workers", 2 if training_device().type == "cuda" else 0)
     choices.fill("evaluation.every", an_epoch, "an epoch")
     choices.fill("evaluation.batch_size", 2 * rows)

@@ -18,7 +18,7 @@ from nlp_ssl.runs.folder import CONFIG_FILE, RunConfig
 from nlp_ssl.training.checkpoints import NAME, Checkpoints, read_state
 
 # Options that do not change the result. Whatever is in none of these lists does, an objective's own section among them.
-HARMLESS: tuple[str, ...] = ("hub.", "tracking.", "train.micro_batch", "train.workers", "train.cpu_threads")
+HARMLESS: tuple[str, ...] = ("hub.", "tracking.", "train.micro_batch_size", "train.workers", "train.cpu_threads")
 HARMLESS += ("train.gradient_checkpointing", "train.deterministic", "train.log_every", "train.incident_texts")
 HARMLESS += ("evaluation.", "checkpoint.")
 # of data, tokenizer and model the identity holds what matters: fingerprints, and the architecture

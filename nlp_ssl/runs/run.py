@@ -98,7 +98,7 @@ class Run:
             UserError: a loss that is not finite (with `on_nonfinite` stop), a checkpoint that does not fit.
         """
         state = self.state
-        micro_batch = self.config.train.micro_batch
+        micro_batch = self.config.train.micro_batch_size
         with signals.interrupts, outcome(self.folder, micro_batch, lambda: state.step if self.begun else None):
             self._prepare()
             self._resume()

@@ -180,6 +180,6 @@ def describe_exactness(
 def out_of_memory_advice(micro_batch: int) -> str:
     """What to do when micro-batches of so many rows do not fit."""
     return (
-        f"out of memory with micro-batches of {micro_batch} rows; give --train.micro_batch {max(1, micro_batch // 2)}, "
-        "which does not change the result, or --train.gradient_checkpointing"
+        f"out of memory with micro-batches of {micro_batch} rows; give --train.micro_batch_size "
+        f"{max(1, micro_batch // 2)}, which does not change the result, or --train.gradient_checkpointing"
     )

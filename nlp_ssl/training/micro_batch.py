@@ -65,7 +65,9 @@ def find_micro_batch(
     module.train(was_training)
     found = min(gather_object([found])) if accelerator.num_processes > 1 else found
     if found == 0:
-        raise UserError("not even one sequence fits into the GPU's memory; give a smaller --tokens.row_length or model")
+        raise UserError(
+            "not even one sequence fits into the GPU's memory; give a smaller --tokens.sequence_length or model"
+        )
     return found
 
 

@@ -84,7 +84,7 @@ def load_weights(folder: Path, objective: Objective) -> None:
 
 
 def _stored(folder: Path, model: PreTrainedModel) -> Mapping[str, Tensor]:
-    plain = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager")
+    plain = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True, attn_implementation="eager")
     return plain.state_dict()
 
 

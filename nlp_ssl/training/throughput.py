@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from nlp_ssl.objectives.objective import Batch
 
-# dense bf16 operations a second as their makers state them, by a part of the name that torch gives
+# dense bf16 operations per second as their makers state them, by a part of the name that torch gives
 DATASHEET = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10G": 70e12, "RTX 4090": 165e12}
 
 

@@ -27,13 +27,14 @@ if __name__ == "__main__":
 from launch import TINY, WORDS, events, run, write_corpus, write_labelled
 
 EXPECTED = Path(__file__).with_name("expected.json")
-STEPS = ["--train.steps", "6", "--train.batch_size", "12", "--train.micro_batch", "5"]
+STEPS = ["--train.steps", "6", "--train.global_batch_size", "12", "--train.micro_batch_size", "5"]
 STEPS += ["--evaluation.every", "3", "--checkpoint.every", "3"]
 SHAPE, PRETRAIN = TINY[:6], [*TINY[6:], *STEPS]
 BERT = ["--model.name", "bert-tiny", "--tokenizer.kind", "bpe", "--model.dropout", 0.1]
 GPT2 = ["--model.name", "gpt2-tiny", "--model.overrides.n_embd", 32, "--model.overrides.n_head", 2]
 TUNE = [*STEPS, "--train.log_every", "1", "--train.cpu_threads", "1", "--max_length", "40", "--model.dropout", "0.1"]
-PHASES = "[{steps: 2, row_length: 24, batch_size: 20}, {steps: 1, objective: clm}, {steps: 1, mask_probability: 0.4}]"
+PHASES = "[{steps: 2, sequence_length: 24, global_batch_size: 20}, {steps: 1, objective: clm}, "
+PHASES += "{steps: 1, mask_probability: 0.4}]"
 Options = list[Any]
 
 

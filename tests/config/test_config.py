@@ -187,8 +187,8 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 
 
 def test_a_list_of_phases_is_read_from_the_command_line_and_from_yaml(tmp_path):
-    expected = [PhaseConfig(steps=3, batch_size=2), PhaseConfig(steps=1, objective="clm")]
-    given = "[{steps: 3, batch_size: 2}, {steps: 1, objective: clm}]"
+    expected = [PhaseConfig(steps=3, global_batch_size=2), PhaseConfig(steps=1, objective="clm")]
+    given = "[{steps: 3, global_batch_size: 2}, {steps: 1, objective: clm}]"
     assert parse(MLMConfig, argv=["--phases", given]).phases == expected
     (tmp_path / "run.yaml").write_text("phases:\n- steps: 3\n  batch_size: 2\n- {steps: 1, objective: clm}\n")
     assert parse(MLMConfig, argv=["--config", str(tmp_path / "run.yaml")]).phases == expected

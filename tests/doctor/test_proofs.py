@@ -21,7 +21,7 @@ ROW_LENGTH = 64
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    return packed_rows(tmp_path_factory.mktemp("tokens"), row_length=ROW_LENGTH)
+    return packed_rows(tmp_path_factory.mktemp("tokens"), sequence_length=ROW_LENGTH)
 
 
 @pytest.fixture(scope="module")

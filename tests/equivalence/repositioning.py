@@ -25,7 +25,7 @@ LENGTH, NUM_ROWS, BATCH = 512, 10**10, 256  # five trillion tokens
 class HugeCorpus:
     """Ten billion rows of one document each."""
 
-    row_length, fixed_length = LENGTH, True
+    sequence_length, fixed_length = LENGTH, True
 
     def __len__(self) -> int:
         return NUM_ROWS

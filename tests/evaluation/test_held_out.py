@@ -127,7 +127,7 @@ def test_nothing_to_predict_is_no_loss_of_zero(rows, accelerator):
 
 
 def test_bits_per_byte():
-    # 100 bytes, each of 256 equally likely: 8 bits a byte, whatever the tokens were
+    # 100 bytes, each of 256 equally likely: 8 bits per byte, whatever the tokens were
     assert bits_per_byte(100 * math.log(256), 100) == pytest.approx(8.0)
     assert bits_per_byte(50 * math.log(65536), 100) == pytest.approx(8.0)
 

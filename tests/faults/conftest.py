@@ -11,7 +11,7 @@ from launch import TINY, run, write_corpus
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Steps of a tenth of a second or less, and evaluations of a second: of row after row."""
     corpus = write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt", documents=1200)
-    steps = ["--train.steps", str(STEPS), "--train.batch_size", "64", "--train.micro_batch", "8"]
+    steps = ["--train.steps", str(STEPS), "--train.global_batch_size", "64", "--train.micro_batch_size", "8"]
     often = ["--evaluation.every", "20", "--evaluation.batch_size", "1", "--checkpoint.every", "5"]
     adamw = ["--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]  # Muon amplifies rounding
     return ["--data.sources", str(corpus), *TINY, "--data.held_out_fraction", "0.15", *steps, *often, *adamw]

@@ -35,7 +35,7 @@ from nlp_ssl.core.files import sha256
 from nlp_ssl.training.checkpoints import verify
 
 STEPS, KEPT, LOST = 12, 8, 12  # a run of 12 steps; its checkpoints of steps 4 and 8, and the last one
-ARGUMENTS = [*TINY, "--train.steps", str(STEPS), "--train.batch_size", "8", "--model.dropout", "0.1"]
+ARGUMENTS = [*TINY, "--train.steps", str(STEPS), "--train.global_batch_size", "8", "--model.dropout", "0.1"]
 ARGUMENTS += ["--optimizer.name", "adamw", "--optimizer.lr", "2e-3", "--evaluation.every", "6"]
 ARGUMENTS += ["--checkpoint.every", "4", "--checkpoint.keep_last", "9"]
 

@@ -27,8 +27,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/, which pytes
 from launch import TINY, command, environment, events, write_corpus
 
 STEPS = 30
-PHASES = '[{"steps": 8, "batch_size": 4, "row_length": 32}, {"steps": 10, "batch_size": 6}]'
-ARGUMENTS = [*TINY, "--train.steps", str(STEPS), "--train.batch_size", "8", "--phases", PHASES]
+PHASES = '[{"steps": 8, "batch_size": 4, "sequence_length": 32}, {"steps": 10, "batch_size": 6}]'
+ARGUMENTS = [*TINY, "--train.steps", str(STEPS), "--train.global_batch_size", "8", "--phases", PHASES]
 ARGUMENTS += ["--model.dropout", "0.1", "--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]
 ARGUMENTS += ["--evaluation.every", "6", "--checkpoint.every", "4"]
 # one process does everything, or others tokenise and make the batches
@@ -41,7 +41,7 @@ BEGINNINGS = {
     "train the tokenizer": "corpus: ",
     "tokenise": "tokenizer: bpe, ",
     "pack": "tokens: ",
-    "build the model": "  train.micro_batch = ",
+    "build the model": "  train.micro_batch_size = ",
     "first evaluation": "evaluate: ",
 }
 STAGES = ["import", *BEGINNINGS, "steps", "evaluate", "save", "publish"]

@@ -177,8 +177,16 @@ def test_the_summed_cross_entropy_is_torchs(dtype):
 def start(corpus: Path, out: Path, *options: object) -> subprocess.Popen:
     variables = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
     command = [sys.executable, ROOT / "recipes" / "pretrain_mlm.py", "--data.sources", corpus, "--model.name"]
-    command += ["modernbert-tiny", "--tokenizer.vocab_size", 400, "--tokens.row_length", 64, "--train.batch_size", 64]
-    command += ["--train.micro_batch", 32, "--train.log_every", 1, "--data.held_out_fraction", 0.1]
+    command += [
+        "modernbert-tiny",
+        "--tokenizer.vocab_size",
+        400,
+        "--tokens.sequence_length",
+        64,
+        "--train.global_batch_size",
+        64,
+    ]
+    command += ["--train.micro_batch_size", 32, "--train.log_every", 1, "--data.held_out_fraction", 0.1]
     command += ["--train.steps", 30, "--output_dir", out, *options]
     return subprocess.Popen(
         list(map(str, command)), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -80,7 +80,7 @@ def test_every_architecture_is_apart_and_right_or_refused():
                 outcomes[name] = "one document a row, or not tried"
                 continue
             try:
-                check_isolation(PackedModel(model, True), 100, row_length=48)
+                check_isolation(PackedModel(model, True), 100, sequence_length=48)
             except UserError as refusal:
                 outcomes[name] = f"refused: {str(refusal)[:150]}"
             else:

@@ -23,8 +23,8 @@ from nlp_ssl.models.packed import PackedModel
 MLM, CLM = AutoModelForMaskedLM, AutoModelForCausalLM
 
 
-def make(config, row_length=64, dropout=None, auto_class=MLM, kind="bpe"):
-    return architecture(config, auto_class, tokenizer(kind), row_length, dropout)
+def make(config, sequence_length=64, dropout=None, auto_class=MLM, kind="bpe"):
+    return architecture(config, auto_class, tokenizer(kind), sequence_length, dropout)
 
 
 @pytest.fixture
@@ -152,9 +152,9 @@ def test_dropout(folder):
         (ModelConfig(name="bert-tiny", overrides={"num_hidden_layers": "four"}), {}, "num_hidden_layers.*four"),
         (ModelConfig(name="bert-tiny"), {"dropout": 1.5}, "--model.dropout is 1.5"),
         (ModelConfig(name="bert-tiny", overrides={"hidden_size": 100, "num_attention_heads": 3}), {}, "100"),
-        (ModelConfig(name="bert-tiny"), {"row_length": 600}, "rows of 600 tokens.*512"),
+        (ModelConfig(name="bert-tiny"), {"sequence_length": 600}, "rows of 600 tokens.*512"),
         (ModelConfig(name="gpt2-tiny"), {}, "no head for AutoModelForMaskedLM"),
-        (ModelConfig(name="roberta-tiny"), {"row_length": 513}, "512"),
+        (ModelConfig(name="roberta-tiny"), {"sequence_length": 513}, "512"),
     ],
 )
 def test_mistakes(config, more, sentence, monkeypatch):

@@ -54,7 +54,7 @@ def test_every_size_builds_grows_isolates_and_holds_its_rows(family):
         assert model.config.model_type == presets.FAMILIES[family].model_type
         assert can_isolate(model_class(model.config, auto_class))
         limit = max_positions(model.config)
-        assert limit is None or presets.row_length(name) <= limit
+        assert limit is None or presets.sequence_length(name) <= limit
     assert sizes == sorted(sizes)
     assert sizes[0] < 3e6
     assert sizes[-1] > 2.5e8

@@ -38,7 +38,7 @@ def expected_labels(rows, number):
         body = t(texts()[document], add_special_tokens=False)["input_ids"]
         ends = start + length == len(body)
         labels += [*body[start : start + length], t.eos_token_id if ends else IGNORE, IGNORE]
-    return labels + [IGNORE] * (rows.row_length - len(labels))
+    return labels + [IGNORE] * (rows.sequence_length - len(labels))
 
 
 def test_labels_never_cross_documents_and_a_cut_teaches_no_end(rows, reader):

@@ -174,7 +174,16 @@ def main(config: CentredConfig) -> None:
 
 def pretrain(corpus: Path, out: Path, *more: str, expect: int = 0, **variables: str) -> str:
     """Run this file as a recipe; returns what it printed."""
-    steps = ["--train.steps", "8", "--train.batch_size", "12", "--train.micro_batch", "5", "--checkpoint.every", "3"]
+    steps = [
+        "--train.steps",
+        "8",
+        "--train.global_batch_size",
+        "12",
+        "--train.micro_batch_size",
+        "5",
+        "--checkpoint.every",
+        "3",
+    ]
     steps += ["--evaluation.every", "4", "--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]
     given = ["--data.sources", corpus, *TINY, *steps, "--output_dir", out, *more]
     return execute([sys.executable, __file__, "pretrain", *map(str, given)], expect, **variables)

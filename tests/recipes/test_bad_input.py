@@ -54,10 +54,10 @@ CASES = {
     "vocabulary too large": (MLM, "--data.sources {0}/corpus.txt --tokenizer.vocab_size 9000", ["9,000", "lower"]),
     "no mask token": (MLM, "--data.sources {0}/corpus.txt --tokenizer.path {0}/no-mask", ["no mask token"]),
     "vocabulary beyond the model's": (
-        MLM, "--data.sources {0}/corpus.txt --model.name {0}/narrow --tokens.row_length 32", ["290", "280"],
+        MLM, "--data.sources {0}/corpus.txt --model.name {0}/narrow --tokens.sequence_length 32", ["290", "280"],
     ),
     "rows beyond the positions": (
-        MLM, "--data.sources {0}/corpus.txt --model.name {0}/short --tokens.row_length 65", ["65", "64 positions"],
+        MLM, "--data.sources {0}/corpus.txt --model.name {0}/short --tokens.sequence_length 65", ["65", "64 positions"],
     ),
     "no such preset": (MLM, "--data.sources {0}/corpus.txt --model.name bert-huge", ["bert-huge", "bert-large"]),
     "two budgets": (MLM, "--data.sources {0}/corpus.txt --train.steps 3 --train.minutes 1", ["one budget"]),

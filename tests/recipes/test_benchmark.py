@@ -26,7 +26,7 @@ def benchmark(corpus: Path, folder: Path, *options: object, **more: object) -> t
 
 def test_a_step_beside_the_trainer(corpus, tmp_path):
     options = ["--model.name", "bert-tiny", "--against", "[script, bf16]", "--rounds", 3, "--steps", 2]
-    printed, measured = benchmark(corpus, tmp_path, *options, "--train.batch_size", 8)
+    printed, measured = benchmark(corpus, tmp_path, *options, "--train.global_batch_size", 8)
     assert "Trainer, script" in printed
     assert "MFU = operations asked for" in printed
     names = [each["name"] for each in measured["contenders"]]
@@ -58,7 +58,7 @@ def test_time_to_a_loss(corpus, tmp_path):
         "[script]",
         "--train.steps",
         40,
-        "--train.batch_size",
+        "--train.global_batch_size",
         8,
     ]
     options += ["--evaluation.every", 5, "--optimizer.lr", "1e-2", "--patience", 3]
@@ -75,7 +75,7 @@ def test_time_to_a_loss(corpus, tmp_path):
 
 @pytest.mark.parametrize("stage", ["tokenise", "batches", "masking", "resume", "save"])
 def test_parts_by_themselves(stage, corpus, tmp_path, monkeypatch):
-    few = ["--rounds", 1, "--steps", 1, "--train.batch_size", 4]
+    few = ["--rounds", 1, "--steps", 1, "--train.global_batch_size", 4]
     printed, measured = benchmark(corpus, tmp_path, "--stage", stage, "--model.name", "bert-tiny", *few)
     assert measured["rows"]
     for note in measured["notes"]:

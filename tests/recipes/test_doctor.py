@@ -11,7 +11,7 @@ from nlp_ssl.doctor import examination
 from nlp_ssl.doctor.__main__ import main
 
 SMALL = ["--model.overrides.hidden_size", "32", "--model.overrides.intermediate_size", "48"]
-SMALL += ["--model.overrides.num_hidden_layers", "2", "--tokenizer.vocab_size", "320", "--tokens.row_length", "48"]
+SMALL += ["--model.overrides.num_hidden_layers", "2", "--tokenizer.vocab_size", "320", "--tokens.sequence_length", "48"]
 
 
 def test_all_holds_on_a_model_with_dropout(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from forks import Fork
 from launch import TINY, command, environment, events, run, write_corpus
 
-STEPS = ["--train.steps", "12", "--train.batch_size", "12", "--evaluation.every", "6", "--checkpoint.every", "5"]
+STEPS = ["--train.steps", "12", "--train.global_batch_size", "12", "--evaluation.every", "6", "--checkpoint.every", "5"]
 STEPS += ["--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]  # Muon rounds to bf16 inside, which amplifies rounding
 
 
@@ -34,7 +34,7 @@ def curve(folder: Path, *names: str) -> list[tuple[float, ...]]:
 
 @pytest.mark.parametrize(
     ("processes", "more"),
-    [(1, ["--train.micro_batch", "5", "--train.workers", "2"]), (2, ["--train.micro_batch", "3"])],
+    [(1, ["--train.micro_batch_size", "5", "--train.workers", "2"]), (2, ["--train.micro_batch_size", "3"])],
     ids=["micro-batches of 5", "2 processes x micro-batches of 3"],
 )
 def test_split_does_not_matter(
@@ -78,8 +78,8 @@ def test_stopped_by_sigterm_and_resumed_is_bit_for_bit_the_same_run(
 
 
 PHASES = '--phases=[{"steps": 12, "batch_size": 6, "mask_probability": 0.3}, {"steps": 12, "batch_size": 9}, '
-PHASES += '{"steps": 12, "row_length": 24, "objective": "clm"}]'
-LIFE = ["--train.steps", "48", "--train.batch_size", "12", "--evaluation.every", "8", "--checkpoint.every", "7"]
+PHASES += '{"steps": 12, "sequence_length": 24, "objective": "clm"}]'
+LIFE = ["--train.steps", "48", "--train.global_batch_size", "12", "--evaluation.every", "8", "--checkpoint.every", "7"]
 LIFE += ["--optimizer.name", "adamw", "--optimizer.lr", "2e-3", PHASES]
 
 
@@ -105,9 +105,9 @@ def test_one_life_over_processes_workers_micro_batches_and_phases(tmp_path: Path
     whole, life = tmp_path / "whole", tmp_path / "life"
     run("pretrain_mlm.py", *arguments, "--output_dir", whole)
     stopped_after(3, arguments, life, processes=1)
-    two = ["--train.workers", "2", "--train.micro_batch", "2", "--resume"]
+    two = ["--train.workers", "2", "--train.micro_batch_size", "2", "--resume"]
     stopped_after(14, [*arguments, *two], life, processes=2)
-    stopped_after(26, [*arguments, "--train.micro_batch", "5", "--resume"], life, processes=3)
+    stopped_after(26, [*arguments, "--train.micro_batch_size", "5", "--resume"], life, processes=3)
     run("pretrain_mlm.py", *arguments, "--train.workers", "2", "--resume", "--output_dir", life)
 
     exact = ("step", "digest", "num_targets", "tokens", "lr")

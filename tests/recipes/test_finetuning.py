@@ -165,8 +165,9 @@ def test_a_plain_loop_learns_the_same_classifier(
 ) -> None:
     run(
         "finetune_classification.py", "--data.train_file", labelled[0], "--data.validation_file", labelled[0],
-        "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.steps", 12, "--train.batch_size", 16,
-        "--schedule.name", "constant", "--schedule.warmup", 0, "--optimizer.lr", "1e-3", "--seed", 5,
+        "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.steps", 12,
+        "--train.global_batch_size", 16, "--schedule.name", "constant", "--schedule.warmup", 0,
+        "--optimizer.lr", "1e-3", "--seed", 5,
         *(["--class_weights", "balanced"] if balanced else []),
     )  # fmt: skip
     lines = labelled[0].read_text().splitlines()[1:]
@@ -190,8 +191,9 @@ def test_a_plain_loop_learns_the_same_classifier(
 def test_a_plain_loop_learns_the_same_tagger(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
     printed = run(
         "finetune_ner.py", "--data.train_file", labelled[1], "--data.validation_file", labelled[1],
-        "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.steps", 12, "--train.batch_size", 16,
-        "--schedule.name", "constant", "--schedule.warmup", 0, "--optimizer.lr", "1e-3", "--seed", 5,
+        "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.steps", 12,
+        "--train.global_batch_size", 16, "--schedule.name", "constant", "--schedule.warmup", 0,
+        "--optimizer.lr", "1e-3", "--seed", 5,
     )  # fmt: skip
     blocks = labelled[1].read_text().strip().split("\n\n")
     sentences = [[line.split() for line in block.splitlines()] for block in blocks]
@@ -311,7 +313,7 @@ def test_two_processes_and_small_micro_batches_learn_the_same(
         out = tmp_path / f"{processes}"
         run(
             "finetune_classification.py", "--data.train_file", labelled[0], "--model.name", model, *FIXED,
-            "--output_dir", out, "--train.steps", 8, "--train.micro_batch", micro_batch, "--seeds", "[1,2]",
+            "--output_dir", out, "--train.steps", 8, "--train.micro_batch_size", micro_batch, "--seeds", "[1,2]",
             "--optimizer.lr", "1e-3", processes=processes,
         )  # fmt: skip
         steps = [event for seed in (1, 2) for event in events(out / f"seed-{seed}", "step")]

@@ -12,7 +12,16 @@ from launch import BIN, TINY, events, execute, free_port, run, write_corpus
 
 from nlp_ssl.data.sequences.order import rows_at
 
-STEPS = ["--train.steps", "40", "--train.batch_size", "12", "--evaluation.every", "20", "--checkpoint.every", "10"]
+STEPS = [
+    "--train.steps",
+    "40",
+    "--train.global_batch_size",
+    "12",
+    "--evaluation.every",
+    "20",
+    "--checkpoint.every",
+    "10",
+]
 STEPS += ["--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]
 ROW = 142  # visited by step 23 of 308 rows
 
@@ -79,7 +88,7 @@ def test_the_step_is_not_applied_on_any_process(arguments: list[str], tmp_path: 
     one, two = tmp_path / "one", tmp_path / "two"
     skip = ("--train.on_nonfinite", "skip")
     poisoned(arguments, one, "nan", *skip)
-    poisoned(arguments, two, "nan", *skip, "--train.micro_batch", "3", processes=2)
+    poisoned(arguments, two, "nan", *skip, "--train.micro_batch_size", "3", processes=2)
     a, b = losses(one), losses(two)
     (bad,) = (step for step, loss in a.items() if np.isnan(loss))
     assert np.isnan(b.pop(bad))

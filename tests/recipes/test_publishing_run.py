@@ -25,7 +25,7 @@ model.save_pretrained(out)
 def arguments(tmp_path: Path) -> list[str]:
     corpus = write_corpus(tmp_path / "corpus.txt", documents=80)
     run = ["--output_dir", str(tmp_path / "run"), "--hub.repo_id", "tester/model", "--checkpoint.every", "2"]
-    tiny = ["--train.steps", "4", "--train.batch_size", "8", "--tokenizer.vocab_size", "290"]
+    tiny = ["--train.steps", "4", "--train.global_batch_size", "8", "--tokenizer.vocab_size", "290"]
     return ["--data.sources", str(corpus), *TINY, *run, *tiny]
 
 

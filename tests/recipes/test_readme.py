@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text()
 # options behind those of README, which give way to them
 SHAPE = [*TINY, "--data.held_out_fraction", "0.2"]
 TEXT = ["--data.sources", "corpus/a.txt"]
-BUDGET = ["--train.steps", "2", "--train.batch_size", "8"]
+BUDGET = ["--train.steps", "2", "--train.global_batch_size", "8"]
 BUDGET += [word for name in ("tokens", "minutes", "epochs") for word in (f"--train.{name}", "null")]
 FEW = [*BUDGET, "--train.mixed_precision", "no", "--train.cpu_threads", "1", "--max_length", "48"]
 CSV = ["--data.train_file", "train.csv"]
@@ -46,7 +46,7 @@ YAML = {
     "mlm_own_corpus": ("pretrain_mlm.py", []),
     "mlm_continue": (
         "pretrain_mlm.py",
-        [*BUDGET, "--model.name", "runs/mlm", "--tokens.row_length", "48", "--train.mixed_precision", "no"],
+        [*BUDGET, "--model.name", "runs/mlm", "--tokens.sequence_length", "48", "--train.mixed_precision", "no"],
     ),
     "clm_own_corpus": ("pretrain_clm.py", ["--data.sources", "corpus/*.jsonl.zst"]),
     "finetune_sst2": ("finetune_classification.py", []),

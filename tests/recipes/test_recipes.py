@@ -26,7 +26,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pretrained(work: Path) -> Path:
     out = work / "mlm"
     arguments = ["--data.sources", str(work / "corpus.txt"), "--output_dir", str(out), *TINY]
-    arguments += ["--train.steps", "60", "--train.batch_size", "16", "--tracking.trackers", '["tensorboard"]']
+    arguments += ["--train.steps", "60", "--train.global_batch_size", "16", "--tracking.trackers", '["tensorboard"]']
     printed = execute([str(BIN / "accelerate"), "launch", str(ROOT / "recipes" / "pretrain_mlm.py"), *arguments])
     assert "cannot see each other" in printed
     assert "another split" not in printed  # without dropout and in float32 a step is the same under every split
@@ -69,7 +69,7 @@ def test_continued_pretraining_keeps_tokenizer_and_begins_where_the_model_was(pr
     out = work / "continued"
     printed = run(
         "pretrain_mlm.py", "--data.sources", work / "corpus.txt", "--data.held_out_fraction", 0.1, "--output_dir", out,
-        "--model.name", pretrained, "--tokens.row_length", 48, "--train.steps", 4, "--train.batch_size", 16,
+        "--model.name", pretrained, "--tokens.sequence_length", 48, "--train.steps", 4, "--train.global_batch_size", 16,
         "--train.mixed_precision", "no", "--model.dropout", 0.1,
     )  # fmt: skip
     assert "going on from the weights" in printed
@@ -83,7 +83,7 @@ def test_causal_model_learns_and_generates(work: Path) -> None:
     out = work / "clm"
     run(
         "pretrain_clm.py", "--data.sources", work / "corpus.txt", "--output_dir", out, *TINY,
-        "--train.steps", 60, "--train.batch_size", 16,
+        "--train.steps", 60, "--train.global_batch_size", 16,
     )  # fmt: skip
     found = events(out, "evaluation")
     assert found[-1]["bits_per_byte"] < found[0]["bits_per_byte"] / 3

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from launch import ROOT, TINY, events, execute, run, write_corpus, write_labelled
 
-STEPS = ["--train.steps", "6", "--train.batch_size", "12", "--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]
+STEPS = ["--train.steps", "6", "--train.global_batch_size", "12", "--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]
 NAMES = ("step", "digest", "num_targets", "lr", "tokens")
 EXTRAS = ["matplotlib", "peft", "sklearn", "seqeval", "tensorboard", "trackio", "wandb"]
 WITHOUT = f"""

@@ -67,7 +67,7 @@ def test_not_even_one_row():
 
 
 def test_it_is_asked_for_by_its_name():
-    assert parse(MLMConfig, argv=["--train.micro_batch", "auto"]).train.micro_batch == "auto"
-    assert parse(MLMConfig, argv=["--train.micro_batch", "8"]).train.micro_batch == 8
+    assert parse(MLMConfig, argv=["--train.micro_batch_size", "auto"]).train.micro_batch_size == "auto"
+    assert parse(MLMConfig, argv=["--train.micro_batch_size", "8"]).train.micro_batch_size == 8
     with pytest.raises(UserError, match="micro_batch"):
-        parse(MLMConfig, argv=["--train.micro_batch", "most"])
+        parse(MLMConfig, argv=["--train.micro_batch_size", "most"])

@@ -73,15 +73,15 @@ def test_tiny_runs_have_rates_that_train(name, total):
 class Rows:
     """So many rows of so many tokens, or of lengths of their own."""
 
-    def __init__(self, count, row_length=None):
-        self.count, self.row_length, self.fixed_length = count, row_length, row_length is not None
+    def __init__(self, count, sequence_length=None):
+        self.count, self.sequence_length, self.fixed_length = count, sequence_length, sequence_length is not None
 
     def __len__(self):
         return self.count
 
 
 def test_budgets():
-    packed = Phases([Phase(Rows(320, 128), 32, 8)])  # 4096 tokens a step, 10 steps an epoch
+    packed = Phases([Phase(Rows(320, 128), 32, 8)])  # 4096 tokens per step, 10 steps an epoch
     texts = Phases([Phase(Rows(336), 32, 8)])
     assert Horizon.of(TrainConfig(steps=7), packed).steps == 7
     assert Horizon.of(TrainConfig(tokens=1e6), packed).steps == math.ceil(1e6 / 4096)

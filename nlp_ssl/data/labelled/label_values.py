@@ -7,7 +7,7 @@ from typing import Any
 
 from nlp_ssl.core.console import warn
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.data.labelled.sources import Rows
+from nlp_ssl.data.labelled.rows import Rows
 from nlp_ssl.data.labelled.tag_schemes import find_scheme
 
 TEXT_PAIRS = (

@@ -28,7 +28,8 @@ from nlp_ssl.data.labelled.label_values import (
     read_words,
     scheme_of,
 )
-from nlp_ssl.data.labelled.sources import Rows, Task, read_splits
+from nlp_ssl.data.labelled.rows import Rows, Task
+from nlp_ssl.data.labelled.sources import read_splits
 from nlp_ssl.data.labelled.tag_schemes import OUTSIDE, entities, is_tag, tag_set, to_bio2
 
 HELD_OUT_FRACTION = 0.1

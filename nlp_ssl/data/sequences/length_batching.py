@@ -49,7 +49,7 @@ def cheapest_cut(lengths: np.ndarray, capacity: int, overhead: int, width: int |
 
     A stretch holds `capacity` tokens at most, unless it is one row, and costs `overhead` and its tokens, those that pad
     its rows to the longest included. With a `width` it costs `overhead`, the tokens of its rows, and in proportion the
-    attention over the padded ones: 4 S d operations a token, beside the 24 d^2 of a layer's matrices. The best cut of
+    attention over the padded ones: 4 S d operations per token, beside the 24 d^2 of a layer's matrices. The best cut of
     the first n rows ends in some stretch, with the best cut of the rows before it (dynamic programming, O(N^2)).
 
     Args:

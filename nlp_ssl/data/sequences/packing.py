@@ -26,21 +26,21 @@ class PackedRows:
 
     `input_ids` (int64, `prefix + piece + suffix` for every piece, padded), `document_ids` (int64, 1, 2, ... for the
     pieces of the row, 0 for padding), `position_ids` (int64, from 0 in every piece), `cut_ends` (bool, True at a suffix
-    token that does not end its document, so that nothing learns to predict an end there). All have shape (row_length,)
-    when packed; with one document a row they have the document's own length.
+    token that does not end its document, so that nothing learns to predict an end there). All have shape
+    (sequence_length,) when packed; with one document a row they have the document's own length.
     """
 
     def __init__(
         self,
         tokens: TokenCorpus,
         folder: Path,
-        row_length: int,
+        sequence_length: int,
         prefix: tuple[int, ...],
         suffix: tuple[int, ...],
         pad: int,
         fixed_length: bool = True,
     ) -> None:
-        self.tokens, self.folder, self.row_length = tokens, folder, row_length
+        self.tokens, self.folder, self.sequence_length = tokens, folder, sequence_length
         self.prefix, self.suffix, self.pad = prefix, suffix, pad
         self.fixed_length = fixed_length
         noted = json.loads((folder / "packing.json").read_text())
@@ -82,7 +82,7 @@ class PackedRows:
         document, start = pieces["document"], pieces["start"].astype(np.int64)
         size = pieces["length"] + np.int64(len(self.prefix) + len(self.suffix))
         used = np.add.reduceat(size, np.cumsum(counts) - counts)
-        width = self.row_length if self.fixed_length else int(used.max())
+        width = self.sequence_length if self.fixed_length else int(used.max())
 
         # stretches of equal document: every row's pieces, and behind them what stays empty
         row_ends = np.cumsum(counts)
@@ -159,7 +159,7 @@ def cumulative_lengths(document_ids: np.ndarray) -> np.ndarray:
 
 def pack(
     tokens: TokenCorpus,
-    row_length: int,
+    sequence_length: int,
     prefix: tuple[int, ...],
     suffix: tuple[int, ...],
     pad: int,
@@ -171,7 +171,7 @@ def pack(
 
     Args:
         tokens: the corpus.
-        row_length: positions in a row.
+        sequence_length: positions in a row.
         prefix: special tokens before every document or piece, such as `[CLS]`.
         suffix: special tokens after it, such as `[SEP]`.
         pad: token for positions that stay empty.
@@ -182,19 +182,19 @@ def pack(
         UserError: the rows are too short for the special tokens, or no document has a token.
     """
     special = len(prefix) + len(suffix)
-    if row_length < special + 2:
-        raise errors.UserError(f"a row length of {row_length} leaves no room beside {special} special tokens")
-    folder = (root or tokens.folder) / f"rows-{row_length}-{special}{'-one' if one_document else ''}"
+    if sequence_length < special + 2:
+        raise errors.UserError(f"a row length of {sequence_length} leaves no room beside {special} special tokens")
+    folder = (root or tokens.folder) / f"rows-{sequence_length}-{special}{'-one' if one_document else ''}"
     if folder.exists() and not _is_whole(folder):
         console.warn(f"the packed index {folder} is damaged; packing again")
         shutil.rmtree(folder)
     if not folder.exists():
         with making(folder) as temporary:
             temporary.mkdir()
-            stats = IndexBuilder(np.asarray(tokens.offsets), row_length, special, one_document, temporary).run()
+            stats = IndexBuilder(np.asarray(tokens.offsets), sequence_length, special, one_document, temporary).run()
             digests = {name: sha256(temporary / name) for name in ("pieces.bin", "row_starts.bin")}
             (temporary / "packing.json").write_text(json.dumps({**asdict(stats), "sha256": digests}))
-    return PackedRows(tokens, folder, row_length, prefix, suffix, pad, fixed_length=not one_document)
+    return PackedRows(tokens, folder, sequence_length, prefix, suffix, pad, fixed_length=not one_document)
 
 
 def _is_whole(folder: Path) -> bool:

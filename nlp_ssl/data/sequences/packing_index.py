@@ -38,8 +38,8 @@ class PackingStats:
 
     def __str__(self) -> str:
         return (
-            f"{self.documents:,} documents in {self.rows:,} rows, {self.fill:.2%} full; "
-            f"cut: {self.cut_long:,} longer than a row, {self.cut_to_fill:,} to fill rows"
+            f"{self.documents:,} documents in {self.rows:,} sequences, {self.fill:.2%} full; "
+            f"cut: {self.cut_long:,} longer than that, {self.cut_to_fill:,} to fill them"
         )
 
 
@@ -47,31 +47,34 @@ class PackingStats:
 # the plan, on the histogram
 
 
-def plan(histogram: np.ndarray, row_length: int) -> Counter[Pattern]:
+def plan(histogram: np.ndarray, sequence_length: int) -> Counter[Pattern]:
     """Best-fit decreasing on a histogram of lengths.
 
     As in Krell et al. 2021 (arXiv 2107.02027), "Efficient sequence packing without cross-contamination", with best fit
     in place of their shortest-pack-first.
 
     Args:
-        histogram: int64, shape (row_length + 1,): `histogram[n]` pieces have length n, special tokens included.
-        row_length: capacity of a row.
+        histogram: int64, shape (sequence_length + 1,): `histogram[n]` pieces have length n, special tokens included.
+        sequence_length: capacity of a row.
 
     Returns:
         How many rows of each pattern to make; together they use every piece once.
     """
-    open_rows: dict[int, Counter[Pattern]] = {row_length: Counter()}  # free space -> patterns
-    for length in range(row_length, 0, -1):
+    open_rows: dict[int, Counter[Pattern]] = {sequence_length: Counter()}  # free space -> patterns
+    for length in range(sequence_length, 0, -1):
         left = int(histogram[length])
         for space in sorted(s for s in open_rows if s >= length):
             left = _fill(open_rows, space, length, left)
             if not left:
                 break
         if left:  # new rows, each holding as many as fit
-            per_row = row_length // length
-            _add(open_rows, row_length - per_row * length, (length,) * per_row, left // per_row)
+            per_row = sequence_length // length
+            _add(open_rows, sequence_length - per_row * length, (length,) * per_row, left // per_row)
             _add(
-                open_rows, row_length - (left % per_row) * length, (length,) * (left % per_row), int(left % per_row > 0)
+                open_rows,
+                sequence_length - (left % per_row) * length,
+                (length,) * (left % per_row),
+                int(left % per_row > 0),
             )
     plans: Counter[Pattern] = Counter()
     for patterns in open_rows.values():
@@ -98,34 +101,36 @@ def _add(open_rows: dict[int, Counter[Pattern]], space: int, pattern: Pattern, c
         open_rows.setdefault(space, Counter())[pattern] += count
 
 
-def take_least_filled_rows(plans: Counter[Pattern], row_length: int, full_rows: int, special: int) -> Counter[Pattern]:
+def take_least_filled_rows(
+    plans: Counter[Pattern], sequence_length: int, full_rows: int, special: int
+) -> Counter[Pattern]:
     """Take the emptiest rows out of a plan: as few as make the corpus `FULL_ENOUGH` once their documents are cut.
 
     Where nothing does (a handful of rows), as few as make the fewest rows.
 
     Args:
         plans: the plan; the rows taken are removed from it.
-        row_length: capacity of a row.
+        sequence_length: capacity of a row.
         full_rows: rows outside the plan that are full already.
         special: special tokens of a piece; a cut adds so many.
 
     Returns:
         The rows taken.
     """
-    num_tokens = sum(count * sum(pattern) for pattern, count in plans.items()) + full_rows * row_length
+    num_tokens = sum(count * sum(pattern) for pattern, count in plans.items()) + full_rows * sequence_length
     kept_rows = fewest_rows = plans.total() + full_rows
     step = max(1, kept_rows // 1000)
     takes: list[tuple[Pattern, int]] = []
     best = poor_tokens = 0
     for pattern in sorted(plans, key=lambda p: (sum(p), p)):
         for begin in range(0, plans[pattern], step):
-            if num_tokens >= FULL_ENOUGH * row_length * fewest_rows:
+            if num_tokens >= FULL_ENOUGH * sequence_length * fewest_rows:
                 break
             count = min(step, plans[pattern] - begin)
             takes.append((pattern, count))
             kept_rows -= count
             poor_tokens += count * sum(pattern)
-            rows = kept_rows - (-poor_tokens // (row_length - special))
+            rows = kept_rows - (-poor_tokens // (sequence_length - special))
             if rows < fewest_rows:  # a small corpus may never be full enough: cut what saves rows, and no more
                 fewest_rows, best = rows, len(takes)
     poor: Counter[Pattern] = Counter()
@@ -142,10 +147,17 @@ def take_least_filled_rows(plans: Counter[Pattern], row_length: int, full_rows: 
 class IndexBuilder:
     """Carries a plan out: every pass reads the document lengths in chunks and writes by memory map."""
 
-    def __init__(self, offsets: np.ndarray, row_length: int, special: int, one_document: bool, folder: Path) -> None:
-        self.offsets, self.row_length, self.special, self.one_document = offsets, row_length, special, one_document
+    def __init__(
+        self, offsets: np.ndarray, sequence_length: int, special: int, one_document: bool, folder: Path
+    ) -> None:
+        self.offsets, self.sequence_length, self.special, self.one_document = (
+            offsets,
+            sequence_length,
+            special,
+            one_document,
+        )
         self.folder = folder
-        self.capacity = row_length - special
+        self.capacity = sequence_length - special
         self.num_pieces = self.num_rows = self.num_tokens = 0
 
     def run(self) -> PackingStats:
@@ -157,8 +169,8 @@ class IndexBuilder:
             plans: Counter[tuple[int, ...]] = Counter({(n,): int(c) for n, c in enumerate(histogram) if c})
             poor: Counter[tuple[int, ...]] = Counter()
         else:
-            plans = plan(histogram, self.row_length)
-            poor = take_least_filled_rows(plans, self.row_length, full_rows, self.special)
+            plans = plan(histogram, self.sequence_length)
+            poor = take_least_filled_rows(plans, self.sequence_length, full_rows, self.special)
         self._sort_by_length(histogram)
         total = full_rows + plans.total() + poor.total()
         with (
@@ -174,7 +186,7 @@ class IndexBuilder:
             cut_to_fill = self._write_cut_rows(poor)
         del self.by_length
         os.remove(self.folder / "by_length.bin")
-        fill = self.num_tokens / (self.num_rows * self.row_length)
+        fill = self.num_tokens / (self.num_rows * self.sequence_length)
         return PackingStats(self.num_rows, num_documents, self.num_pieces, cut_long, cut_to_fill, fill)
 
     def _chunks(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -188,10 +200,10 @@ class IndexBuilder:
         return np.where(rest > 0, rest + self.special, 0)
 
     def _measure(self) -> tuple[np.ndarray, int, int, int]:
-        histogram = np.zeros(self.row_length + 1, dtype=np.int64)
+        histogram = np.zeros(self.sequence_length + 1, dtype=np.int64)
         full_rows = num_documents = cut_long = 0
         for _, lengths in self._chunks():
-            histogram += np.bincount(self._rest(lengths), minlength=self.row_length + 1)
+            histogram += np.bincount(self._rest(lengths), minlength=self.sequence_length + 1)
             full_rows += int((lengths // self.capacity).sum())
             num_documents += int((lengths > 0).sum())
             cut_long += int((lengths > self.capacity).sum())
@@ -212,7 +224,7 @@ class IndexBuilder:
             documents = np.flatnonzero(rest)
             documents = documents[np.argsort(rest[documents], kind="stable")]
             keys = rest[documents]
-            counts = np.bincount(keys, minlength=self.row_length + 1)
+            counts = np.bincount(keys, minlength=self.sequence_length + 1)
             within = np.arange(len(keys)) - (np.cumsum(counts) - counts)[keys]
             self.by_length[cursor[keys] + within] = begin + documents
             cursor += counts
@@ -264,15 +276,15 @@ class IndexBuilder:
                 lengths[length] += count
         row: list[tuple[int, int, int]] = []
         rows: list[list[tuple[int, int, int]]] = []
-        free, cut = self.row_length, 0
+        free, cut = self.sequence_length, 0
         for pieces in self._poor_pieces(lengths):
             for document, start, left in pieces.tolist():
                 whole = True
                 while left:
                     room = free - self.special
-                    if room < min(left, max(1, self.row_length // 64)):  # too little to be worth a piece
+                    if room < min(left, max(1, self.sequence_length // 64)):  # too little to be worth a piece
                         rows.append(row)
-                        row, free = [], self.row_length
+                        row, free = [], self.sequence_length
                         continue
                     here = min(left, room)
                     row.append((document, start, here))

@@ -69,7 +69,7 @@ class Phase:
     @property
     def tokens_per_row(self) -> int | None:
         """Tokens in a row, or `None` where rows have lengths of their own."""
-        return getattr(self.rows, "row_length", None) if getattr(self.rows, "fixed_length", False) else None
+        return getattr(self.rows, "sequence_length", None) if getattr(self.rows, "fixed_length", False) else None
 
 
 class Phases:

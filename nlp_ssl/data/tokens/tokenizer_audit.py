@@ -28,7 +28,7 @@ class TokenizerAudit:
     num_tokens: int
     """Tokens of these texts."""
     fertility: float
-    """Tokens a whitespace-separated word (Chinese has few spaces: compare bytes a token there)."""
+    """Tokens a whitespace-separated word (Chinese has few spaces: compare bytes per token there)."""
     bytes_per_token: float
     """Bytes of text a token stands for: how much of a text fits into a row."""
     unknown_rate: float
@@ -101,8 +101,8 @@ def format_audit(audits: dict[str, TokenizerAudit]) -> str:
     rows += [
         ("entries", [f"{a.vocab_size:,}" for a in columns]),
         ("tokens", [f"{a.num_tokens:,}" for a in columns]),
-        ("tokens a word", [f"{a.fertility:.3f}" for a in columns]),
-        ("bytes a token", [f"{a.bytes_per_token:.3f}" for a in columns]),
+        ("tokens per word", [f"{a.fertility:.3f}" for a in columns]),
+        ("bytes per token", [f"{a.bytes_per_token:.3f}" for a in columns]),
         ("unknown tokens", [f"{a.unknown_rate:.4%}" for a in columns]),
         ("words kept whole", [f"{a.whole_words:.1%}" for a in columns]),
         ("entries not used", [f"{a.unused:.1%}" for a in columns]),

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from launch import ROOT
@@ -127,6 +128,44 @@ def test_rows_without_text_are_counted_and_left_out(tmp_path, capsys):
     data = open_classification(LabelledConfig(train_file=file, validation_file=file))
     assert data.train["text"][:] == ["a", "b"]
     assert f"{file}: 2 rows without text are left out" in capsys.readouterr().out
+
+
+def packed(path, content):
+    """A zstd file, by Arrow's writer."""
+    with pa.OSFile(str(path), "wb") as file, pa.CompressedOutputStream(file, "zstd") as stream:
+        stream.write(content)
+    return str(path)
+
+
+@pytest.mark.parametrize("extension", ["csv", "jsonl", "json", "tsv"])
+def test_zstd_files_are_read(tmp_path, extension):
+    rows = [{"text": f"text {i}", "label": "xy"[i % 2]} for i in range(4)]
+    plain = write(tmp_path / f"a.{extension}", rows)
+    file = packed(tmp_path / f"b.{extension}.zst", (tmp_path / f"a.{extension}").read_bytes())
+    one, other = (open_classification(LabelledConfig(train_file=f, validation_file=f)) for f in (plain, file))
+    assert one.train["text"][:] == other.train["text"][:] == [row["text"] for row in rows]
+    assert one.train["label"][:] == other.train["label"][:]
+
+
+def test_several_files_and_globs_are_one_set_and_every_row_keeps_its_place(tmp_path):
+    for name, texts in {"a-0.csv": "ab", "a-1.csv": "cd", "b.csv": "ef"}.items():
+        write(tmp_path / name, [{"text": t, "label": n} for t, n in zip(texts, "xy", strict=True)])
+    sources = [f"{tmp_path}/a-*.csv", f"{tmp_path}/b.csv"]
+    data = open_classification(LabelledConfig(train_file=sources, validation_file=f"{tmp_path}/b.csv"))
+    assert data.train["text"][:] == list("abcdef")
+    assert data.validation["text"][:] == list("ef")
+    (tmp_path / "a-1.csv").write_text("text,label\nc,x\nd,\n")
+    with pytest.raises(UserError, match=r"a-1\.csv, line 3 has no label"):
+        open_classification(LabelledConfig(train_file=sources))
+    (tmp_path / "b.csv").write_text("body,label\ne,x\n")
+    with pytest.raises(UserError, match=r"b\.csv has the columns body, label, but .*a-0\.csv has text, label"):
+        open_classification(LabelledConfig(train_file=sources))
+    with pytest.raises(UserError, match=r"no file matches .*c-\*\.csv"):
+        open_classification(LabelledConfig(train_file=f"{tmp_path}/c-*.csv"))
+    whole = packed(tmp_path / "c.csv.zst", b"text,label\na,x\nb,y\n" * 100)
+    (tmp_path / "c.csv.zst").write_bytes((tmp_path / "c.csv.zst").read_bytes()[:20])
+    with pytest.raises(UserError, match=r"c\.csv\.zst cannot be read .*download or pack it again"):
+        open_classification(LabelledConfig(train_file=whole))
 
 
 GOOD = "text,label\na,x\nb,y\n"

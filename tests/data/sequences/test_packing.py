@@ -15,8 +15,8 @@ from nlp_ssl.data.sequences.phases import Selection
 PREFIX, SUFFIX, PAD = (-1,), (-2,), -3
 
 
-def packed(lengths, row_length, folder, prefix=PREFIX, suffix=SUFFIX, **more):
-    return pack(Lengths(lengths, folder), row_length, prefix, suffix, PAD, **more)
+def packed(lengths, sequence_length, folder, prefix=PREFIX, suffix=SUFFIX, **more):
+    return pack(Lengths(lengths, folder), sequence_length, prefix, suffix, PAD, **more)
 
 
 def reassemble(rows):
@@ -26,7 +26,7 @@ def reassemble(rows):
     for i in range(len(rows)):
         row = rows[i]
         ids, documents = row["input_ids"], row["document_ids"]
-        assert len(ids) == rows.row_length or not rows.fixed_length
+        assert len(ids) == rows.sequence_length or not rows.fixed_length
         used = int((documents > 0).sum())
         assert (documents[:used] > 0).all()
         assert (ids[used:] == PAD).all()
@@ -56,7 +56,7 @@ def check_everything(lengths, rows):
     for d, body in documents.items():
         assert np.array_equal(body, np.arange(lengths[d]))  # every token exactly once, in order
     special = len(rows.prefix) + len(rows.suffix)
-    capacity = rows.row_length - special
+    capacity = rows.sequence_length - special
     long = {d for d, n in enumerate(lengths) if n > capacity}
     cut_to_fill = sum(len(pieces[d]) > -(-lengths[d] // capacity) for d in documents)
     stats = rows.stats
@@ -65,7 +65,7 @@ def check_everything(lengths, rows):
     assert stats.cut_long == len(long)
     assert stats.cut_to_fill == cut_to_fill
     held = sum(lengths) + special * stats.pieces
-    assert stats.fill == pytest.approx(held / (len(rows) * rows.row_length))
+    assert stats.fill == pytest.approx(held / (len(rows) * rows.sequence_length))
     return stats
 
 
@@ -98,11 +98,11 @@ def test_nothing_lost_and_rows_full(name, tmp_path):
     assert stats.fill >= 0.99
 
 
-@pytest.mark.parametrize("row_length", [64, 100, 128])
+@pytest.mark.parametrize("sequence_length", [64, 100, 128])
 @pytest.mark.parametrize("name", ["lognormal", "all 300", "two kinds", "tiny"])
-def test_short_rows(name, row_length, tmp_path):
+def test_short_rows(name, sequence_length, tmp_path):
     lengths = distribution(name, 1000)
-    stats = check_everything(lengths, packed(lengths, row_length, tmp_path))
+    stats = check_everything(lengths, packed(lengths, sequence_length, tmp_path))
     assert stats.rows <= 1 + stats.fill * stats.rows / 0.99  # 1: the last row of so few
 
 
@@ -132,15 +132,15 @@ def test_whole_documents_where_they_fit(tmp_path):
     assert packed(lengths, 512, tmp_path).stats.cut_to_fill < 0.02 * len(lengths)
 
 
-def plain_best_fit_decreasing(histogram, row_length):
+def plain_best_fit_decreasing(histogram, sequence_length):
     free = []
-    for length in range(row_length, 0, -1):
+    for length in range(sequence_length, 0, -1):
         for _ in range(histogram[length]):
             fitting = [f for f in free if f >= length]
             if fitting:
                 free.remove(min(fitting))
             else:
-                fitting = [row_length]
+                fitting = [sequence_length]
             free.append(min(fitting) - length)
     return len(free)
 
@@ -148,16 +148,16 @@ def plain_best_fit_decreasing(histogram, row_length):
 def test_plan_is_as_good_as_best_fit_decreasing_item_by_item():
     for seed in range(300):
         rng = np.random.default_rng(seed)
-        row_length = int(rng.integers(4, 40))
-        histogram = np.zeros(row_length + 1, dtype=np.int64)
-        np.add.at(histogram, rng.integers(1, row_length + 1, rng.integers(1, 80)), 1)
-        rows = plan(histogram, row_length)
-        used = np.zeros(row_length + 1, dtype=np.int64)
+        sequence_length = int(rng.integers(4, 40))
+        histogram = np.zeros(sequence_length + 1, dtype=np.int64)
+        np.add.at(histogram, rng.integers(1, sequence_length + 1, rng.integers(1, 80)), 1)
+        rows = plan(histogram, sequence_length)
+        used = np.zeros(sequence_length + 1, dtype=np.int64)
         for pattern, count in rows.items():
-            assert sum(pattern) <= row_length
+            assert sum(pattern) <= sequence_length
             np.add.at(used, list(pattern), count)
         assert np.array_equal(used, histogram)
-        assert rows.total() <= plain_best_fit_decreasing(histogram, row_length)
+        assert rows.total() <= plain_best_fit_decreasing(histogram, sequence_length)
 
 
 def test_a_billion_documents_are_planned_as_fast_as_ten_thousand():

@@ -422,7 +422,7 @@ def test_audit_by_hand():
     against = audit(tokenizer, ["the cats sat."], baseline=single)
     assert against.tokens_to_baseline == 5 / 11
     table = format_audit({"ours": measured, "pairs": against})
-    assert "tokens a word" in table
+    assert "tokens per word" in table
     assert "1.400" in table
     assert "0.455" in table
 

@@ -1,0 +1,87 @@
+"""Labelled rows as they were read, each with its place, and what is known about their task."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from datasets import ClassLabel, Dataset, Features
+
+
+@dataclass
+class Task:
+    """A name of ours for a Hub data set, and what is known about it."""
+
+    path: str
+    subset: str | None = None
+    revision: str | None = None
+    text_columns: list[str] | None = None
+    label_column: str | None = None
+    metrics: list[str] | None = None
+    classes: tuple[str, ...] = ()  # the names that the Hub gives to the numbers of the classes
+    validation: str = "validation"
+    test: str = "test"
+    hidden: tuple[str, ...] = ()
+
+
+@dataclass
+class Rows:
+    """One split as it was read: columns on demand, and where every row stands in its source."""
+
+    where: str
+    names: list[str]
+    column: Callable[[str], list]
+    places: Sequence[int]
+    unit: str = "row"
+    features: Features = field(default_factory=Features)
+    word_lines: bool = False  # every word stands on a line of its own, and a place is the line of the first
+    wheres: Sequence[str] | None = None  # of each row, where they come from several sources
+
+    def at(self, row: int, word: int | None = None) -> str:
+        """`"train.csv, line 7"`, in front of a message about a row, or about a word of it."""
+        where = self.where if self.wheres is None else self.wheres[row]
+        if word is not None and self.word_lines:
+            return f"{where}, line {self.places[row] + word}"
+        place = f"{where}, {self.unit} {self.places[row]}"
+        return place if word is None else f"{place}, word {word + 1}"
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self.places)
+
+    def class_names(self, column: str) -> list[str] | None:
+        """Names of the classes of a `ClassLabel` column, or of a list of them; `None` for any other."""
+        feature = self.features.get(column)
+        feature = getattr(feature, "feature", feature)
+        return feature.names if isinstance(feature, ClassLabel) else None
+
+
+def with_names(rows: Rows, names: dict[str, str]) -> Rows:
+    """The same rows, some of their columns under other names."""
+    columns = {names.get(name, name): rows.column(name) for name in rows.names}
+    return replace(rows, names=list(columns), column=columns.__getitem__)
+
+
+def joined(first: Rows, second: Rows) -> Rows:
+    """The rows of two sources, the second's below the first's, with the columns that both have."""
+    columns = {name: first.column(name) + second.column(name) for name in first.names if name in second.names}
+    wheres = [where for rows in (first, second) for where in rows.wheres or [rows.where] * rows.num_rows]
+    return replace(
+        first,
+        where=f"{first.where} and {second.where}",
+        names=list(columns),
+        column=columns.__getitem__,
+        places=[*first.places, *second.places],
+        wheres=wheres,
+    )
+
+
+def from_dataset(where: str, dataset: Dataset) -> Rows:
+    """The rows of a `datasets.Dataset`, which `where` names."""
+    places = range(1, len(dataset) + 1)
+    return Rows(where, dataset.column_names, lambda name: dataset[name][:], places, features=dataset.features)
+
+
+def from_lists(where: str, columns: dict[str, list], places: Sequence[int] | None = None, unit: str = "row") -> Rows:
+    """Rows from columns; they stand at `places`, counted in `unit`, by default 1, 2, ..."""
+    places = places or range(1, len(next(iter(columns.values()), [])) + 1)
+    return Rows(where, list(columns), columns.__getitem__, places, unit)
