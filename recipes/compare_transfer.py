@@ -52,14 +52,15 @@ def main(config: TransferComparisonConfig) -> None:
     if not config.fractions or min(config.fractions) <= 0 or max(config.fractions) > 1:
         raise UserError(f"--fractions {config.fractions}: give shares above 0 and up to 1, such as [0.01, 0.1, 1]")
     with importing():
-        from nlp_ssl.data.labelled.labelled_data import open_classification, open_tagging
+        from nlp_ssl.objectives.classification import Classification
+        from nlp_ssl.objectives.tagging import Tagging
         from nlp_ssl.publishing.plots import plot_transfer
         from nlp_ssl.publishing.tables import format_table, to_json
         from nlp_ssl.runs.multi_seed import finetune
         from nlp_ssl.training.distributed import rank_zero_first
 
-    read = open_classification if config.kind == "classification" else open_tagging
-    data: LabelledData = rank_zero_first(lambda: read(config.data))
+    objective = Classification if config.kind == "classification" else Tagging
+    data: LabelledData = rank_zero_first(lambda: objective.read(config.data))
     rows: list[dict[str, Any]] = []
     for fraction in sorted(config.fractions):
         count = max(2, math.ceil(fraction * len(data.train)))
@@ -70,7 +71,7 @@ def main(config: TransferComparisonConfig) -> None:
             run.model.from_scratch = way == "from scratch"
             run.transfer.unfreeze = "never" if way == "frozen" else config.transfer.unfreeze
             run.output_dir = str(Path(config.output_dir, f"{way.replace(' ', '-')}-{count}"))
-            found = finetune(run, config.kind, last=False)
+            found = finetune(run, objective, last=False)
             rows += [{"labels": count, "way": way, **row} for row in found]
     main_metric = rows[0]["metric"]
     rows = [row for row in rows if row["metric"] == main_metric]

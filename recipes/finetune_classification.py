@@ -23,9 +23,10 @@ from nlp_ssl.core.libraries import importing
 def main(config: ClassificationConfig) -> None:
     """Labelled rows, a head on the model, training, the numbers."""
     with importing():
+        from nlp_ssl.objectives.classification import Classification
         from nlp_ssl.runs.multi_seed import finetune
 
-    finetune(config, "classification")
+    finetune(config, Classification)
 
 
 if __name__ == "__main__":

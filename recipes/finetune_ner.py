@@ -23,9 +23,10 @@ from nlp_ssl.core.libraries import importing
 def main(config: NERConfig) -> None:
     """Labelled sentences, a head on the model, training, entity F1."""
     with importing():
+        from nlp_ssl.objectives.tagging import Tagging
         from nlp_ssl.runs.multi_seed import finetune
 
-    finetune(config, "ner")
+    finetune(config, Tagging)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from nlp_ssl.benchmarks.settings import FINETUNING_TRAINERS, FinetuneBenchmarkCo
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.length_batching import PAD_TO_MULTIPLE_OF
 from nlp_ssl.models.loading import build_model
+from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, prepare
 from nlp_ssl.training.device import training_device
 from nlp_ssl.training.loop import train
@@ -35,7 +36,7 @@ def compare_finetuning(config: FinetuneBenchmarkConfig) -> dict[str, Any]:
             raise UserError(f"--against {name}: there are {', '.join(FINETUNING_TRAINERS)}")
     if min(config.rounds, config.steps) < 1:
         raise UserError("--rounds and --steps must be at least 1")
-    task = prepare(config, "classification")  # once, and seen; the contenders find it
+    task = prepare(config, Classification)  # once, and seen; the contenders find it
     lengths = task.rows["train"]["length"][:]
     with contest(config, contend) as everyone:
         pass
@@ -67,7 +68,7 @@ def contend(name: str, config: FinetuneBenchmarkConfig, connection: Connection) 
         try:
             parts = Parts(training_device())
             answers = Answers(connection, parts)
-            task = prepare(config, "classification")
+            task = prepare(config, Classification)
             if name == OURS:
                 for _ in _ours(config, task):
                     if not answers.step_done({}):

@@ -10,8 +10,7 @@ from datasets import Dataset
 from nlp_ssl.core.files import replacing
 from nlp_ssl.data.labelled.detokenize import as_written
 from nlp_ssl.data.labelled.labelled_data import LabelledData
-from nlp_ssl.objectives.labelled import LabelledCollator, Prediction
-from nlp_ssl.objectives.tagging import TaggingCollator
+from nlp_ssl.objectives.labelled import Prediction
 
 PREDICTIONS_FILE = "predictions.jsonl"
 
@@ -69,27 +68,6 @@ def worst_errors(data: LabelledData, predictions: list[Prediction], count: int =
             found["probability of the label"] = _probability(prediction)
         rows.append({"text": text[:120], **{key: v if isinstance(v, float) else str(v) for key, v in found.items()}})
     return rows
-
-
-def example(predict: Any, data: LabelledData, row: dict[str, Any], collator: LabelledCollator) -> str:
-    """One validation row, its true label and the prediction of a `pipeline` of transformers, for the eye."""
-    if isinstance(collator, TaggingCollator):
-        text, _ = as_written(row["tokens"])
-        found = predict(text, aggregation_strategy=collator.reading)
-        listed = ", ".join(f"{text[e['start'] : e['end']].strip()} ({e['entity_group']})" for e in found) or "none"
-        tags = [data.names[t] for t in row["tags"]]
-        true = [f"{word} ({tag})" for word, tag in zip(row["tokens"], tags, strict=True) if tag != "O"]
-        return f"{text[:100]}  ->  {listed}  (it was: {', '.join(true) or 'none'})"
-    texts = [row[column] for column in data.text_columns]
-    inputs = {"text": texts[0], "text_pair": texts[1]} if len(texts) == 2 else texts[0]
-    found = predict(inputs, truncation=True)
-    found = found[0] if isinstance(found, list) else found
-    if data.kind == "multilabel":
-        truth = ", ".join(data.names[i] for i in row["label"]) or "none"
-    else:
-        truth = row["label"] if data.labels is None else data.labels[row["label"]]
-    guess = f"{found['score']:.2f}" if data.labels is None else f"{found['label']} {found['score']:.0%}"
-    return f"{' | '.join(t[:100] for t in texts)}  ->  {guess}  (it was: {truth})".replace("\n", " ")
 
 
 def _probability(prediction: Prediction) -> float:

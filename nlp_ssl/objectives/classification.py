@@ -1,15 +1,19 @@
 """Classification and regression of texts and pairs of texts, with any `AutoModelForSequenceClassification`."""
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedTokenizerBase
 
+from nlp_ssl.config.finetuning import ClassificationConfig, LabelledConfig
 from nlp_ssl.core.console import say, warn
+from nlp_ssl.core.errors import UserError
+from nlp_ssl.data.labelled.labelled_data import LabelledData, open_classification
 from nlp_ssl.data.sequences.batches import Batch
 from nlp_ssl.objectives.labelled import (
     IGNORED,
@@ -180,6 +184,48 @@ print(classify({example}))""",
         super().__init__(model, collator)
         self.class_weights = class_weights
 
+    @classmethod
+    def read(cls, config: LabelledConfig) -> LabelledData:
+        """Texts, or pairs of texts."""
+        return open_classification(config)
+
+    @classmethod
+    def reader(
+        cls, tokenizer: PreTrainedTokenizerBase, data: LabelledData, config: ClassificationConfig
+    ) -> ClassificationCollator:
+        """As the data's labels are."""
+        several = data.kind == "multilabel"
+        return ClassificationCollator(tokenizer, data.labels, data.text_columns, config.max_length, several)
+
+    @classmethod
+    def adapt(cls, model_config: PreTrainedConfig, config: ClassificationConfig) -> None:
+        """How the head reads a text, where the architecture lets one choose."""
+        if config.pooling is None:
+            return
+        if not hasattr(model_config, "classifier_pooling"):
+            raise UserError(
+                f"--pooling {config.pooling}: {model_config.model_type} has one way to read a text, its own"
+            )
+        model_config.classifier_pooling = config.pooling
+
+    @classmethod
+    def over(cls, model: nn.Module, collator: Any, data: LabelledData, config: ClassificationConfig) -> Self:
+        """With the weights of its classes."""
+        return cls(model, collator, balanced_weights(data) if config.class_weights else None)
+
+    @classmethod
+    def show(cls, predict: Any, data: LabelledData, row: dict[str, Any], collator: Any) -> str:
+        """The text, the guess and the truth."""
+        texts = [row[column] for column in data.text_columns]
+        found = predict({"text": texts[0], "text_pair": texts[1]} if len(texts) == 2 else texts[0], truncation=True)
+        found = found[0] if isinstance(found, list) else found
+        if data.kind == "multilabel":
+            truth = ", ".join(data.names[i] for i in row["label"]) or "none"
+        else:
+            truth = row["label"] if data.labels is None else data.labels[row["label"]]
+        guess = f"{found['score']:.2f}" if data.labels is None else f"{found['label']} {found['score']:.0%}"
+        return f"{' | '.join(t[:100] for t in texts)}  ->  {guess}  (it was: {truth})".replace("\n", " ")
+
     def logits(self, batch: Batch) -> Tensor:
         """(B, classes)."""
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
@@ -222,6 +268,14 @@ print(classify({example}))""",
         else:
             predicted, probabilities = logits.argmax(dim=-1), logits.softmax(dim=-1)
         return list(map(Prediction, predicted.tolist(), references, probabilities.tolist()))
+
+
+def balanced_weights(data: LabelledData) -> list[float]:
+    """As many rows as an even split would give a class, over the rows that it has; of mean 1 over the rows."""
+    if data.kind != "classification":
+        raise UserError(f"--class_weights balanced is for one class a row; this is {data.kind}")
+    counts = Counter(data.train["label"])
+    return [len(data.train) / (len(counts) * max(1, counts[i])) for i in range(len(data.names))]
 
 
 def _warn_of_unseparated_pairs(tokenizer: PreTrainedTokenizerBase) -> None:

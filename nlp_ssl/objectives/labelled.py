@@ -3,17 +3,19 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir
+from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.data.sequences.batches import Batch, Collator
 from nlp_ssl.data.sequences.length_batching import padded
 from nlp_ssl.objectives.objective import Objective, Sums
@@ -68,6 +70,36 @@ class LabelledObjective(Objective):
     def __init__(self, model: nn.Module, collator: Any) -> None:
         super().__init__(model)
         self.collator = collator
+
+    @classmethod
+    def read(cls, config: LabelledConfig) -> LabelledData:
+        """Open the labelled data of a run."""
+        raise NotImplementedError
+
+    @classmethod
+    def reader(cls, tokenizer: PreTrainedTokenizerBase, data: LabelledData, config: Any) -> LabelledCollator:
+        """What makes batches of the data's rows.
+
+        Args:
+            tokenizer: the model's.
+            data: from `read`, its labels in the order of a trained head.
+            config: of the run.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def adapt(cls, model_config: PreTrainedConfig, config: Any) -> None:
+        """Write what the run's options ask of the architecture into its configuration."""
+
+    @classmethod
+    def over(cls, model: nn.Module, collator: LabelledCollator, data: LabelledData, config: Any) -> Self:
+        """The objective of a run."""
+        return cls(model, collator)
+
+    @classmethod
+    def show(cls, predict: Any, data: LabelledData, row: dict[str, Any], collator: Any) -> str:
+        """One row, its true label and what a `pipeline` of transformers makes of it, for the eye."""
+        raise NotImplementedError
 
     def forward(self, batch: Batch) -> Sums:
         """`loss`, summed over the labels, and what else is counted of them."""

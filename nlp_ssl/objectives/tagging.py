@@ -10,8 +10,11 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
 
+from nlp_ssl.config.finetuning import FinetuneConfig, LabelledConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.data.labelled.detokenize import as_written
+from nlp_ssl.data.labelled.labelled_data import LabelledData, open_tagging
 from nlp_ssl.data.sequences.batches import Batch
 from nlp_ssl.objectives.labelled import (
     IGNORED,
@@ -24,7 +27,7 @@ from nlp_ssl.objectives.labelled import (
     padding_id,
 )
 from nlp_ssl.objectives.objective import Sums, digest_of, loss_precision
-from nlp_ssl.objectives.word_tokens import Reading, WordTokens, word_tokens
+from nlp_ssl.objectives.word_tokens import Reading, WordTokens, choose_reading, word_tokens
 from nlp_ssl.publishing.card import CardText
 
 RULES = 1  # raise it when the same sentences would get other labels
@@ -245,6 +248,27 @@ tag = pipeline("token-classification", model={model}, aggregation_strategy={stra
 for entity in tag({example}):
     print(entity['entity_group'], entity['word'], f"{{entity['score']:.3f}}")""",
     )
+
+    @classmethod
+    def read(cls, config: LabelledConfig) -> LabelledData:
+        """Sentences with a tag per word."""
+        return open_tagging(config)
+
+    @classmethod
+    def reader(cls, tokenizer: PreTrainedTokenizerBase, data: LabelledData, config: FinetuneConfig) -> TaggingCollator:
+        """With the reading of `pipeline` that suits tokenizer and words."""
+        reading = choose_reading(tokenizer, data.train["tokens"])
+        return TaggingCollator(tokenizer, data.names, config.max_length, reading)
+
+    @classmethod
+    def show(cls, predict: Any, data: LabelledData, row: dict[str, Any], collator: Any) -> str:
+        """The sentence, the entities that were found and those that are there."""
+        text, _ = as_written(row["tokens"])
+        found = predict(text, aggregation_strategy=collator.reading)
+        listed = ", ".join(f"{text[e['start'] : e['end']].strip()} ({e['entity_group']})" for e in found) or "none"
+        tags = [data.names[t] for t in row["tags"]]
+        true = [f"{word} ({tag})" for word, tag in zip(row["tokens"], tags, strict=True) if tag != "O"]
+        return f"{text[:100]}  ->  {listed}  (it was: {', '.join(true) or 'none'})"
 
     def logits(self, batch: Batch) -> Tensor:
         """(windows, S, tags)."""

@@ -1,11 +1,10 @@
 """One fine-tuning run, start to end: labelled data, a head on a pretrained model, training, metrics, a look at it."""
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.core.fingerprint import fingerprint
-from nlp_ssl.data.labelled.labelled_data import LabelledData, open_classification, open_tagging
+from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.data.sequences.batches import held_out_rows
 from nlp_ssl.data.sequences.length_batching import LengthBatching
 from nlp_ssl.data.sequences.phases import Phase, Phases
@@ -28,16 +27,14 @@ from nlp_ssl.data.tokens.tokenizing import tokenizer_fingerprint
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predict import in_own_order, measure, predict
-from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, example, worst_errors, write_predictions
+from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write_predictions
 from nlp_ssl.evaluation.tagger_readings import TaggerReadings, read_tagger
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import architecture, build_model, describe, find_config, is_from_scratch
 from nlp_ssl.models.padding_free import unpad
-from nlp_ssl.objectives.classification import Classification, ClassificationCollator
 from nlp_ssl.objectives.label_matching import fit_head
 from nlp_ssl.objectives.labelled import LabelledCollator, LabelledObjective, Prediction
-from nlp_ssl.objectives.tagging import Tagging, TaggingCollator
-from nlp_ssl.objectives.word_tokens import choose_reading
+from nlp_ssl.objectives.tagging import TaggingCollator
 from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.publishing.plots import plot_confusion
@@ -51,7 +48,6 @@ from nlp_ssl.training.distributed import rank_zero_first
 from nlp_ssl.training.layerwise import freeze
 from nlp_ssl.training.schedules import Horizon
 
-Task = Literal["classification", "ner"]
 OVERHEAD = {"cpu": 256, "cuda": 4096}  # tokens that cost about as much as one more micro-batch
 READ_BACK = 100  # validation sentences that plain transformers reads at the end of a tagger's run
 
@@ -65,7 +61,6 @@ class Prepared:
         data: the task.
         objective: trains the model.
         collator: reads the task's rows.
-        class_weights: factor of each class's rows in the loss, if they have any.
         rows: tokenised, by set: `"train"`, `"validation"`, and `"test"` and `"hidden"` where there are any.
         model_config: the architecture, with the task's labels.
         keep_head: whether the model has a head of these labels; otherwise it gets a new one.
@@ -75,51 +70,36 @@ class Prepared:
     data: LabelledData
     objective: type[LabelledObjective]
     collator: LabelledCollator
-    class_weights: list[float] | None
     rows: dict[str, Dataset]
     model_config: PreTrainedConfig
     keep_head: bool
 
-    def build(self, model: PreTrainedModel) -> LabelledObjective:
-        """The objective over a model."""
-        weights = {} if self.class_weights is None else {"class_weights": self.class_weights}
-        return self.objective(model, self.collator, **weights)
 
+def prepare(config: FinetuneConfig, objective: type[LabelledObjective]) -> Prepared:
+    """Open a labelled task and tokenize its rows.
 
-def prepare(config: FinetuneConfig, task: Task) -> Prepared:
-    """Open a labelled task and tokenise its rows.
+    Args:
+        config: of the run.
+        objective: reads the rows, and trains the model.
 
     Raises:
         UserError: see `open_classification`, `open_tagging`, `load_tokenizer`, `architecture`, `fit_head`.
     """
     _check(config)
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
-    read = open_classification if task == "classification" else open_tagging
-    objective: type[LabelledObjective] = Classification if task == "classification" else Tagging
-    data: LabelledData = rank_zero_first(lambda: read(config.data))
+    data = rank_zero_first(lambda: objective.read(config.data))
     console.say(f"data: {data.description}")
     keep_head = False
     if not is_from_scratch(config.model):
         stored = find_config(config.model.name, config.model.revision)
         data, keep_head = fit_head(config.model.name, stored, objective.auto_class, data, config.head_labels)
-    collator: LabelledCollator
-    weights = None
-    if task == "classification":
-        weights = _balanced_weights(data) if getattr(config, "class_weights", None) else None
-        several = data.kind == "multilabel"
-        collator = ClassificationCollator(tokenizer, data.labels, data.text_columns, config.max_length, several)
-    else:
-        reading = choose_reading(tokenizer, data.train["tokens"])
-        collator = TaggingCollator(tokenizer, data.names, config.max_length, reading)
+    collator = objective.reader(tokenizer, data, config)
     model_config = architecture(config.model, objective.auto_class, tokenizer, config.max_length, config.model.dropout)
     model_config.update(collator.config_kwargs())
-    if pooling := getattr(config, "pooling", None):
-        if not hasattr(model_config, "classifier_pooling"):
-            raise UserError(f"--pooling {pooling}: {model_config.model_type} has one way to read a text, its own")
-        model_config.classifier_pooling = pooling
+    objective.adapt(model_config, config)
     sets = {name: getattr(data, name) for name in ("train", "validation", "test", "hidden")}
     rows = rank_zero_first(lambda: {name: collator.tokenize(part) for name, part in sets.items() if part is not None})
-    return Prepared(tokenizer, data, objective, collator, weights, rows, model_config, keep_head)
+    return Prepared(tokenizer, data, objective, collator, rows, model_config, keep_head)
 
 
 class FinetuningRun:
@@ -156,7 +136,7 @@ class FinetuningRun:
             config=config,
             folder=Path(config.output_dir),
             accelerator=accelerator,
-            objective=task.build(model),
+            objective=task.objective.over(model, task.collator, task.data, config),
             tokenizer=task.tokenizer,
             batches=train_batches(config, phases, task.collator, accelerator),
             horizon=Horizon.of(config.train, phases),
@@ -270,7 +250,7 @@ class FinetuningRun:
                 self.task.objective.card.pipeline_tag, str(run.folder), device="cpu", trust_remote_code=False
             )
             for row in list(data.validation.select(range(min(3, len(data.validation))))):
-                console.say(f"  {example(reader, data, row, self.task.collator)}")
+                console.say(f"  {self.task.objective.show(reader, data, row, self.task.collator)}")
         console.say(
             f"done: {run.folder} is a model that transformers loads; what it says of each row: {PREDICTIONS_FILE}"
         )
@@ -340,14 +320,6 @@ def _check(config: FinetuneConfig) -> None:
         check_peft()
     if config.optimizer.name == "muon" and transfer != TransferConfig():
         raise UserError("the options of --transfer need --optimizer.name adamw")
-
-
-def _balanced_weights(data: LabelledData) -> list[float]:
-    """As many rows as an even split would give a class, over the rows that it has; of mean 1 over the rows."""
-    if data.kind != "classification":
-        raise UserError(f"--class_weights balanced is for one class a row; this is {data.kind}")
-    counts = Counter(data.train["label"])
-    return [len(data.train) / (len(counts) * max(1, counts[i])) for i in range(len(data.names))]
 
 
 def _show_readings(found: TaggerReadings | None, folder: Path) -> None:

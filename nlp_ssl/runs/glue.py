@@ -28,6 +28,7 @@ from nlp_ssl.data.labelled.glue import GLUE_FILES, submission
 from nlp_ssl.data.labelled.sources import TASKS as HUB_TASKS
 from nlp_ssl.evaluation.glue_protocols import PROTOCOLS, TASKS, Protocol, TaskSettings
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
+from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.publishing.tables import format_table, to_json
 from nlp_ssl.runs.multi_seed import RESULTS_FILE, finetune
 
@@ -101,7 +102,7 @@ def _run_task(config: GlueConfig, protocol: Protocol, task: str) -> Numbers:
     for lr in settings.lr:
         run = _run_config(config, protocol, task, settings, lr)
         console.say(f"{task}, {protocol.name}, rate {lr:g}")
-        found.append((finetune(run, "classification", last=False), run.output_dir))
+        found.append((finetune(run, Classification, last=False), run.output_dir))
     rows, folder = max(found, key=lambda each: np.nan_to_num(each[0][0]["mean"], nan=-1.0))
     if len(found) > 1:
         console.say(f"{task}: the best rate is {Path(folder).name.removeprefix('lr-')}")

@@ -14,10 +14,11 @@ from nlp_ssl.core.files import replace as replace_file
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
+from nlp_ssl.objectives.labelled import LabelledObjective
 from nlp_ssl.publishing.tables import format_table, to_json
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
-from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, Task, prepare
+from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, prepare
 from nlp_ssl.runs.folder import check_links
 from nlp_ssl.runs.status import note_interrupts_in, read_status
 from nlp_ssl.training.distributed import rank_zero_first
@@ -25,14 +26,14 @@ from nlp_ssl.training.distributed import rank_zero_first
 RESULTS_FILE = "results.json"
 
 
-def finetune(config: FinetuneConfig, task: Task, *, last: bool = True) -> list[dict[str, Any]]:
+def finetune(config: FinetuneConfig, objective: type[LabelledObjective], *, last: bool = True) -> list[dict[str, Any]]:
     """Fine-tune a model on a labelled task, once a seed, and print the final numbers.
 
     A seed whose run is finished already is not run again, with `--resume`.
 
     Args:
         config: of all runs.
-        task: what kind of labels.
+        objective: reads the rows, and trains the model.
         last: whether nothing else is trained in this process.
 
     Returns:
@@ -49,7 +50,7 @@ def finetune(config: FinetuneConfig, task: Task, *, last: bool = True) -> list[d
     for each in configs:
         check_run(each)
     note_interrupts_in(Path(configs[0].output_dir))
-    prepared = prepare(config, task)
+    prepared = prepare(config, objective)
     for number, each in enumerate(configs, start=1):
         if config.seeds is not None:
             console.say(f"seed {each.seed} ({number} of {len(configs)})")

@@ -190,7 +190,7 @@ def test_a_list_of_phases_is_read_from_the_command_line_and_from_yaml(tmp_path):
     expected = [PhaseConfig(steps=3, global_batch_size=2), PhaseConfig(steps=1, objective="clm")]
     given = "[{steps: 3, global_batch_size: 2}, {steps: 1, objective: clm}]"
     assert parse(MLMConfig, argv=["--phases", given]).phases == expected
-    (tmp_path / "run.yaml").write_text("phases:\n- steps: 3\n  batch_size: 2\n- {steps: 1, objective: clm}\n")
+    (tmp_path / "run.yaml").write_text("phases:\n- steps: 3\n  global_batch_size: 2\n- {steps: 1, objective: clm}\n")
     assert parse(MLMConfig, argv=["--config", str(tmp_path / "run.yaml")]).phases == expected
     with pytest.raises(UserError, match="unknown key 'stpes'"):
         parse(MLMConfig, argv=["--phases", "[{stpes: 3}]"])

@@ -4,17 +4,17 @@ import os
 import sys
 from pathlib import Path
 
-import forks
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from launch import ROOT, events, run, write_corpus
 from sklearn.metrics import f1_score, roc_auc_score
 from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining, pipeline
 
-sys.path.insert(0, str(ROOT / "tests" / "equivalence"))
+sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in (".", "equivalence"))
+import forks
+from launch import events, run, write_corpus
 from parity_cases import BATCH, NUM_ROWS, PAD, ROLES, ROW_LENGTH, SEED, TOKENIZER, VOCABULARY, documents, packed_row
 from toys import tiny_model
 
@@ -288,7 +288,7 @@ def stopped_and_resumed(name, micro_batch, accelerator, folder):
 
     def fresh():
         module = objective(name)
-        return module, build_optimizer(module, OptimizerConfig(name="adamw"))
+        return module, build_optimizer(module, OptimizerConfig(name="adamw", lr=1e-3))
 
     def weights(module):
         return {n: p.detach().clone() for n, p in module.named_parameters()}

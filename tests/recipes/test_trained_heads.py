@@ -25,7 +25,9 @@ from transformers import (
 
 from nlp_ssl.config.finetuning import ClassificationConfig, FinetuneConfig, NERConfig
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.labelled import Prediction
+from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, prepare
 
 CLS, NER = AutoModelForSequenceClassification, AutoModelForTokenClassification
@@ -94,7 +96,7 @@ def begin(config: type[FinetuneConfig], model: Path, data: Path, out: Path, **fi
         settings.data.task = str(data)
     else:
         settings.data.train_file = settings.data.validation_file = str(data)
-    return FinetuningRun(settings, prepare(settings, "ner" if config is NERConfig else "classification"))
+    return FinetuningRun(settings, prepare(settings, Tagging if config is NERConfig else Classification))
 
 
 def measure(started: FinetuningRun) -> tuple[dict[str, float], list[Prediction]]:
