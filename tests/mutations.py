@@ -427,7 +427,7 @@ FAULTS = [
     ),
     Fault(
         "class weights that favour frequent classes",
-        "runs/finetuning.py",
+        "objectives/classification.py",
         "[len(data.train) / (len(counts) * max(1, counts[i])) for",
         "[len(counts) * counts[i] / len(data.train) for",
         "recipes/test_finetuning.py::test_a_plain_loop_learns_the_same_classifier",

@@ -19,7 +19,7 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.length_batching import PAD_TO_MULTIPLE_OF
 from nlp_ssl.models.loading import build_model
 from nlp_ssl.objectives.classification import Classification
-from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, prepare
+from nlp_ssl.runs.finetuning import Prepared, prepare, start
 from nlp_ssl.training.device import training_device
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.optimizers import build_optimizer
@@ -80,7 +80,7 @@ def contend(name: str, config: FinetuneBenchmarkConfig, connection: Connection) 
 
 def _ours(config: FinetuneBenchmarkConfig, task: Prepared) -> Iterator[Any]:
     config.train.steps, config.train.epochs = 10**9, None
-    run = FinetuningRun(config, task).run
+    run = start(config, task)
     chosen = run.config
     optimizer = build_optimizer(run.objective, chosen.optimizer, run.transfer)
     module, optimizer = run.accelerator.prepare(run.objective, optimizer)

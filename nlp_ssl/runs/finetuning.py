@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, pipeline
@@ -40,6 +42,7 @@ from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.publishing.plots import plot_confusion
 from nlp_ssl.publishing.tables import format_table
 from nlp_ssl.runs import resolve
+from nlp_ssl.runs.card_facts import names, procedure
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
 from nlp_ssl.training.adapters import add_adapters, check_peft
@@ -102,206 +105,180 @@ def prepare(config: FinetuneConfig, objective: type[LabelledObjective]) -> Prepa
     return Prepared(tokenizer, data, objective, collator, rows, model_config, keep_head)
 
 
-class FinetuningRun:
-    """One run on a labelled task.
+def start(config: FinetuneConfig, task: Prepared) -> Run:
+    """Make the model and everything that training needs; nothing is written yet.
 
     Args:
         config: passed by `check_run`.
         task: from `prepare`.
     """
+    config = resolve.precision(resolve.implied(config))
+    accelerator = make_accelerator(config)
+    rows = task.rows["train"]
+    metric = MAIN.get(task.data.metrics[0], task.data.metrics[0])
+    processes, hidden = accelerator.num_processes, task.model_config.hidden_size
+    config = resolve.finetuning(config, len(rows), hidden, metric, processes)
+    model, padding = _build_model(config, task, accelerator.device)
+    freeze(model, config.transfer)
+    console.say(f"model: {describe(model)}")
+    if config.transfer.lora_rank is not None:
+        add_adapters(model, config.transfer.lora_rank)
+        learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        console.say(f"adapters: {learnt / 1e6:.2f} M parameters are trained, head included (--transfer.lora_rank)")
+    cut = LengthBatching(
+        np.asarray(rows["length"][:]),
+        capacity=config.train.micro_batch_size * config.max_length,
+        overhead=OVERHEAD.get(accelerator.device.type, OVERHEAD["cuda"]),
+        width=None if padding else task.model_config.hidden_size,
+    )
+    phases = Phases([Phase(rows, config.train.global_batch_size, config.train.micro_batch_size, cut=cut)])
 
-    def __init__(self, config: FinetuneConfig, task: Prepared) -> None:
-        self.task, config = task, resolve.precision(resolve.implied(config))
-        self.readings: TaggerReadings | None = None
-        self.accelerator = accelerator = make_accelerator(config)
-        rows = task.rows["train"]
-        metric = MAIN.get(task.data.metrics[0], task.data.metrics[0])
-        processes, hidden = accelerator.num_processes, task.model_config.hidden_size
-        self.config = config = resolve.finetuning(config, len(rows), hidden, metric, processes)
-        model, padding = self._build_model(accelerator.device)
-        freeze(model, config.transfer)
-        console.say(f"model: {describe(model)}")
-        if config.transfer.lora_rank is not None:
-            add_adapters(model, config.transfer.lora_rank)
-            learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            console.say(f"adapters: {learnt / 1e6:.2f} M parameters are trained, head included (--transfer.lora_rank)")
-        cut = LengthBatching(
-            np.asarray(rows["length"][:]),
-            capacity=config.train.micro_batch_size * config.max_length,
-            overhead=OVERHEAD.get(accelerator.device.type, OVERHEAD["cuda"]),
-            width=None if padding else task.model_config.hidden_size,
-        )
-        phases = Phases([Phase(rows, config.train.global_batch_size, config.train.micro_batch_size, cut=cut)])
-        self.run = Run(
-            config=config,
-            folder=Path(config.output_dir),
-            accelerator=accelerator,
-            objective=task.objective.over(model, task.collator, task.data, config),
-            tokenizer=task.tokenizer,
-            batches=train_batches(config, phases, task.collator, accelerator),
-            horizon=Horizon.of(config.train, phases),
-            measure=self._evaluate,
-            card=self._card,
-            look=self._look,
-            transfer=config.transfer,
-            identity=run_identity(
-                config,
-                model,
-                data=fingerprint([rows._fingerprint, len(rows)]),
-                tokenizer=tokenizer_fingerprint(task.tokenizer),
-            ),
-        )
+    def evaluate(module: nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
+        rows = config.evaluation.max_rows
+        predictions, loss = predict_set(module, task, "validation", accelerator, config, stop=stop, max_rows=rows)
+        return _numbers(measure(task.data.metrics, in_own_order(task.data, predictions)), loss)
 
-    def _build_model(self, device: torch.device) -> tuple[PreTrainedModel, bool]:
-        """The model, and whether its rows are padded."""
-        config, task = self.config, self.task
-        auto_class, head = task.objective.auto_class, task.keep_head
-        model = build_model(
-            config.model, task.model_config, auto_class, isolated=False, seed=config.seed, keep_head=head
-        )
-        # on a GPU it would be a read a batch, and what it saves is not measured
-        as_usual = device.type != "cpu" or config.train.compile or config.model.attention is not None
-        difference = None if as_usual else unpad(model, config.max_length)
-        if difference is not None:
-            console.say(f"rows: laid end to end, without padding; logits differ by {difference:.0e} from padded rows")
-        return model, difference is None
+    return Run(
+        config=config,
+        folder=Path(config.output_dir),
+        accelerator=accelerator,
+        objective=task.objective.over(model, task.collator, task.data, config),
+        tokenizer=task.tokenizer,
+        batches=train_batches(config, phases, task.collator, accelerator),
+        horizon=Horizon.of(config.train, phases),
+        measure=evaluate,
+        card=partial(finetuning_card, config, task),
+        look=partial(_read_back, config, task, accelerator),
+        transfer=config.transfer,
+        identity=run_identity(
+            config,
+            model,
+            data=fingerprint([rows._fingerprint, len(rows)]),
+            tokenizer=tokenizer_fingerprint(task.tokenizer),
+        ),
+    )
 
-    def train(self) -> dict[str, float]:
-        """To the end of the budget; see `Run.train`."""
-        return self.run.train()
 
-    def _evaluate(self, module: nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
-        predictions, loss = self.predict(module, "validation", stop, self.config.evaluation.max_rows)
-        data = self.task.data
-        return _numbers(measure(data.metrics, in_own_order(data, predictions)), loss)
+def _build_model(config: FinetuneConfig, task: Prepared, device: torch.device) -> tuple[PreTrainedModel, bool]:
+    """The model, and whether its rows are padded."""
+    auto_class, head = task.objective.auto_class, task.keep_head
+    model = build_model(config.model, task.model_config, auto_class, isolated=False, seed=config.seed, keep_head=head)
+    # on a GPU it would be a read a batch, and what it saves is not measured
+    as_usual = device.type != "cpu" or config.train.compile or config.model.attention is not None
+    difference = None if as_usual else unpad(model, config.max_length)
+    if difference is not None:
+        console.say(f"rows: laid end to end, without padding; logits differ by {difference:.0e} from padded rows")
+    return model, difference is None
 
-    def _look(self, folder: Path) -> dict[str, Any]:
-        """Let plain transformers read validation sentences with a finished tagger, beside what the run says of them."""
-        collator, rows = self.task.collator, self.task.rows["validation"]
-        if not isinstance(collator, TaggingCollator):
-            return {}
-        looked_at = held_out_rows(len(rows), READ_BACK)
-        chosen = [int(i) for i in looked_at if len(rows[int(i)]["labels"]) == 1]  # windows are the run's alone
-        if not chosen:
-            return {}
-        found, _ = predict(
-            self.run.module,
-            rows.select(chosen),
-            self.accelerator,
-            batch_size=self.config.evaluation.batch_size,
-            desc="read validation sentences",
-        )
-        if self.accelerator.is_main_process:
-            sentences = self.task.data.validation.select(chosen)["tokens"][:]
-            try:
-                self.readings = read_tagger(folder, collator, sentences, found)
-            except Exception as error:  # whatever plain transformers makes of the folder, the run is finished
-                said = " ".join(str(error).split())[:200]
-                console.warn(f"plain pipeline could not read the validation sentences ({type(error).__name__}: {said})")
-        return {"readings": self.readings}
 
-    def predict(
-        self,
-        module: nn.Module,
-        part: str,
-        stop: Callable[[], bool] = lambda: False,
-        max_rows: int | None = None,
-    ) -> tuple[list[Prediction], float]:
-        """Predictions for a set and their mean loss; see `nlp_ssl.evaluation.predict.predict`."""
-        return predict(
-            module,
-            self.task.rows[part],
-            self.accelerator,
-            batch_size=self.config.evaluation.batch_size,
-            max_rows=max_rows,
-            stop=stop,
-            desc=f"evaluate {part}",
-        )
+def predict_set(
+    module: nn.Module, task: Prepared, part: str, accelerator: Accelerator, config: FinetuneConfig, **more: Any
+) -> tuple[list[Prediction], float]:
+    """Predictions for a set and their mean loss; see `nlp_ssl.evaluation.predict.predict`, which `more` is given to."""
+    size = config.evaluation.batch_size
+    return predict(module, task.rows[part], accelerator, batch_size=size, desc=f"evaluate {part}", **more)
 
-    def show(self, *, last: bool = True) -> None:
-        """Predict every row, print the final numbers, and let plain transformers read a few validation rows.
 
-        Args:
-            last: whether no other run follows in this process.
-        """
-        run, data, tables = self.run, self.task.data, []
-        found: dict[str, list[Prediction]] = {}
-        for part in [part for part in ("validation", "test", "hidden") if part in self.task.rows]:
-            found[part], loss = self.predict(run.module, part)
-            if part == "hidden":
-                continue
-            measured = measure(data.metrics, in_own_order(data, found[part]))
-            numbers = _numbers(measured, loss)
-            tables.append({"set": part, **numbers, **_interval(data, found[part])})
-            run.log.write(part, run.state.step, **numbers)
-            if part == "validation":
-                by_type = [{"type": name, **scores} for name, scores in measured.items() if isinstance(scores, dict)]
-        console.say(format_table(tables))
-        if by_type:
-            console.say(format_table(by_type))
-        if self.accelerator.is_main_process:
-            write_predictions(run.folder / PREDICTIONS_FILE, data, found)
-            self._show_errors(found["validation"])
-            if run.publisher is not None and data.kind == "classification":  # the confusion matrix was not there before
-                run.publisher.push(run.folder, message=f"Trained for {run.state.step:,} steps: confusion matrix")
-                run.publisher.finish()
-            _show_readings(self.readings, run.folder)
-            reader = pipeline(
-                self.task.objective.card.pipeline_tag, str(run.folder), device="cpu", trust_remote_code=False
-            )
-            for row in list(data.validation.select(range(min(3, len(data.validation))))):
-                console.say(f"  {self.task.objective.show(reader, data, row, self.task.collator)}")
-        console.say(
-            f"done: {run.folder} is a model that transformers loads; what it says of each row: {PREDICTIONS_FILE}"
-        )
-        run.close(last=last)
+# ---------------------------------------------------------------------------------------------------------------------
+# what came out
 
-    def _show_errors(self, predictions: list[Prediction]) -> None:
-        data, folder = self.task.data, self.run.folder
-        errors = worst_errors(data, predictions)
-        if errors:
-            console.say("most wrong:")
-            console.say(format_table(errors[:3]))
-        replace(folder / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
-        if data.kind == "classification":
-            pairs = [(p.reference, p.predicted) for p in predictions if p.reference is not None]
-            plot_confusion(pairs, data.names, folder / "confusion.png")
 
-    def _card(self, facts: dict[str, Any]) -> str:
-        config, data, objective = self.config, self.task.data, self.task.objective
-        scores = {key: facts.pop(key) for key in self.run.state.results if key in facts}
-        scores.pop("held_out_loss", None)
-        readings: TaggerReadings | None = facts.pop("readings", None)
-        return model_card(
-            config.hub.repo_id or Path(config.output_dir).resolve().name,
-            text=objective.card,
-            model=config.hub.repo_id or Path(config.output_dir).name,
-            curves=facts.pop("curves", None),
-            aggregation_strategy=getattr(self.task.collator, "reading", "first"),
-            limits=[] if readings is None else [readings.advice()],
-            base_model=None if is_from_scratch(config.model) else config.model.name,
-            metrics=[
-                Metric(key, value, hide(data.name, to_dict(config)), "validation") for key, value in scores.items()
-            ],
-            facts={
-                "labels": ", ".join(data.labels) if data.labels else None,
-                "corpus": hide(data.description, to_dict(config)),
-                "train_rows": len(data.train),
-                "objective": data.kind,
-                "batch_size": config.train.global_batch_size,
-                "sequence_length": config.max_length,
-                "optimizer": config.optimizer.name,
-                "lr": config.optimizer.lr,
-                "schedule": config.schedule.name,
-                "warmup": config.schedule.warmup,
-                "weight_decay": config.optimizer.weight_decay,
-                "max_grad_norm": config.optimizer.max_grad_norm,
-                "precision": config.train.mixed_precision,
-                "seed": config.seed,
-                "lora_rank": config.transfer.lora_rank,
-                **facts,
-            },
-        )
+def _read_back(
+    config: FinetuneConfig, task: Prepared, accelerator: Accelerator, module: nn.Module, folder: Path
+) -> dict[str, Any]:
+    """Let plain transformers read validation sentences with a finished tagger, beside what the run says of them."""
+    collator, rows = task.collator, task.rows["validation"]
+    if not isinstance(collator, TaggingCollator):
+        return {}
+    looked_at = held_out_rows(len(rows), READ_BACK)
+    chosen = [int(i) for i in looked_at if len(rows[int(i)]["labels"]) == 1]  # windows are the run's alone
+    if not chosen:
+        return {}
+    size = config.evaluation.batch_size
+    found, _ = predict(module, rows.select(chosen), accelerator, batch_size=size, desc="read validation sentences")
+    readings = None
+    if accelerator.is_main_process:
+        sentences = task.data.validation.select(chosen)["tokens"][:]
+        try:
+            readings = read_tagger(folder, collator, sentences, found)
+        except Exception as error:  # whatever plain transformers makes of the folder, the run is finished
+            said = " ".join(str(error).split())[:200]
+            console.warn(f"plain pipeline could not read the validation sentences ({type(error).__name__}: {said})")
+    return {"readings": readings}
+
+
+def show(run: Run, task: Prepared, *, last: bool = True) -> None:
+    """Predict every row, print the final numbers, let plain transformers read a few validation rows, and end the run.
+
+    Args:
+        run: trained.
+        task: its task.
+        last: whether no other run follows in this process.
+    """
+    config, data, tables = run.config, task.data, []
+    assert isinstance(config, FinetuneConfig)
+    found: dict[str, list[Prediction]] = {}
+    for part in [part for part in ("validation", "test", "hidden") if part in task.rows]:
+        found[part], loss = predict_set(run.module, task, part, run.accelerator, config)
+        if part == "hidden":
+            continue
+        measured = measure(data.metrics, in_own_order(data, found[part]))
+        numbers = _numbers(measured, loss)
+        tables.append({"set": part, **numbers, **_interval(data, found[part])})
+        run.log.write(part, run.state.step, **numbers)
+        if part == "validation":
+            by_type = [{"type": name, **scores} for name, scores in measured.items() if isinstance(scores, dict)]
+    console.say(format_table(tables))
+    if by_type:
+        console.say(format_table(by_type))
+    if run.accelerator.is_main_process:
+        write_predictions(run.folder / PREDICTIONS_FILE, data, found)
+        _show_errors(run.folder, data, found["validation"])
+        if run.publisher is not None and data.kind == "classification":  # the confusion matrix was not there before
+            run.publisher.push(run.folder, message=f"Trained for {run.state.step:,} steps: confusion matrix")
+            run.publisher.finish()
+        _show_readings(run.seen.get("readings"), run.folder)
+        reader = pipeline(task.objective.card.pipeline_tag, str(run.folder), device="cpu", trust_remote_code=False)
+        for row in list(data.validation.select(range(min(3, len(data.validation))))):
+            console.say(f"  {task.objective.show(reader, data, row, task.collator)}")
+    console.say(f"done: {run.folder} is a model that transformers loads; what it says of each row: {PREDICTIONS_FILE}")
+    run.close(last=last)
+
+
+def _show_errors(folder: Path, data: LabelledData, predictions: list[Prediction]) -> None:
+    errors = worst_errors(data, predictions)
+    if errors:
+        console.say("most wrong:")
+        console.say(format_table(errors[:3]))
+    replace(folder / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
+    if data.kind == "classification":
+        pairs = [(p.reference, p.predicted) for p in predictions if p.reference is not None]
+        plot_confusion(pairs, data.names, folder / "confusion.png")
+
+
+def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any]) -> str:
+    """The model card of a fine-tuned model at some step."""
+    data = task.data
+    scores = {key: value for key, value in facts.pop("results").items() if key != "held_out_loss"}
+    readings: TaggerReadings | None = facts.pop("readings", None)
+    dataset = hide(data.name, to_dict(config))
+    return model_card(
+        **names(config),
+        text=task.objective.card,
+        curves=facts.pop("curves", None),
+        aggregation_strategy=getattr(task.collator, "reading", "first"),
+        limits=[] if readings is None else [readings.advice()],
+        metrics=[Metric(key, value, dataset, "validation") for key, value in scores.items()],
+        facts={
+            "labels": ", ".join(data.labels) if data.labels else None,
+            "corpus": hide(data.description, to_dict(config)),
+            "train_rows": len(data.train),
+            "objective": data.kind,
+            **procedure(config, config.max_length),
+            "lora_rank": config.transfer.lora_rank,
+            **facts,
+        },
+    )
 
 
 def _check(config: FinetuneConfig) -> None:

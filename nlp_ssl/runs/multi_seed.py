@@ -18,7 +18,7 @@ from nlp_ssl.objectives.labelled import LabelledObjective
 from nlp_ssl.publishing.tables import format_table, to_json
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
-from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, prepare
+from nlp_ssl.runs.finetuning import Prepared, prepare, show, start
 from nlp_ssl.runs.folder import check_links
 from nlp_ssl.runs.status import note_interrupts_in, read_status
 from nlp_ssl.training.distributed import rank_zero_first
@@ -41,7 +41,7 @@ def finetune(config: FinetuneConfig, objective: type[LabelledObjective], *, last
         and `runs`, the number of each; none without `seeds`.
 
     Raises:
-        UserError: see `prepare` and `FinetuningRun`.
+        UserError: see `prepare` and `start`.
     """
     if config.seeds is not None and len(set(config.seeds)) < max(1, len(config.seeds)):
         raise UserError(f"--seeds {config.seeds} names a seed twice, or none")
@@ -57,13 +57,13 @@ def finetune(config: FinetuneConfig, objective: type[LabelledObjective], *, last
         check_run(each)
         note_interrupts_in(Path(each.output_dir))
         finished_at, end = _finished_at(each), last and number == len(configs)
-        run = FinetuningRun(each, prepared)
+        run = start(each, prepared)
         run.train()  # of a run that is finished: checks that the options are what they were
         if finished_at is not None and finished_at == _newest(each):
             console.say(f"  {each.output_dir} is finished")
-            run.run.close(last=end)
+            run.close(last=end)
         else:
-            run.show(last=end)
+            show(run, prepared, last=end)
     if config.seeds is None:  # the run itself has said all
         return []
     folders = [Path(each.output_dir) for each in configs]

@@ -19,13 +19,14 @@ from nlp_ssl.data.tokens.checksums import Verification
 from nlp_ssl.evaluation.held_out import evaluate
 from nlp_ssl.models import presets
 from nlp_ssl.models.checks import check_isolation, check_varlen
-from nlp_ssl.models.loading import build_model, describe, is_from_scratch
+from nlp_ssl.models.loading import build_model, describe
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.models.varlen_attention import HALF
 from nlp_ssl.objectives.objective import Curriculum, InPhase, PretrainingObjective, find_objective
 from nlp_ssl.publishing.card import model_card
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.runs import resolve
+from nlp_ssl.runs.card_facts import names, procedure
 from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
@@ -156,13 +157,11 @@ def plan(config: PretrainConfig, data: PretrainingData, collators: list[Collator
 def pretraining_card(config: PretrainConfig, objective: Objective, data: PretrainingData, facts: dict[str, Any]) -> str:
     """The model card of a pretrained model at some step."""
     manifest, stats = data.train.tokens.manifest, data.train.stats
-    facts = {name: v for name, v in facts.items() if name not in objective.metrics or name in objective.card.results}
+    results = {name: value for name, value in facts.pop("results").items() if name in objective.card.results}
     return model_card(
-        config.hub.repo_id or Path(config.output_dir).resolve().name,
+        **names(config),
         text=objective.card,
-        model=config.hub.repo_id or Path(config.output_dir).name,
         curves=facts.pop("curves", None),
-        base_model=None if is_from_scratch(config.model) else config.model.name,
         facts={
             "architecture": data.model_config.model_type,
             "preset": config.model.name if presets.split_name(config.model.name) else None,
@@ -177,18 +176,9 @@ def pretraining_card(config: PretrainConfig, objective: Objective, data: Pretrai
             "held_out_documents": data.held_out.tokens.num_documents,
             "packing": str(stats),
             "objective": objective.card.objective,
-            "batch_size": config.train.global_batch_size,
-            "sequence_length": config.tokens.sequence_length,
-            "optimizer": config.optimizer.name,
-            "lr": config.optimizer.lr,
-            "muon_lr": config.optimizer.muon_lr if config.optimizer.name == "muon" else None,
-            "schedule": config.schedule.name,
-            "warmup": config.schedule.warmup,
-            "weight_decay": config.optimizer.weight_decay,
-            "max_grad_norm": config.optimizer.max_grad_norm,
-            "precision": config.train.mixed_precision,
-            "seed": config.seed,
+            **procedure(config, config.tokens.sequence_length),
             "unigram_entropy": data.unigram,
+            **results,
             **facts,
         },
     )

@@ -62,7 +62,7 @@ class Run:
             that all processes ask before every batch, whose "yes" makes it raise `Interrupted`.
         card: model card from the facts of a moment: `(facts) -> markdown`.
         transfer: learning rates by depth, in fine-tuning.
-        look: further facts for the card, from the finished model's folder; every process calls it.
+        look: further facts for the card, from the module and the finished model's folder, on every process; see `seen`.
         reference: levels to draw in the curves, by name.
         identity: what a resumed run must share with the one that it goes on with, such as the data's fingerprint.
     """
@@ -78,7 +78,8 @@ class Run:
     card: Callable[[dict[str, Any]], str]
     identity: dict[str, Any]
     transfer: TransferConfig | None = None
-    look: Callable[[Path], dict[str, Any]] = lambda folder: {}
+    look: Callable[[torch.nn.Module, Path], dict[str, Any]] = lambda module, folder: {}
+    seen: dict[str, Any] = field(default_factory=dict)
     reference: dict[str, float] | None = None
     state: RunState = field(default_factory=RunState)
     begun: bool = False
@@ -249,18 +250,7 @@ class Run:
         self.horizon.events.clear()
         if step.number % self.config.train.log_every and step.stop is None:
             return
-        values = {
-            "loss": step.loss,
-            **({f"{name}_loss": value for name, value in step.losses.items()} if len(step.losses) > 1 else {}),
-            "lr": step.lr,
-            "grad_norm": step.grad_norm,
-            "num_targets": step.num_targets,
-            **({f"{name}_targets": count for name, count in step.targets.items()} if len(step.targets) > 1 else {}),
-            "tokens": self.state.tokens_seen,
-            "tokens_per_second": step.num_tokens / step.seconds,
-            "digest": f"{step.digest:x}",
-            "seconds": step.elapsed,
-        }
+        values = values_of(step, self.state.tokens_seen)
         self.log.write("step", step.number, **values)
         self.accelerator.log({f"train/{k}": value for k, value in values.items() if k != "digest"}, step=step.number)
 
@@ -307,7 +297,7 @@ class Run:
             "hardware": describe_hardware(self.accelerator),
             "processes": self.accelerator.num_processes,
             "versions": libraries.versions(),
-            **state.results,
+            "results": state.results,
         }
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -348,12 +338,12 @@ class Run:
             console.say(f"the best is kept: step {state.step:,}")
         if self.accelerator.is_main_process:
             publish(chosen, self.folder)
-        found = self.look(self.folder)
+        self.seen = self.look(self.module, self.folder)
         if self.accelerator.is_main_process:
             if (picture := curves.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
                 console.say(f"curves: {picture}")
-            found |= self._facts() | {"curves": picture and picture.name}
-            replace(self.folder / "README.md", self.card(found))
+            facts = self.seen | self._facts() | {"curves": picture and picture.name}
+            replace(self.folder / "README.md", self.card(facts))
             write_status(self.folder, "finished", state.step)
             if self.publisher:
                 self.publisher.push(self.folder, message=f"Trained for {state.step:,} steps")
@@ -380,3 +370,19 @@ def with_progress(steps: Iterator[Step], horizon: Horizon, start: int) -> Iterat
             bar.set_postfix_str(shown, refresh=False)
             bar.update(step.number - bar.n)
             yield step
+
+
+def values_of(step: Step, tokens_seen: int) -> dict[str, Any]:
+    """What the log tells of a step; of several loss terms each."""
+    return {
+        "loss": step.loss,
+        **({f"{name}_loss": value for name, value in step.losses.items()} if len(step.losses) > 1 else {}),
+        "lr": step.lr,
+        "grad_norm": step.grad_norm,
+        "num_targets": step.num_targets,
+        **({f"{name}_targets": count for name, count in step.targets.items()} if len(step.targets) > 1 else {}),
+        "tokens": tokens_seen,
+        "tokens_per_second": step.num_tokens / step.seconds,
+        "digest": f"{step.digest:x}",
+        "seconds": step.elapsed,
+    }

@@ -5,6 +5,7 @@ before any training, and one whose rows were taken for other classes does not.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.objectives.tagging import Tagging
-from nlp_ssl.runs.finetuning import FinetuningRun, Prepared, prepare
+from nlp_ssl.runs.finetuning import Prepared, predict_set, prepare, start
+from nlp_ssl.runs.run import Run
 
 CLS, NER = AutoModelForSequenceClassification, AutoModelForTokenClassification
 CIRCLE = 2 * WORDS
@@ -88,7 +90,15 @@ def said_by(folder: Path, texts: list[Any]) -> list[str]:
     return [found["label"] for found in pipeline("text-classification", str(folder), device="cpu")(inputs)]
 
 
-def begin(config: type[FinetuneConfig], model: Path, data: Path, out: Path, **fields: Any) -> FinetuningRun:
+@dataclass
+class Started:
+    """A task, and a run on it before its first step."""
+
+    task: Prepared
+    run: Run
+
+
+def begin(config: type[FinetuneConfig], model: Path, data: Path, out: Path, **fields: Any) -> Started:
     """A run before its first step."""
     settings = config(output_dir=str(out), max_length=48, **fields)
     settings.model.name, settings.train.steps, settings.train.mixed_precision = str(model), 1, "no"
@@ -96,15 +106,17 @@ def begin(config: type[FinetuneConfig], model: Path, data: Path, out: Path, **fi
         settings.data.task = str(data)
     else:
         settings.data.train_file = settings.data.validation_file = str(data)
-    return FinetuningRun(settings, prepare(settings, Tagging if config is NERConfig else Classification))
+    task = prepare(settings, Tagging if config is NERConfig else Classification)
+    return Started(task, start(settings, task))
 
 
-def measure(started: FinetuningRun) -> tuple[dict[str, float], list[Prediction]]:
-    objective = started.run.objective
-    return started._evaluate(objective, lambda: False), started.predict(objective, "validation")[0]
+def measure(started: Started) -> tuple[dict[str, float], list[Prediction]]:
+    run = started.run
+    predictions, _ = predict_set(run.objective, started.task, "validation", run.accelerator, run.config)
+    return run.measure(run.objective, lambda: False), predictions
 
 
-def model_of(started: FinetuningRun) -> PreTrainedModel:
+def model_of(started: Started) -> PreTrainedModel:
     return started.run.objective.published()[""]
 
 

@@ -1,0 +1,34 @@
+"""What every card tells of how a model was trained."""
+
+from pathlib import Path
+from typing import Any
+
+from nlp_ssl.models.loading import is_from_scratch
+from nlp_ssl.runs.folder import RunConfig
+
+
+def names(config: RunConfig) -> dict[str, Any]:
+    """Title, name and origin of a run's model, as `model_card` takes them."""
+    return {
+        "title": config.hub.repo_id or Path(config.output_dir).resolve().name,
+        "model": config.hub.repo_id or Path(config.output_dir).name,
+        "base_model": None if is_from_scratch(config.model) else config.model.name,
+    }
+
+
+def procedure(config: RunConfig, sequence_length: int) -> dict[str, Any]:
+    """Options of a resolved configuration, by the names of `PROCEDURE_FACTS`."""
+    optimizer, schedule = config.optimizer, config.schedule
+    return {
+        "batch_size": config.train.global_batch_size,
+        "sequence_length": sequence_length,
+        "optimizer": optimizer.name,
+        "lr": optimizer.lr,
+        "muon_lr": optimizer.muon_lr if optimizer.name == "muon" else None,
+        "schedule": schedule.name,
+        "warmup": schedule.warmup,
+        "weight_decay": optimizer.weight_decay,
+        "max_grad_norm": optimizer.max_grad_norm,
+        "precision": config.train.mixed_precision,
+        "seed": config.seed,
+    }
