@@ -22,7 +22,7 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.libraries import importing
 
 
-def main(config: PretrainConfig, name: str | None) -> None:
+def main(config: PretrainConfig, name: str | None = None) -> None:
     """Examine, print the table, and say whether all holds; `name` is that of an objective, by default the model's."""
     with importing():
         from nlp_ssl.doctor import examination

@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # tests/, which pytes
 from launch import TINY, command, environment, events, write_corpus
 
 STEPS = 30
-PHASES = '[{"steps": 8, "batch_size": 4, "sequence_length": 32}, {"steps": 10, "batch_size": 6}]'
+PHASES = '[{"steps": 8, "global_batch_size": 4, "sequence_length": 32}, {"steps": 10, "global_batch_size": 6}]'
 ARGUMENTS = [*TINY, "--train.steps", str(STEPS), "--train.global_batch_size", "8", "--phases", PHASES]
 ARGUMENTS += ["--model.dropout", "0.1", "--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]
 ARGUMENTS += ["--evaluation.every", "6", "--checkpoint.every", "4"]

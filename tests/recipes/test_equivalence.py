@@ -77,7 +77,9 @@ def test_stopped_by_sigterm_and_resumed_is_bit_for_bit_the_same_run(
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-PHASES = '--phases=[{"steps": 12, "batch_size": 6, "mask_probability": 0.3}, {"steps": 12, "batch_size": 9}, '
+PHASES = (
+    '--phases=[{"steps": 12, "global_batch_size": 6, "mask_probability": 0.3}, {"steps": 12, "global_batch_size": 9}, '
+)
 PHASES += '{"steps": 12, "sequence_length": 24, "objective": "clm"}]'
 LIFE = ["--train.steps", "48", "--train.global_batch_size", "12", "--evaluation.every", "8", "--checkpoint.every", "7"]
 LIFE += ["--optimizer.name", "adamw", "--optimizer.lr", "2e-3", PHASES]

@@ -74,7 +74,7 @@ def test_stop_names_the_rows_and_resume_goes_past_them(arguments: list[str], cle
     rows = [json.loads(line) for line in (out / "incidents.jsonl").read_text().splitlines()]
     assert [row["row"] for row in rows] == incident["rows"]
     assert all(len(row["documents"]) == len(row["text"]) and row["text"][0].strip() for row in rows)
-    assert bad == visited_at(ROW, num_rows=int(re.search(r"documents in (\d+) rows", printed)[1]))
+    assert bad == visited_at(ROW, num_rows=int(re.search(r"documents in (\d+) sequences", printed)[1]))
 
     # go on without these rows: up to there the clean run, nothing that is not finite behind it
     printed = poisoned(arguments, out, "nan", "--resume", "--train.on_nonfinite", "skip")

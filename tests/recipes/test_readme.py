@@ -31,6 +31,7 @@ CSV = ["--data.train_file", "train.csv"]
 SHORT = {
     "pretrain_mlm.py": [*SHAPE, *BUDGET],
     "pretrain_clm.py": [*SHAPE, *TEXT, *BUDGET],
+    "pretrain_rtd.py": [*SHAPE, *TEXT, *BUDGET],
     "finetune_classification.py": [*FEW, *CSV],
     "finetune_ner.py": [*FEW, "--data.train_file", "train.conll"],
     "compare_transfer.py": [*FEW, *CSV, "--fractions", "[1]", "--seeds", "[0]"],

@@ -61,7 +61,7 @@ def test_resolved_config_makes_the_same_model_again(pretrained: Path, work: Path
     run("pretrain_mlm.py", "--config", pretrained / "nlp_ssl_config.yaml", "--output_dir", out)
     assert (out / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
     settings = yaml.safe_load((out / "nlp_ssl_config.yaml").read_text())
-    assert settings["train"]["micro_batch"] == 16
+    assert settings["train"]["micro_batch_size"] == 16
     assert settings["optimizer"]["name"] == "muon"
 
 
