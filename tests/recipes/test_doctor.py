@@ -34,7 +34,7 @@ def test_what_does_not_hold_is_said_and_is_the_exit_code(
         examination.Finding("documents apart", "3 of 8 pairs changed a bit", False),
         examination.Finding("resumed", "", True),
     ]
-    monkeypatch.setattr(examination, "examine", lambda config: found)
+    monkeypatch.setattr(examination, "examine", lambda config, name: found)
     with pytest.raises(SystemExit) as ended:
         main(MLMConfig())
     assert ended.value.code == 1
