@@ -17,7 +17,7 @@ from nlp_ssl.data.sequences.batches import held_out_batches
 from nlp_ssl.evaluation.held_out import evaluate
 from nlp_ssl.models.loading import architecture
 from nlp_ssl.models.packed import PackedModel
-from nlp_ssl.runs import pretraining, pretraining_data
+from nlp_ssl.runs import pretraining, pretraining_data, resolve
 from nlp_ssl.runs.pretraining import HELD_OUT_SEED
 from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
 from nlp_ssl.training.device import make_accelerator
@@ -35,7 +35,7 @@ def compare_losses(config: BenchmarkConfig) -> dict[str, Any]:
     """
     objective = pretraining_data.infer_objective(config)
     data = pretraining_data.prepare(config, objective)
-    config = data.resolved(config)
+    config = resolve.pretraining(resolve.precision(data.resolved(config)), objective, data.model_config, world_size=1)
     curves = {"nlp_ssl": _ours(config, objective, data)}
     reached = _reaches(curves["nlp_ssl"], config.target)
     if reached:

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from nlp_ssl.training.optimizers import build_optimizer
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}  # what summing in another order may do to a few steps
 TOKENS = 2048  # in a step of the proofs
+Module = TypeVar("Module", bound=torch.nn.Module)
 STEPS = 10  # of the runs that are stopped and resumed
 RUN = "NLP_SSL_DOCTOR_RUN"  # set in a process that is one of these runs
 
@@ -109,12 +110,16 @@ def _apart(config: PretrainConfig, objective: Objective, data: PretrainingData) 
 
 
 def _model(config: PretrainConfig, objective: Objective, data: PretrainingData) -> PackedModel:
-    packed = pretraining.packed_model(config, objective, data)
-    for module in packed.modules():  # a proof compares numbers that dropout would draw anew
+    return without_dropout(pretraining.packed_model(config, objective, data))
+
+
+def without_dropout(model: Module) -> Module:
+    """The same module, its dropout turned off."""
+    for module in model.modules():  # a proof compares numbers that dropout would draw anew
         for name, value in list(vars(module).items()):
             if isinstance(value, float) and ("drop" in name or isinstance(module, torch.nn.Dropout)):
                 setattr(module, name, 0.0)
-    return packed
+    return model
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -129,7 +134,7 @@ def _split(config: PretrainConfig, objective: Objective, data: PretrainingData) 
     dtype = torch.float32 if has_experts(data.model_config) else torch.float64
 
     def make(micro_batch: int) -> tuple[PretrainingObjective, torch.optim.Optimizer, TrainBatches]:
-        module = objective(_model(config, objective, data), data.tokenizer, config).to(dtype)
+        module = without_dropout(objective(_model(config, objective, data), data.tokenizer, config)).to(dtype)
         optimizer = build_optimizer(module, replace(config.optimizer, name="adamw", lr=1e-3))
         phases = Phases([Phase(data.train, batch_size, micro_batch)])
         collator = objective.collator(data.tokenizer, config, seed=config.seed)
@@ -200,7 +205,8 @@ def _go(
     """A run in processes of its own; returns the step at which a SIGTERM stopped it, if it was to be stopped."""
     settings = out.with_name(f"{out.name}.yaml")
     named = replace(config, output_dir=str(out), resume=ResumeConfig(enabled=resume))
-    settings.write_text(yaml.safe_dump(plain(to_dict(named))))
+    known = {f.name for f in fields(objective.Config)}  # the doctor's own options may be those of another objective
+    settings.write_text(yaml.safe_dump({name: v for name, v in plain(to_dict(named)).items() if name in known}))
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launch, "-m", "nlp_ssl.doctor", "--config", str(settings)]
     command += ["--objective", objective.__module__.rpartition(".")[2]]

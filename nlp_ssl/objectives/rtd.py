@@ -12,7 +12,7 @@ generator's and adds a difference of its own to them (gradient-disentangled: He 
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,12 +26,13 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from nlp_ssl.config.common import ModelConfig, Scalar
+from nlp_ssl.config.common import ModelConfig, Scalar, options
 from nlp_ssl.config.pretraining import MaskingConfig, PretrainConfig
+from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.order import hash64
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
-from nlp_ssl.models.loading import build_model, is_from_scratch
+from nlp_ssl.models.loading import architecture, build_model, is_from_scratch
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.masking import MaskingCollator
@@ -45,7 +46,7 @@ BLOCK = {"cpu": 2**19, "cuda": 2**26}  # probabilities at once while sampling: 2
 BINS, SPREAD = 4096, 32.0  # of the histogram of scores that the area under the curve is counted from, -16 to 16
 
 
-@dataclass
+@options
 class ReplacedTokensSection:
     """How tokens are replaced."""
 
@@ -59,7 +60,7 @@ class ReplacedTokensSection:
     `--rtd.generator.num_hidden_layers 3`. Derived: half the layers."""
 
 
-@dataclass
+@options
 class ReplacedTokensConfig(PretrainConfig):
     """One pretraining run with replaced-token detection."""
 
@@ -137,8 +138,8 @@ class _Plus(nn.Module):
         return self.base[0].weight.detach() + difference
 
     def right_inverse(self, table: Tensor) -> Tensor:
-        """The difference to begin with: none, whatever the table was."""
-        return torch.zeros_like(table)
+        """The difference to begin with."""
+        return table - self.base[0].weight.detach()
 
 
 class ReplacedTokenDetection(MaskedLanguageModeling):
@@ -177,9 +178,11 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
             body.pooler = None  # nothing here trains it
         self.head = DiscriminatorHead(body.config) if body is model.model else nn.Identity()
         self.weight = config.rtd.weight
-        self.generator = PackedModel(_generator(model, config), model.isolated)
+        self.generator = PackedModel(_generator(model, tokenizer, config), model.isolated)
         self.generator.varlen = model.varlen
-        _share(self.generator.model.base_model, body, config.rtd.embeddings)
+        fresh = is_from_scratch(config.model)
+        is_new = fresh or not _stored(config).is_dir()
+        _share(self.generator.model.base_model, body, config.rtd.embeddings, from_scratch=fresh, is_new=is_new)
 
     @property
     def terms(self) -> dict[str, float]:
@@ -252,13 +255,25 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
         return (f"generator: {line}" for line in fill_masks(folder / "generator", held_out, tokenizer))
 
 
-def _generator(model: PackedModel, config: ReplacedTokensConfig) -> PreTrainedModel:
+def _stored(config: ReplacedTokensConfig) -> Path:
+    """Where the generator lies beside a model of an earlier run."""
+    return Path(config.model.name or "", "generator")
+
+
+def _generator(model: PackedModel, tokenizer: PreTrainedTokenizerFast, config: ReplacedTokensConfig) -> PreTrainedModel:
     """The generator that lies beside a model of an earlier run, or a new one."""
-    stored = Path(config.model.name or "", "generator")
-    if not is_from_scratch(config.model) and (stored / "config.json").is_file():
-        chosen = ModelConfig(name=str(stored))
-        shape = AutoModelForMaskedLM.from_pretrained(stored, trust_remote_code=False).config
-        return build_model(chosen, shape, AutoModelForMaskedLM, isolated=model.isolated, seed=config.seed)
+    stored = _stored(config)
+    if not is_from_scratch(config.model):
+        if (stored / "config.json").is_file():
+            if config.rtd.generator:
+                raise UserError(
+                    f"rtd.generator changes a new generator, and {stored} is one already; leave it out, or move that "
+                    "folder away"
+                )
+            chosen, length = ModelConfig(name=str(stored)), config.tokens.sequence_length or 1
+            shape = architecture(chosen, AutoModelForMaskedLM, tokenizer, length, config.model.dropout)
+            return build_model(chosen, shape, AutoModelForMaskedLM, isolated=model.isolated, seed=config.seed)
+        say(f"generator: new, as {config.model.name} has no folder generator/ here; it begins with the same embeddings")
     shape = generator_config(model.model.config, config.rtd.generator)
     if type(shape) not in AutoModelForMaskedLM._model_mapping:
         raise UserError(f"rtd: {shape.model_type} has no masked language model to be the generator")
@@ -281,8 +296,12 @@ def generator_config(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> 
     return type(config).from_dict({**fields, "architectures": None, "num_hidden_layers": layers, **overrides})
 
 
-def _share(generator: PreTrainedModel, discriminator: PreTrainedModel, how: str) -> None:
+def _share(
+    generator: PreTrainedModel, discriminator: PreTrainedModel, how: str, *, from_scratch: bool, is_new: bool
+) -> None:
     """Make the embeddings of both one, or those of the discriminator the generator's and a difference.
+
+    What the discriminator has learnt in an earlier run stays: where its generator is new, that begins with its tables.
 
     Raises:
         UserError: they are of different sizes.
@@ -298,13 +317,19 @@ def _share(generator: PreTrainedModel, discriminator: PreTrainedModel, how: str)
         )
     for name, module in list(ours.named_modules()):
         other = theirs.get_submodule(name)
+        fits = {p: t for p, t in module.named_parameters(recurse=False) if t.shape == getattr(other, p).shape}
         if how == "disentangled":
-            if isinstance(module, nn.Embedding) and module.weight.shape == other.weight.shape:
+            if isinstance(module, nn.Embedding) and "weight" in fits:
+                if from_scratch:
+                    module.weight.data.copy_(other.weight.data)  # so that the difference is none
+                elif is_new:
+                    other.weight.data.copy_(module.weight.data)
                 parametrize.register_parametrization(module, "weight", _Plus(other))
             continue
-        for part, tensor in list(module.named_parameters(recurse=False)):
-            if tensor.shape == getattr(other, part).shape:
-                setattr(module, part, getattr(other, part))
+        for part, tensor in fits.items():
+            if is_new and not from_scratch:
+                getattr(other, part).data.copy_(tensor.data)
+            setattr(module, part, getattr(other, part))
 
 
 @torch.no_grad()

@@ -82,7 +82,9 @@ def plot_curves(log_path: Path, out_png: Path, reference: Mapping[str, float] | 
         top.axhline(value, color="#666666", linestyle=":", linewidth=1.2)
         right = top.get_yaxis_transform()
         top.text(0.995, value, f"{name} {value:.2f}", transform=right, ha="right", va="bottom", color="#666666")
-    top.set_ylabel("loss per target (nats)" if reference else "loss per target")
+    several = sum(name.endswith("_loss") for name in steps[-1]) > 1
+    per_target = "loss per target (nats)" if reference else "loss per target"
+    top.set_ylabel("weighted sum of the loss terms" if several else per_target)
     top.legend(loc="upper right", facecolor="white", edgecolor="none", framealpha=1)
     if rates:
         bottom.plot(*zip(*rates, strict=True), color=INK, linewidth=1.2)

@@ -235,6 +235,44 @@ def test_disentangled_embeddings_are_the_generators_and_a_difference(name):
     assert not fresh.model.model.base_model.get_input_embeddings().parametrizations.weight.original.any()
 
 
+def tables(model):
+    return {n: p.detach().clone() for n, p in model.base_model.embeddings.named_parameters() if "LayerNorm" not in n}
+
+
+@pytest.mark.parametrize("embeddings", SHARING)
+def test_what_an_encoder_has_learnt_is_where_it_continues_from(embeddings, tmp_path, capsys):
+    masked = tiny_model("bert", isolated=True, vocab_size=VOCABULARY, **ROLES)
+    masked.save_pretrained(tmp_path / "masked")
+    config = options(embeddings)
+    config.model.name, config.model.from_scratch = str(tmp_path / "masked"), False
+    body = AutoDiscriminator.from_pretrained(tmp_path / "masked", attn_implementation="isolated")
+    before = tables(body)
+    module = ReplacedTokenDetection(PackedModel(body, True), TOKENIZER, config)
+    assert "generator: new" in capsys.readouterr().out
+    words = module.model.model.base_model.get_input_embeddings().weight
+    torch.testing.assert_close(words, before["word_embeddings.weight"])
+    theirs = module.generator.model.base_model.get_input_embeddings().weight
+    assert torch.equal(theirs, before["word_embeddings.weight"]) == (embeddings != "separate")
+
+
+def test_the_difference_of_disentangled_tables_is_kept_by_who_continues_from_the_folder(tmp_path):
+    first = objective("bert", "disentangled").float()
+    for folder, model in first.published().items():
+        save_model(model, tmp_path / folder, published_weights(model))
+    config = options("disentangled")
+    config.model.name, config.model.from_scratch, config.tokens.sequence_length = str(tmp_path), False, ROW_LENGTH
+    body = AutoDiscriminator.from_pretrained(tmp_path, attn_implementation="isolated")
+    again = ReplacedTokenDetection(PackedModel(body, True), TOKENIZER, config)
+    for part in (lambda m: m.model.model, lambda m: m.generator.model):
+        torch.testing.assert_close(
+            part(again).base_model.get_input_embeddings().weight, part(first).base_model.get_input_embeddings().weight
+        )
+    config.rtd.generator = {"num_hidden_layers": 2}
+    body = AutoDiscriminator.from_pretrained(tmp_path, attn_implementation="isolated")
+    with pytest.raises(UserError, match=r"rtd\.generator changes a new generator, and .*generator is one already"):
+        ReplacedTokenDetection(PackedModel(body, True), TOKENIZER, config)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # steps
 

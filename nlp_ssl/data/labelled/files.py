@@ -22,22 +22,36 @@ EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".conll")
 COMPRESSIONS = (".gz", ".zst")
 
 
+def files_of(sources: str | list[str]) -> list[Path]:
+    """The files that one or several names or globs stand for.
+
+    Raises:
+        UserError: there is no such file, or no name.
+    """
+    names = [sources] if isinstance(sources, str) else sources
+    if not names:
+        raise UserError("an empty list of labelled files; name one, or leave the option out")
+    return [path for name in names for path in find_files(name) or [Path(name)]]
+
+
 def read_files(sources: str | list[str], kind: str) -> Rows:
     """The rows of one or several files or globs, in the order of the sources, those of a glob sorted.
 
     Raises:
         UserError: a file is not there or cannot be read, or has other columns than the first.
     """
-    names = [sources] if isinstance(sources, str) else sources
-    paths = [path for name in names for path in find_files(name) or [Path(name)]]
-    first, *others = [read_file(path, kind) for path in paths]
-    for rows in others:
+    paths = files_of(sources)
+    parts = [read_file(path, kind) for path in paths]
+    first = parts[0]
+    for rows in parts[1:]:
         if set(rows.names) != set(first.names):
             raise UserError(
-                f"{rows.where} has the columns {', '.join(rows.names)}, but {paths[0]} has {', '.join(first.names)}"
+                f"{rows.where} has the columns {', '.join(rows.names)}, but {first.where} has {', '.join(first.names)}"
             )
-        first = joined(first, rows)
-    return first
+        for name in rows.names:
+            if rows.class_names(name) != first.class_names(name):
+                raise UserError(f"{rows.where} numbers the classes of {name!r} otherwise than {first.where}")
+    return joined(parts)
 
 
 def extension_of(name: str) -> str:

@@ -68,7 +68,7 @@ def read_glue(folder: Path, task: str) -> dict[str, Rows]:
         rows = _read_glue_file(path, COLA_COLUMNS if task == "glue/cola" and split != "hidden" else "")
         if task == "glue/mnli":
             rows = with_names(rows, {"sentence1": "premise", "sentence2": "hypothesis"})
-        found[split] = joined(found[split], rows) if split in found else rows
+        found[split] = joined([found[split], rows]) if split in found else rows
     return found
 
 

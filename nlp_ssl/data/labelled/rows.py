@@ -61,17 +61,20 @@ def with_names(rows: Rows, names: dict[str, str]) -> Rows:
     return replace(rows, names=list(columns), column=columns.__getitem__)
 
 
-def joined(first: Rows, second: Rows) -> Rows:
-    """The rows of two sources, the second's below the first's, with the columns that both have."""
-    columns = {name: first.column(name) + second.column(name) for name in first.names if name in second.names}
-    wheres = [where for rows in (first, second) for where in rows.wheres or [rows.where] * rows.num_rows]
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of several sources below each other, with the columns that all have."""
+    if len(parts) == 1:
+        return parts[0]
+    names = [name for name in parts[0].names if all(name in rows.names for rows in parts)]
+    columns = {name: [value for rows in parts for value in rows.column(name)] for name in names}
+    others = f" and {len(parts) - 1} more" if len(parts) > 2 else f" and {parts[1].where}"
     return replace(
-        first,
-        where=f"{first.where} and {second.where}",
-        names=list(columns),
+        parts[0],
+        where=parts[0].where + others,
+        names=names,
         column=columns.__getitem__,
-        places=[*first.places, *second.places],
-        wheres=wheres,
+        places=[place for rows in parts for place in rows.places],
+        wheres=[where for rows in parts for where in rows.wheres or [rows.where] * rows.num_rows],
     )
 
 

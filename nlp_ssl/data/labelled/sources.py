@@ -12,7 +12,7 @@ from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.builtin_tasks import library_texts, signature_tags
-from nlp_ssl.data.labelled.files import EXTENSIONS, extension_of, read_files
+from nlp_ssl.data.labelled.files import EXTENSIONS, extension_of, files_of, read_files
 from nlp_ssl.data.labelled.glue import GLUE_TASKS, read_glue
 from nlp_ssl.data.labelled.rows import Rows, Task, from_dataset, from_lists
 
@@ -31,12 +31,11 @@ def read_splits(config: LabelledConfig, kind: Literal["classification", "tagging
     Raises:
         UserError: no file or data set, one that cannot be read, no network, no training split.
     """
-    if config.train_file:
+    if config.train_file is not None:
         files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
-        splits = {split: read_files(file, kind) for split, file in files.items() if file}
-        first = config.train_file if isinstance(config.train_file, str) else config.train_file[0]
-        return splits, Task(Path(first).name.split(".")[0])
-    if config.validation_file or config.test_file:
+        splits = {split: read_files(file, kind) for split, file in files.items() if file is not None}
+        return splits, Task(files_of(config.train_file)[0].name.split(".")[0])
+    if config.validation_file is not None or config.test_file is not None:
         raise UserError("--data.validation_file and --data.test_file need --data.train_file beside them")
     if config.glue_dir:
         if config.task not in TASKS or not config.task.startswith("glue/"):

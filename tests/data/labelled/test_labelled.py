@@ -154,6 +154,7 @@ def test_several_files_and_globs_are_one_set_and_every_row_keeps_its_place(tmp_p
     data = open_classification(LabelledConfig(train_file=sources, validation_file=f"{tmp_path}/b.csv"))
     assert data.train["text"][:] == list("abcdef")
     assert data.validation["text"][:] == list("ef")
+    assert data.name == "a-0"
     (tmp_path / "a-1.csv").write_text("text,label\nc,x\nd,\n")
     with pytest.raises(UserError, match=r"a-1\.csv, line 3 has no label"):
         open_classification(LabelledConfig(train_file=sources))
@@ -162,6 +163,14 @@ def test_several_files_and_globs_are_one_set_and_every_row_keeps_its_place(tmp_p
         open_classification(LabelledConfig(train_file=sources))
     with pytest.raises(UserError, match=r"no file matches .*c-\*\.csv"):
         open_classification(LabelledConfig(train_file=f"{tmp_path}/c-*.csv"))
+    with pytest.raises(UserError, match="an empty list of labelled files"):
+        open_classification(LabelledConfig(train_file=[]))
+    for name, classes in {"c-0": ["x", "y"], "c-1": ["y", "x"]}.items():
+        features = Features({"text": Value("string"), "label": ClassLabel(names=classes)})
+        rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+        rows.to_parquet(str(tmp_path / f"{name}.parquet"))
+    with pytest.raises(UserError, match=r"c-1\.parquet numbers the classes of 'label' otherwise than .*c-0"):
+        open_classification(LabelledConfig(train_file=f"{tmp_path}/c-?.parquet"))
     whole = packed(tmp_path / "c.csv.zst", b"text,label\na,x\nb,y\n" * 100)
     (tmp_path / "c.csv.zst").write_bytes((tmp_path / "c.csv.zst").read_bytes()[:20])
     with pytest.raises(UserError, match=r"c\.csv\.zst cannot be read .*download or pack it again"):
