@@ -2,9 +2,10 @@
 
     accelerate launch recipes/pretrain_rtd.py
 
-trains a small generator that fills masks, and a discriminator that finds what it filled in: every token is a target, not
-only those behind masks. It needs a budget of many tokens: ten minutes on two cores are too few (README has the numbers).
-The discriminator lies in runs/rtd, to be fine-tuned; the generator, a masked language model, in runs/rtd/generator. With text of your own, and the embeddings of DeBERTaV3:
+trains a small generator that fills masks, and a discriminator that finds what it filled in: every token is a target,
+not only those behind masks. It needs a budget of many tokens: ten minutes on two cores are too few (README has the
+numbers). The discriminator lies in runs/rtd, to be fine-tuned; the generator, a masked language model, in
+runs/rtd/generator. With text of your own, and the embeddings of DeBERTaV3:
 
     accelerate launch recipes/pretrain_rtd.py \\
         --data.sources 'corpus/*.jsonl.gz' --model.name deberta-v2-base --rtd.embeddings disentangled \\
