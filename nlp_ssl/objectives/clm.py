@@ -25,6 +25,7 @@ from nlp_ssl.objectives.objective import (
     digest_of,
     loss_precision,
     narrow,
+    packing_of,
     to_tensors,
 )
 from nlp_ssl.objectives.samples import continue_texts
@@ -125,13 +126,7 @@ print(generate({example}, max_new_tokens=40)[0]["generated_text"])""",
 
     def forward(self, batch: Batch) -> Sums:
         """`clm`, summed cross-entropy in nats; in evaluation also `text`, that of targets that are text."""
-        logits = self.model(
-            batch["input_ids"],
-            document_ids=batch["document_ids"],
-            position_ids=batch["position_ids"],
-            cu_seqlens=batch["cu_seqlens"],
-            causal=True,
-        )
+        logits = self.model(batch["input_ids"], **packing_of(batch), causal=True)
         logits, labels = logits.view(-1, logits.shape[-1]), batch["labels"].view(-1)
         if self.training:
             return {"clm": summed_cross_entropy(logits, labels)}

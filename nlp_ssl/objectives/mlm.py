@@ -23,6 +23,7 @@ from nlp_ssl.objectives.objective import (
     compared,
     digest_of,
     narrow,
+    packing_of,
     to_tensors,
 )
 from nlp_ssl.objectives.samples import fill_masks
@@ -133,13 +134,7 @@ for guess in fill({example}):
 
     def forward(self, batch: Batch) -> Sums:
         """`mlm`, summed cross-entropy in nats; in evaluation also `correct`, how many tokens were predicted right."""
-        logits = self.model(
-            batch["input_ids"],
-            document_ids=batch["document_ids"],
-            position_ids=batch["position_ids"],
-            cu_seqlens=batch["cu_seqlens"],
-            label_positions=batch["label_positions"],
-        )
+        logits = self.model(batch["input_ids"], **packing_of(batch), label_positions=batch["label_positions"])
         logits, labels = logits.view(-1, logits.shape[-1]), batch["labels"].view(-1)
         sums = {"mlm": summed_cross_entropy(logits, labels)}
         if not self.training:

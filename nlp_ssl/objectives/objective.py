@@ -333,6 +333,11 @@ def _odd_numbers(count: int) -> np.ndarray:
     return hash64(np.arange(count)) | np.uint64(1)
 
 
+def packing_of(batch: Batch) -> Batch:
+    """What a `PackedModel` must know of a batch besides its tokens: where documents are."""
+    return {key: batch[key] for key in ("document_ids", "position_ids", "cu_seqlens")}
+
+
 def narrow(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a model reads of packed rows, as int32: half the bytes on their way to a device."""
     return {key: rows[key].astype(np.int32) for key in ("input_ids", "document_ids", "position_ids")}

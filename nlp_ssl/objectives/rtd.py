@@ -37,7 +37,7 @@ from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedCollator, MaskedLanguageModeling
-from nlp_ssl.objectives.objective import Batch, Metrics, Sums, compared, loss_precision
+from nlp_ssl.objectives.objective import Batch, Metrics, Sums, compared, loss_precision, packing_of
 from nlp_ssl.objectives.samples import fill_masks
 from nlp_ssl.publishing.card import CardText
 
@@ -180,9 +180,9 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
         self.weight = config.rtd.weight
         self.generator = PackedModel(_generator(model, tokenizer, config), model.isolated)
         self.generator.varlen = model.varlen
-        fresh = is_from_scratch(config.model)
-        is_new = fresh or not _stored(config).is_dir()
-        _share(self.generator.model.base_model, body, config.rtd.embeddings, from_scratch=fresh, is_new=is_new)
+        theirs = self.generator.model.base_model
+        first = theirs if is_from_scratch(config.model) else body if _stored(config) is None else None
+        _share(theirs, body, config.rtd.embeddings, first)
 
     @property
     def terms(self) -> dict[str, float]:
@@ -198,8 +198,7 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
 
     def forward(self, batch: Batch) -> Sums:
         """`mlm` and `rtd`, both in nats; in evaluation also what `evaluate` counts."""
-        where = {key: batch[key] for key in ("document_ids", "position_ids", "cu_seqlens")}
-        ids, labels = batch["input_ids"], batch["labels"]
+        where, ids, labels = packing_of(batch), batch["input_ids"], batch["labels"]
         logits = self.generator(ids, **where, label_positions=batch["label_positions"])
         logits = logits.view(-1, logits.shape[-1])
         sampled = sample(logits.detach(), batch["draws"])
@@ -226,19 +225,19 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
         below = original.cumsum(0) - original / 2  # of one bin half, as of equal scores
         hits, false = float(replaced[BINS // 2 :].sum()), float(original[BINS // 2 :].sum())
         there = float(replaced.sum())
-        total = sum(weight * float(sums[name]) / max(1, counts[name]) for name, weight in self.terms.items())
+        masked = super().evaluate(sums, counts, num_bytes)
         return {
-            "held_out_loss": total,
+            "held_out_loss": masked["held_out_loss"],
             "replaced_auc": float((replaced * below).sum()) / max(1.0, there * float(original.sum())),
             "replaced_f1": 2 * hits / max(1.0, hits + false + there),
             "replaced_share": there / max(1, counts["rtd"]),
             "generator_loss": float(sums["mlm"]) / counts["mlm"],
-            "generator_accuracy": float(sums["correct"]) / counts["mlm"],
+            "generator_accuracy": masked["masked_accuracy"],
         }
 
     def published(self) -> dict[str, PreTrainedModel]:
         """The discriminator, without its head unless it is an Electra; and the generator."""
-        return {"": self.model.model, "generator": self.generator.model}
+        return super().published() | {"generator": self.generator.model}
 
     def reference(self, unigram: float) -> dict[str, float]:
         """None: the loss is a sum of two."""
@@ -255,24 +254,24 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
         return (f"generator: {line}" for line in fill_masks(folder / "generator", held_out, tokenizer))
 
 
-def _stored(config: ReplacedTokensConfig) -> Path:
-    """Where the generator lies beside a model of an earlier run."""
-    return Path(config.model.name or "", "generator")
+def _stored(config: ReplacedTokensConfig) -> Path | None:
+    """Where the generator lies beside a model of an earlier run; `None` where it is new."""
+    folder = Path(config.model.name or "", "generator")
+    return folder if not is_from_scratch(config.model) and (folder / "config.json").is_file() else None
 
 
 def _generator(model: PackedModel, tokenizer: PreTrainedTokenizerFast, config: ReplacedTokensConfig) -> PreTrainedModel:
     """The generator that lies beside a model of an earlier run, or a new one."""
-    stored = _stored(config)
+    if (stored := _stored(config)) is not None:
+        if config.rtd.generator:
+            raise UserError(
+                f"rtd.generator changes a new generator, and {stored} is one already; leave it out, or move that "
+                "folder away"
+            )
+        chosen, length = ModelConfig(name=str(stored)), config.tokens.sequence_length or 1
+        shape = architecture(chosen, AutoModelForMaskedLM, tokenizer, length, config.model.dropout)
+        return build_model(chosen, shape, AutoModelForMaskedLM, isolated=model.isolated, seed=config.seed)
     if not is_from_scratch(config.model):
-        if (stored / "config.json").is_file():
-            if config.rtd.generator:
-                raise UserError(
-                    f"rtd.generator changes a new generator, and {stored} is one already; leave it out, or move that "
-                    "folder away"
-                )
-            chosen, length = ModelConfig(name=str(stored)), config.tokens.sequence_length or 1
-            shape = architecture(chosen, AutoModelForMaskedLM, tokenizer, length, config.model.dropout)
-            return build_model(chosen, shape, AutoModelForMaskedLM, isolated=model.isolated, seed=config.seed)
         say(f"generator: new, as {config.model.name} has no folder generator/ here; it begins with the same embeddings")
     shape = generator_config(model.model.config, config.rtd.generator)
     if type(shape) not in AutoModelForMaskedLM._model_mapping:
@@ -296,12 +295,15 @@ def generator_config(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> 
     return type(config).from_dict({**fields, "architectures": None, "num_hidden_layers": layers, **overrides})
 
 
-def _share(
-    generator: PreTrainedModel, discriminator: PreTrainedModel, how: str, *, from_scratch: bool, is_new: bool
-) -> None:
+def _share(generator: PreTrainedModel, discriminator: PreTrainedModel, how: str, first: PreTrainedModel | None) -> None:
     """Make the embeddings of both one, or those of the discriminator the generator's and a difference.
 
-    What the discriminator has learnt in an earlier run stays: where its generator is new, that begins with its tables.
+    Args:
+        generator: its body.
+        discriminator: its body.
+        how: `rtd.embeddings`.
+        first: whose tables both begin with, the discriminator where it has learnt and its generator is new; `None`
+            where both come from an earlier run.
 
     Raises:
         UserError: they are of different sizes.
@@ -318,18 +320,18 @@ def _share(
     for name, module in list(ours.named_modules()):
         other = theirs.get_submodule(name)
         fits = {p: t for p, t in module.named_parameters(recurse=False) if t.shape == getattr(other, p).shape}
-        if how == "disentangled":
-            if isinstance(module, nn.Embedding) and "weight" in fits:
-                if from_scratch:
-                    module.weight.data.copy_(other.weight.data)  # so that the difference is none
-                elif is_new:
-                    other.weight.data.copy_(module.weight.data)
-                parametrize.register_parametrization(module, "weight", _Plus(other))
+        if how == "disentangled" and not isinstance(module, nn.Embedding):
             continue
-        for part, tensor in fits.items():
-            if is_new and not from_scratch:
-                getattr(other, part).data.copy_(tensor.data)
-            setattr(module, part, getattr(other, part))
+        for part, mine in fits.items():
+            its = getattr(other, part)
+            if first is discriminator:
+                its.data.copy_(mine.data)
+            elif first is generator:
+                mine.data.copy_(its.data)
+            if how == "shared":
+                setattr(module, part, its)
+            else:
+                parametrize.register_parametrization(module, part, _Plus(other))
 
 
 @torch.no_grad()

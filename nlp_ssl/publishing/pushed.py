@@ -24,6 +24,7 @@ TOKENIZER = re.compile(
     r"|(spiece|sentencepiece\.bpe|spm)\.model|chat_template\.(jinja|json)|additional_chat_templates/[\w-]+\.jinja"
 )
 SHOWN = re.compile(rf"{re.escape(CARD)}|curves\.png|confusion\.png|{re.escape(SETTINGS)}")
+TEMPLATES = "additional_chat_templates"
 MODEL = (WEIGHTS, CONFIGURATION, TOKENIZER)
 PUSHED = (*MODEL, SHOWN)
 CODE = ("auto_map", "custom_pipelines")  # by which a configuration names Python code, perhaps of another repository
@@ -67,8 +68,8 @@ def kept_here(folder: Path) -> list[str]:
 def _is_pushed(name: str) -> bool:
     if any(pattern.fullmatch(name) for pattern in PUSHED):
         return True
-    _, _, inner = name.partition("/")  # of a model in the model's folder
-    return any(pattern.fullmatch(inner) for pattern in MODEL)
+    outer, _, inner = name.partition("/")  # of a model in the model's folder
+    return outer != TEMPLATES and any(pattern.fullmatch(inner) for pattern in MODEL)
 
 
 def size_of(content: Path | bytes) -> int:
@@ -77,7 +78,7 @@ def size_of(content: Path | bytes) -> int:
 
 
 def _all_files(folder: Path) -> dict[str, Path]:
-    below = folder / "additional_chat_templates"
+    below = folder / TEMPLATES
     found = {path.name: path for path in folder.iterdir() if path.is_file()}
     models = [path.parent for path in folder.glob("[!.]*/config.json")]
     for inner in (below, *filter(_is_inner_model, models)):

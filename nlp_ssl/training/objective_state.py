@@ -58,11 +58,11 @@ def load_weights(folder: Path, objective: Objective) -> None:
     Raises:
         UserError: it is of another objective, or a model with adapters stands on other weights than it was trained on.
     """
-    former = folder / FORMER_ADAPTERS
+    former, loaded = folder / FORMER_ADAPTERS, {}
     for name, model in objective.published().items():
         if not (folder / name / "config.json").is_file():
             raise UserError(f"{folder} is of another objective: it holds no model {name}/, which this one has")
-        stored = _stored(folder / name, model)
+        stored = loaded[name] = _stored(folder / name, model)
         own = model.state_dict()
         plain = {key for key in own if not any(part in key for part in PARTS)}
         if missing := sorted(plain - stored.keys()):
@@ -80,7 +80,7 @@ def load_weights(folder: Path, objective: Objective) -> None:
         objective.load_state_dict(rest, strict=False)
     for name, model in objective.published().items():
         if is_adapted(model):
-            _check_base(folder / name, model)
+            _check_base(folder / name, model, loaded[name])
 
 
 def _stored(folder: Path, model: PreTrainedModel) -> Mapping[str, Tensor]:
@@ -88,9 +88,9 @@ def _stored(folder: Path, model: PreTrainedModel) -> Mapping[str, Tensor]:
     return plain.state_dict()
 
 
-def _check_base(folder: Path, model: PreTrainedModel) -> None:
+def _check_base(folder: Path, model: PreTrainedModel, stored: Mapping[str, Tensor]) -> None:
     """Refuse adapters on other matrices than those that they were trained on."""
-    stored, merged = _stored(folder, model), merge(model, model.state_dict())
+    merged = merge(model, model.state_dict())
     changed = [name for name, value in stored.items() if not torch.allclose(value, merged[name].cpu(), 1e-4, 1e-5)]
     if changed:
         raise UserError(

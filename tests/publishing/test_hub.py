@@ -175,6 +175,7 @@ PRIVATE = [
     ".git/config",
     "1_Pooling/config.json",
     "additional_chat_templates/notes.txt",
+    "additional_chat_templates/config.json",
     "curves.png.bak",
     "model-extra.safetensors",
     "other.safetensors",

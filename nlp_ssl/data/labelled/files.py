@@ -16,10 +16,9 @@ from datasets import Dataset
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.rows import Rows, from_dataset, from_lists, joined
 from nlp_ssl.data.labelled.tag_schemes import read_conll
-from nlp_ssl.data.text.readers import find_files
+from nlp_ssl.data.text.readers import COMPRESSIONS, find_files
 
 EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".conll")
-COMPRESSIONS = (".gz", ".zst")
 
 
 def files_of(sources: str | list[str]) -> list[Path]:
