@@ -42,6 +42,7 @@ from nlp_ssl.objectives.samples import fill_masks
 from nlp_ssl.publishing.card import CardText
 
 _DRAW = 3  # tells the hash that draws a sample from those that choose masks
+_DRAW_BITS, _SHARE_BITS = 31, 30  # of a draw and of a probability, which are integers while sampling
 BLOCK = {"cpu": 2**19, "cuda": 2**26}  # probabilities at once while sampling: 2 MB stay in a core's cache
 BINS, SPREAD = 4096, 32.0  # of the histogram of scores that the area under the curve is counted from, -16 to 16
 
@@ -81,7 +82,7 @@ class AutoDiscriminator(_BaseAutoModelClass):
 class ReplacedTokensCollator(MaskedCollator):
     """Masks packed rows, and draws for each masked token the number that its replacement is sampled by.
 
-    A batch is that of `MaskedCollator` and `draws`, float32 (C,) in [0, 1): hashes of (seed, source, epoch, row,
+    A batch is that of `MaskedCollator` and `draws`, int32 (C,) in [0, 2**31): hashes of (seed, source, epoch, row,
     position), so that the replacements do not depend on how a batch is split.
     """
 
@@ -94,7 +95,7 @@ class ReplacedTokensCollator(MaskedCollator):
         numbers, epochs = (np.array([row[key] for row in rows], dtype=np.int64) for key in ("row", "epoch"))
         keys = self.masking.row_keys(epochs, numbers)[positions // length]
         hashes = hash64(_DRAW, hash64(keys, positions % length))
-        batch["draws"] = torch.from_numpy((hashes >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24))
+        batch["draws"] = torch.from_numpy((hashes >> np.uint64(64 - _DRAW_BITS)).astype(np.int32))
         return batch
 
     def counts(self, batch: Batch) -> dict[str, int]:
@@ -338,20 +339,23 @@ def _share(generator: PreTrainedModel, discriminator: PreTrainedModel, how: str,
 def sample(logits: Tensor, draws: Tensor) -> Tensor:
     """A token for each row of logits, by the inverse of its cumulative distribution.
 
+    Probabilities are added up as integers, in units of 2**-30: in any order of summation that gives the same tokens.
+
     Args:
         logits: (C, vocabulary).
-        draws: (C,), uniform in [0, 1).
+        draws: int32 (C,), uniform in [0, 2**31).
 
     Returns:
-        int64 (C,): the first token up to which the probability exceeds the draw.
+        int64 (C,): the first token up to which the share of the probability exceeds the draw.
     """
     found = []
     rows = max(1, BLOCK.get(logits.device.type, 2**24) // logits.shape[-1])
     for part, drawn in zip(logits.split(rows), draws.split(rows), strict=True):
-        cumulative = loss_precision(part).softmax(-1).cumsum(-1)
-        value = drawn.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
-        found.append(torch.searchsorted(cumulative, value, right=True).squeeze(-1))
-    return torch.cat(found).clamp_max(logits.shape[-1] - 1)
+        shares = (loss_precision(part).softmax(-1) * 2**_SHARE_BITS).int()
+        cumulative = shares.cumsum(-1, dtype=torch.int32)
+        value = drawn.long()[:, None] * cumulative[:, -1:] >> _DRAW_BITS  # below the last one, whatever the draw
+        found.append(torch.searchsorted(cumulative, value.int(), right=True).squeeze(-1))
+    return torch.cat(found)
 
 
 def _histogram(scores: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -174,18 +175,10 @@ def test_the_summed_cross_entropy_is_torchs(dtype):
 # whole runs
 
 
-def start(corpus: Path, out: Path, *options: object) -> subprocess.Popen:
+def start(corpus: Path, out: Path, *options: object, recipe: str = "pretrain_mlm.py") -> subprocess.Popen:
     variables = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
-    command = [sys.executable, ROOT / "recipes" / "pretrain_mlm.py", "--data.sources", corpus, "--model.name"]
-    command += [
-        "modernbert-tiny",
-        "--tokenizer.vocab_size",
-        400,
-        "--tokens.sequence_length",
-        64,
-        "--train.global_batch_size",
-        64,
-    ]
+    command = [sys.executable, ROOT / "recipes" / recipe, "--data.sources", corpus, "--model.name", "modernbert-tiny"]
+    command += ["--tokenizer.vocab_size", 400, "--tokens.sequence_length", 64, "--train.global_batch_size", 64]
     command += ["--train.micro_batch_size", 32, "--train.log_every", 1, "--data.held_out_fraction", 0.1]
     command += ["--train.steps", 30, "--output_dir", out, *options]
     return subprocess.Popen(
@@ -205,12 +198,14 @@ def losses(out: Path) -> list[float]:
     return [event["loss"] for event in events if event["event"] == "step"]
 
 
-def test_a_deterministic_run_gives_the_same_bits_and_so_does_one_stopped_and_resumed(tmp_path):
+@pytest.mark.parametrize("recipe", ["pretrain_mlm.py", "pretrain_rtd.py"])
+def test_a_deterministic_run_gives_the_same_bits_and_so_does_one_stopped_and_resumed(recipe, tmp_path):
+    started = partial(start, recipe=recipe)
     corpus = write_corpus(tmp_path / "corpus.txt")
     options = ["--train.deterministic", "--train.compile", "false"]
-    finish(start(corpus, tmp_path / "prepared", *options, "--train.steps", 1))  # tokens and kernels are there now
-    once, again = (start(corpus, tmp_path / name, *options) for name in ("once", "again"))
-    stopped = start(corpus, tmp_path / "stopped", *options)
+    finish(started(corpus, tmp_path / "prepared", *options, "--train.steps", 1))  # tokens and kernels are there now
+    once, again = (started(corpus, tmp_path / name, *options) for name in ("once", "again"))
+    stopped = started(corpus, tmp_path / "stopped", *options)
     log = tmp_path / "stopped" / "log.jsonl"
     deadline = time.monotonic() + 100
     while not (log.exists() and log.read_text().count('"step", "step"') >= 3) and stopped.poll() is None:
@@ -221,7 +216,7 @@ def test_a_deterministic_run_gives_the_same_bits_and_so_does_one_stopped_and_res
     finish(again)
     stopped.communicate(timeout=200)
     assert stopped.returncode == 75
-    finish(start(corpus, tmp_path / "stopped", *options, "--resume"))
+    finish(started(corpus, tmp_path / "stopped", *options, "--resume"))
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("once", "again", "stopped")]
     assert weights[0] == weights[1]
     assert weights[0] == weights[2]
