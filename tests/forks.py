@@ -176,6 +176,7 @@ def _serve(listener: socket.socket) -> dict[str, Any]:
         if os.fork() == 0:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores
             return _fork(connection)
         connection.close()
 

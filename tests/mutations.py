@@ -712,8 +712,8 @@ FAULTS = [
     Fault(
         "a resumed run that forgets its best evaluation",
         "runs/run.py",
-        'STATEFUL = ("horizon", "guard", "early_stopping")',
-        'STATEFUL = ("horizon", "guard")',
+        '        parts["early_stopping"] = self.early_stopping\n',
+        "",
         "recipes/test_finetuning.py::test_the_best_is_kept_and_patience_ends",
     ),
     Fault(

@@ -28,6 +28,7 @@ TRUSTED = 0.1  # of the machine, in other programs' hands
 Steps = list[dict[str, Any]]
 # how a turn is looked at: `apart` keeps a GPU from overlapping a step's parts, `profiled` notes its kernels
 Look = Literal["plainly", "apart", "profiled"]
+PROFILED = 3  # steps; of a deep model each has thousands of kernels to note
 
 
 class Contender:
@@ -121,8 +122,14 @@ def judge_load(everyone: list[Contender]) -> tuple[float, list[str]]:
     ]
 
 
-def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
+def compare_steps(
+    config: BenchmarkConfig, keep: Callable[[dict[str, Any]], None] = lambda found: None
+) -> dict[str, Any]:
     """Seconds of a training step, of this project and of the Trainers that it is measured against, in alternation.
+
+    Args:
+        config: the model, its batches and the others.
+        keep: called with what is measured before kernels are looked at, which may take as long again.
 
     Returns:
         What was measured: `contenders` (a list of dictionaries), the machine's peaks, and every turn's steps.
@@ -136,8 +143,9 @@ def compare_steps(config: BenchmarkConfig) -> dict[str, Any]:
         for contender in everyone:
             contender.parts = contender.take_turn(config.steps, "apart")
         if training_device().type == "cuda":
-            for contender in everyone:
-                contender.take_turn(config.steps, "profiled")
+            keep(summarise(everyone))
+            for contender in console.progress(everyone, desc="look at kernels", unit="contender"):
+                contender.take_turn(min(config.steps, PROFILED), "profiled")
     return summarise(everyone)
 
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nlp_ssl.benchmarks.gpu_parts import MODELS, PARTS, GpuConfig
+from nlp_ssl.benchmarks.gpu_parts import MODELS, PARTS, GpuConfig, result_file, write_result
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.core import console, program
 from nlp_ssl.core.errors import UserError
@@ -36,8 +36,7 @@ def main(config: GpuConfig) -> None:
         return
     _check(config)
     if config.part is not None:
-        found = PARTS[config.part].measure(config)
-        _result(Path(config.out), config.part).write_text(json.dumps(found, indent=1))
+        write_result(config, PARTS[config.part].measure(config))
         return
     end = time.monotonic() + 60 * config.minutes
     Path(config.out).mkdir(parents=True, exist_ok=True)
@@ -76,8 +75,9 @@ def _check(config: GpuConfig) -> None:
 def _run(config: GpuConfig, name: str, minutes: float) -> str:
     """Run a part in a process of its own, at most so long; returns a sentence on how it went."""
     out = Path(config.out)
-    result, log = _result(out, name), out / f"{name.replace(' ', '-')}.log"
-    result.unlink(missing_ok=True)
+    result, log = result_file(out, name), out / f"{name.replace(' ', '-')}.log"
+    for old in (result, result.with_suffix(".failed")):
+        old.unlink(missing_ok=True)
     command = [sys.executable, "-m", "nlp_ssl.benchmarks.gpu", *sys.argv[1:], "--part", name, "--minutes", str(minutes)]
     begun = time.monotonic()
     with open(log, "w") as file:
@@ -92,15 +92,12 @@ def _run(config: GpuConfig, name: str, minutes: float) -> str:
             process.wait()
     seconds = time.monotonic() - begun
     if result.exists():
-        return f"{name}: done in {seconds:.0f} s"
+        done = "done" if code == 0 else "not looked at to its end, but measured"
+        return f"{name}: {done} in {seconds:.0f} s"
     last = next((line for line in reversed(log.read_text(errors="replace").splitlines()) if line.strip()), "")
     how = f"was cut off after {seconds:.0f} s" if code is None else f"failed with exit code {code}"
     result.with_suffix(".failed").write_text(f"{how}: {last}")
     return f"{name}: {how} ({last[:300]}); its output: {log}"
-
-
-def _result(folder: Path, name: str) -> Path:
-    return folder / f"{name.replace(' ', '-')}.json"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -111,7 +108,7 @@ def table(folder: Path) -> str:
     """README's rows, from a folder of results; what is missing in it is said."""
     from nlp_ssl.benchmarks.profiling import profile_rows
 
-    results = {name: json.loads(path.read_text()) for name in PARTS if (path := _result(folder, name)).exists()}
+    results = {name: json.loads(path.read_text()) for name in PARTS if (path := result_file(folder, name)).exists()}
     if not results:
         raise UserError(f"{folder} holds no results; python -m nlp_ssl.benchmarks.gpu --out {folder} makes them")
     lines = []

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.files import replace
 
 
 @dataclass
@@ -91,6 +92,16 @@ MODELS = {
 TOKENS = 32_768  # of a batch
 
 
+def result_file(folder: Path, name: str) -> Path:
+    """Where the result of a part lies."""
+    return folder / f"{name.replace(' ', '-')}.json"
+
+
+def write_result(config: GpuConfig, found: dict[str, Any]) -> None:
+    """Put what this process's part has found so far where the command looks for it."""
+    replace(result_file(Path(config.out), config.part or ""), json.dumps(found, indent=1))
+
+
 def hardware(config: GpuConfig) -> dict[str, Any]:
     """What the machine is, and what it reaches."""
     import torch
@@ -160,7 +171,7 @@ def steps(config: GpuConfig, model: Model) -> dict[str, Any]:
     """A training step beside others."""
     from nlp_ssl.benchmarks.contest import compare_steps
 
-    return compare_steps(_benchmark(config, model))
+    return compare_steps(_benchmark(config, model), partial(write_result, config))
 
 
 def _benchmark(config: GpuConfig, model: Model) -> Any:

@@ -26,12 +26,12 @@ from nlp_ssl.publishing import curves
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.runs.folder import CHECKPOINTS, LOG_FILE, RunConfig, lock_folder
 from nlp_ssl.runs.model_folder import ModelFolder
-from nlp_ssl.runs.resuming import check_changes, choose_checkpoint
+from nlp_ssl.runs.recovery import Recovery, Stateful, setup_of
 from nlp_ssl.runs.saving import Saver, is_due
 from nlp_ssl.runs.skipped_steps import SkippedSteps
 from nlp_ssl.runs.state import RunState
 from nlp_ssl.runs.status import outcome, write_status
-from nlp_ssl.training.checkpoints import Checkpoints, load, publish, read_state
+from nlp_ssl.training.checkpoints import Checkpoints, publish, read_state
 from nlp_ssl.training.device import describe_exactness, describe_hardware, end_run, make_fast
 from nlp_ssl.training.distributed import any_process, host_group
 from nlp_ssl.training.early_stopping import EarlyStopping
@@ -41,9 +41,6 @@ from nlp_ssl.training.optimizers import build_optimizer
 from nlp_ssl.training.schedules import Horizon
 from nlp_ssl.training.step_guard import StepGuard
 from nlp_ssl.training.tracking import Log, start_trackers
-
-STATEFUL = ("horizon", "guard", "early_stopping")  # in a checkpoint, besides the counters
-REWINDS = 10  # going back so often from one checkpoint does not help
 
 
 @dataclass
@@ -166,13 +163,15 @@ class Run:
         self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, config.checkpoint, write, in_use)
 
     def _resume(self) -> None:
-        found = choose_checkpoint(self.checkpoints) if self.config.resume.enabled else None
-        if self.config.resume.enabled and found is None:
-            console.say(f"resume: {self.folder} has no checkpoint yet, beginning at step 0")
-        if found is not None:
-            check_changes(found, self.config, self.identity, self._setup())
-            self._restore(found)
-            console.say(f"resume: going on from {found} (step {self.state.step:,})")
+        parts: dict[str, Stateful] = {"horizon": self.horizon, "guard": self.guard}
+        parts["early_stopping"] = self.early_stopping
+        if self.accelerator.scaler is not None:
+            parts["scaler"] = self.accelerator.scaler
+        self.recovery = Recovery(
+            self.config, self.checkpoints, self.objective, self.optimizer, self.state, parts, self.identity,
+            setup_of(self.config, self.accelerator.num_processes, self.accelerator.device),
+        )  # fmt: skip
+        found = self.recovery.resume() if self.config.resume.enabled else None
         write_status(self.folder, "running", self.state.step)
         self.begun = True
         self.log = Log(self.folder / LOG_FILE, self.state.step if found is not None else None)
@@ -183,41 +182,17 @@ class Run:
             self.log.ensure("checkpoint", self.state.step, folder=found.name)  # killed between the two
         start_trackers(self.accelerator, self.config.tracking, self.folder.name, flatten(to_dict(self.config)))
 
-    def _restore(self, checkpoint: Path) -> None:
-        """Put everything where it was when a checkpoint was made."""
-        state = load(checkpoint, self.objective, self.optimizer)
-        self.state.load(state)
-        for name in STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-
     def _rewind(self) -> None:
-        """Go back to the newest checkpoint, and on from it with the rows behind those that led to the last step."""
-        state = self.state
-        ahead = state.step + state.data_offset  # the data position behind the step that was not applied
         self.saver.finish()
-        found = choose_checkpoint(self.checkpoints)
-        if found is None:
-            raise UserError(f"step {state.step:,} asks to go back, and there is no checkpoint; lower --optimizer.lr")
-        bad, before = state.step, state.rewinds
-        self._restore(found)
-        state.rewinds = [state.step, before[1] + 1 if before[0] == state.step else 1]
-        if state.rewinds[1] > REWINDS:
-            raise UserError(f"went back to step {state.step:,} {REWINDS} times, to no good end; lower --optimizer.lr")
-        passed_over, state.data_offset = ahead - state.step - state.data_offset, ahead - state.step
-        state.not_applied, self.saver.elapsed = 0, state.elapsed
+        bad, passed_over = self.recovery.rewind()
+        state = self.state
+        self.saver.elapsed = state.elapsed
         self.log.cut(state.step)
         self.log.write("rewind", state.step, after=bad, passed_over=passed_over)
         console.warn(
             f"went back from step {bad:,} to {state.step:,}; the rows of {passed_over:,} steps are passed over"
         )
         self._save()  # a resumed run must pass them over too
-
-    def _setup(self) -> dict[str, Any]:
-        """What rounding may depend on."""
-        where = {"processes": self.accelerator.num_processes, "hardware": self.accelerator.device.type}
-        return where | {"versions": libraries.versions()} | ({"compile": True} if self.config.train.compile else {})
 
     def _steps(self) -> Iterator[Step]:
         """The loop, with a progress bar that knows the time left."""
@@ -239,7 +214,7 @@ class Run:
         return with_progress(steps, self.horizon, self.state.step)
 
     def _evaluation_is_due(self) -> bool:
-        return is_due(self.state.step, self.config.evaluation.every, self.horizon.steps, 10)
+        return is_due(self.state.step, self.config.evaluation.every, self.horizon.steps, 10, self.state.evaluated_at)
 
     # -----------------------------------------------------------------------------------------------------------------
     # once in a while
@@ -273,11 +248,8 @@ class Run:
         return True
 
     def _save(self) -> None:
-        state = self.state.to_dict() | {"identity": self.identity, "setup": self._setup()}
-        state["value"] = self.early_stopping.value if self.state.evaluated_at == self.state.step else None
-        state |= {name: getattr(self, name).state_dict() for name in STATEFUL}
-        if self.accelerator.scaler is not None:
-            state["scaler"] = self.accelerator.scaler.state_dict()
+        value = self.early_stopping.value if self.state.evaluated_at == self.state.step else None
+        state = self.recovery.snapshot() | {"value": value}
         self.saver.save(self.state.step, self.objective, self.optimizer, state, self._facts())
 
     def _committed(self, checkpoint: Path, step: int) -> None:

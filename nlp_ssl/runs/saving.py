@@ -14,11 +14,17 @@ SAVE_SECONDS = 1800  # without --checkpoint.every, no more than this is lost
 RETRY_SECONDS = 300  # until a save that failed is tried again
 
 
-def is_due(step: int, every: int | None, total: int | None, parts: int) -> bool:
-    """Whether something that happens every so many steps, or `parts` times in the run, happens after this step."""
+def is_due(step: int, every: int | None, total: int | None, parts: int, last: int = -1) -> bool:
+    """Whether something that happens every so many steps, or `parts` times in the run, happens after this step.
+
+    Where `total` is an estimate that grows, a run comes to the same share of it again; so no two are closer than half
+    a part, if it is known when it `last` happened.
+    """
     if every is not None:
         return step % every == 0
-    return total is not None and step * parts // total > (step - 1) * parts // total
+    if total is None or (last >= 0 and 2 * parts * (step - last) < total):
+        return False
+    return step * parts // total > (step - 1) * parts // total
 
 
 class Saver:

@@ -178,7 +178,7 @@ def test_the_summed_cross_entropy_is_torchs(dtype):
 def start(corpus: Path, out: Path, *options: object, recipe: str = "pretrain_mlm.py") -> subprocess.Popen:
     variables = {k: v for k, v in os.environ.items() if k != "ACCELERATE_USE_CPU"}
     command = [sys.executable, ROOT / "recipes" / recipe, "--data.sources", corpus, "--model.name", "modernbert-tiny"]
-    command += ["--tokenizer.vocab_size", 400, "--tokens.sequence_length", 64, "--train.global_batch_size", 64]
+    command += ["--tokenizer.vocab_size", 320, "--tokens.sequence_length", 64, "--train.global_batch_size", 64]
     command += ["--train.micro_batch_size", 32, "--train.log_every", 1, "--data.held_out_fraction", 0.1]
     command += ["--train.steps", 30, "--output_dir", out, *options]
     return subprocess.Popen(
