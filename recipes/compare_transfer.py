@@ -98,7 +98,7 @@ def run_config(config: TransferComparisonConfig) -> FinetuneConfig:
 
 def commonest(data: "LabelledData") -> dict[str, float]:
     """What always guessing the commonest class of the training rows scores on each set; none but for classes."""
-    if data.kind != "classification" or data.metrics[0] != "accuracy":
+    if not data.kind.exclusive or data.metrics[0] != "accuracy":
         return {}
     guess = Counter(data.train["label"]).most_common(1)[0][0]
     sets = {"validation": data.validation, "test": data.test}

@@ -56,8 +56,8 @@ def main(config: EmbeddingsConfig) -> None:
 
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
     data = open_classification(config.data)
-    if data.kind != "classification":
-        raise UserError(f"a map needs one class a text; this is {data.kind}")
+    if not data.kind.exclusive:
+        raise UserError(f"a map needs one class a text; this is {data.kind.name}")
     console.say(f"data: {data.description}")
     reader = ClassificationCollator(tokenizer, data.labels, data.text_columns, config.max_length)
     shape = architecture(config.model, AutoModel, tokenizer, config.max_length, config.model.dropout)

@@ -54,7 +54,8 @@ def worst_errors(data: LabelledData, predictions: list[Prediction], count: int =
     tags the sentence with the most wrong words.
     """
     errors = [(i, p) for i, p in enumerate(predictions) if p.reference is not None and p.predicted != p.reference]
-    errors.sort(key=lambda error: -_wrongness(data.kind, error[1]))
+    wrongness = {i: data.kind.wrongness(p.predicted, p.reference, p.probabilities) for i, p in errors}
+    errors.sort(key=lambda error: -wrongness[error[0]])
     rows = []
     for i, prediction in errors[:count]:
         row = data.validation[i]
@@ -62,29 +63,8 @@ def worst_errors(data: LabelledData, predictions: list[Prediction], count: int =
             as_written(value)[0] if isinstance(value := row[c], list) else value for c in data.text_columns
         )
         found = {"label": data.named(prediction.reference), "predicted": data.named(prediction.predicted)}
-        if data.kind == "tagging":
-            found = {key: _entities_of(row["tokens"], tags) for key, tags in found.items()}
-        if data.kind == "classification":
-            found["probability of the label"] = _probability(prediction)
+        found = {key: data.kind.shown(label, row) for key, label in found.items()}
+        if data.kind.exclusive:
+            found["probability of the label"] = 1 - wrongness[i]
         rows.append({"text": text[:120], **{key: v if isinstance(v, float) else str(v) for key, v in found.items()}})
     return rows
-
-
-def _probability(prediction: Prediction) -> float:
-    """Of the true class."""
-    assert prediction.probabilities is not None
-    return prediction.probabilities[prediction.reference]
-
-
-def _wrongness(kind: str, prediction: Prediction) -> float:
-    if kind == "classification":
-        return 1 - _probability(prediction)
-    if kind == "regression":
-        return abs(prediction.predicted - prediction.reference)
-    return sum(p != r for p, r in zip(prediction.predicted, prediction.reference, strict=True))
-
-
-def _entities_of(words: list[str], tags: list[str]) -> str:
-    """Such as `"Paris LOC, Smith PER"`."""
-    marked = (f"{word} {tag}" for word, tag in zip(words, tags, strict=True) if tag != "O")
-    return ", ".join(marked)[:80] or "none"

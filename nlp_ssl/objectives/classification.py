@@ -194,8 +194,7 @@ print(classify({example}))""",
         cls, tokenizer: PreTrainedTokenizerBase, data: LabelledData, config: ClassificationConfig
     ) -> ClassificationCollator:
         """As the data's labels are."""
-        several = data.kind == "multilabel"
-        return ClassificationCollator(tokenizer, data.labels, data.text_columns, config.max_length, several)
+        return ClassificationCollator(tokenizer, data.labels, data.text_columns, config.max_length, data.kind.several)
 
     @classmethod
     def adapt(cls, model_config: PreTrainedConfig, config: ClassificationConfig) -> None:
@@ -219,10 +218,8 @@ print(classify({example}))""",
         texts = [row[column] for column in data.text_columns]
         found = predict({"text": texts[0], "text_pair": texts[1]} if len(texts) == 2 else texts[0], truncation=True)
         found = found[0] if isinstance(found, list) else found
-        if data.kind == "multilabel":
-            truth = ", ".join(data.names[i] for i in row["label"]) or "none"
-        else:
-            truth = row["label"] if data.labels is None else data.labels[row["label"]]
+        truth = data.kind.written(row["label"], data.labels)
+        truth = (", ".join(truth) or "none") if isinstance(truth, list) else truth
         guess = f"{found['score']:.2f}" if data.labels is None else f"{found['label']} {found['score']:.0%}"
         return f"{' | '.join(t[:100] for t in texts)}  ->  {guess}  (it was: {truth})".replace("\n", " ")
 
@@ -272,8 +269,8 @@ print(classify({example}))""",
 
 def balanced_weights(data: LabelledData) -> list[float]:
     """As many rows as an even split would give a class, over the rows that it has; of mean 1 over the rows."""
-    if data.kind != "classification":
-        raise UserError(f"--class_weights balanced is for one class a row; this is {data.kind}")
+    if not data.kind.exclusive:
+        raise UserError(f"--class_weights balanced is for one class a row; this is {data.kind.name}")
     counts = Counter(data.train["label"])
     return [len(data.train) / (len(counts) * max(1, counts[i])) for i in range(len(data.names))]
 

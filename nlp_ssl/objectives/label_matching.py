@@ -172,7 +172,7 @@ def fit_head(
         return data, False
     if data.labels is None or len(head) == 1 or config.problem_type == "regression":
         return data, _fit_score(name, config, head, data)
-    match = match_labels(head, data.labels, data.other_names, _unused_inside_tags(data))
+    match = match_labels(head, data.labels, data.other_names, _dispensable(data))
     if match.rows is None:
         say(f"head: made anew; {_why_not(name, head, match)}")
         return data, False
@@ -212,13 +212,11 @@ def _why_not(name: str, head: list[str], match: Match) -> str:
     return f"that of {name} has other classes than the data (new: {_listed(match.new)}{gone})"
 
 
-def _unused_inside_tags(data: LabelledData) -> set[str]:
-    """`I-` tags that no row has, of types whose entities are all of one word: a head may do without."""
-    if data.kind != "tagging":
-        return set()
+def _dispensable(data: LabelledData) -> set[str]:
+    """Classes that no row has and a head may do without."""
     sets = [part for part in (data.train, data.validation, data.test) if part is not None]
-    used = {data.names[tag] for part in sets for row in part["tags"] for tag in row}
-    return {label for label in data.names if label.startswith("I-") and label not in used}
+    labels = (data.kind.written(label, data.names) for part in sets for label in part[data.kind.column])
+    return data.kind.dispensable(data.names, {name for label in labels for name in data.kind.classes_in(label)})
 
 
 def _listed(names: Sequence[str]) -> str:

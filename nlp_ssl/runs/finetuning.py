@@ -234,7 +234,7 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
     if run.accelerator.is_main_process:
         write_predictions(run.folder / PREDICTIONS_FILE, data, found)
         _show_errors(run.folder, data, found["validation"])
-        if run.publisher is not None and data.kind == "classification":  # the confusion matrix was not there before
+        if run.publisher is not None and data.kind.exclusive:  # the confusion matrix was not there before
             run.publisher.push(run.folder, message=f"Trained for {run.state.step:,} steps: confusion matrix")
             run.publisher.finish()
         _show_readings(run.seen.get("readings"), run.folder)
@@ -251,7 +251,7 @@ def _show_errors(folder: Path, data: LabelledData, predictions: list[Prediction]
         console.say("most wrong:")
         console.say(format_table(errors[:3]))
     replace(folder / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
-    if data.kind == "classification":
+    if data.kind.exclusive:
         pairs = [(p.reference, p.predicted) for p in predictions if p.reference is not None]
         plot_confusion(pairs, data.names, folder / "confusion.png")
 
@@ -273,7 +273,7 @@ def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any
             "labels": ", ".join(data.labels) if data.labels else None,
             "corpus": hide(data.description, to_dict(config)),
             "train_rows": len(data.train),
-            "objective": data.kind,
+            "objective": data.kind.name,
             **procedure(config, config.max_length),
             "lora_rank": config.transfer.lora_rank,
             **facts,

@@ -9,6 +9,7 @@ from importlib.metadata import packages_distributions
 
 from nlp_ssl.core.console import progress
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.data.labelled.rows import Rows, Task, from_lists
 from nlp_ssl.data.labelled.tag_schemes import OUTSIDE
 from nlp_ssl.data.text.pydocs import PyDoc, read_pydocs
 
@@ -20,6 +21,12 @@ MAX_TAGGED_TEXTS = 8000
 MAX_WORDS = 120
 
 _WORD = re.compile(r"[^\W\d]\w*|\d+|[^\w\s]")
+
+
+def library_task() -> tuple[Rows, Task]:
+    """The built-in classification task."""
+    texts, labels = library_texts()
+    return from_lists("the built-in task", {"text": texts, "label": labels}), Task("builtin-library")
 
 
 def library_texts(docs: list[PyDoc] | None = None) -> tuple[list[str], list[str]]:
@@ -48,6 +55,12 @@ def library_texts(docs: list[PyDoc] | None = None) -> tuple[list[str], list[str]
     size = min(len(texts) for texts in by_package.values())
     rows = [(text, package) for package, texts in by_package.items() for text in texts[:size]]
     return [text for text, _ in rows], [package for _, package in rows]
+
+
+def signature_task() -> tuple[Rows, Task]:
+    """The built-in tagging task."""
+    tokens, tags = signature_tags()
+    return from_lists("the built-in task", {"tokens": tokens, "tags": tags}), Task("builtin-signature")
 
 
 def signature_tags(docs: list[PyDoc] | None = None) -> tuple[list[list[str]], list[list[str]]]:

@@ -33,14 +33,14 @@ def files_of(sources: str | list[str]) -> list[Path]:
     return [path for name in names for path in find_files(name) or [Path(name)]]
 
 
-def read_files(sources: str | list[str], kind: str) -> Rows:
+def read_files(sources: str | list[str], tagged: bool) -> Rows:
     """The rows of one or several files or globs, in the order of the sources, those of a glob sorted.
 
     Raises:
         UserError: a file is not there or cannot be read, or has other columns than the first.
     """
     paths = files_of(sources)
-    parts = [read_file(path, kind) for path in paths]
+    parts = [read_file(path, tagged) for path in paths]
     first = parts[0]
     for rows in parts[1:]:
         if set(rows.names) != set(first.names):
@@ -60,14 +60,14 @@ def extension_of(name: str) -> str:
     return Path(name).suffix.lower()
 
 
-def read_file(path: Path, kind: str) -> Rows:
+def read_file(path: Path, tagged: bool) -> Rows:
     """Read a .csv, .tsv, .json, .jsonl, .parquet or .conll file, plain, .gz or .zst."""
     extension = extension_of(path.name)
     if extension not in EXTENSIONS:
         raise UserError(
             f"{path}: files of this kind cannot be read; give a {', '.join(EXTENSIONS)} file, or .gz or .zst of one"
         )
-    if extension == ".conll" and kind != "tagging":
+    if extension == ".conll" and not tagged:
         raise UserError(
             f"{path} holds one tag per word, not one label per text; fine-tune a tagger on it (finetune_ner.py)"
         )

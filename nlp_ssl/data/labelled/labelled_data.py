@@ -5,15 +5,26 @@ float). Tagging: `tokens` and `tags` (`List(ClassLabel)`), always IOB2.
 """
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value
 
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.data.labelled.builtin_tasks import library_task, signature_task
+from nlp_ssl.data.labelled.kinds import (
+    ENTITY_TAGS,
+    ONE_CLASS,
+    SCORE,
+    SEVERAL_CLASSES,
+    TAGS,
+    Kind,
+    OneClass,
+    Score,
+    SeveralClasses,
+)
 from nlp_ssl.data.labelled.label_values import (
     are_scores,
     check_known,
@@ -22,25 +33,16 @@ from nlp_ssl.data.labelled.label_values import (
     has_text,
     label_order,
     name_tags,
-    read_class,
-    read_classes,
-    read_score,
     read_words,
     scheme_of,
 )
 from nlp_ssl.data.labelled.rows import Rows, Task
 from nlp_ssl.data.labelled.sources import read_splits
-from nlp_ssl.data.labelled.tag_schemes import OUTSIDE, entities, is_tag, tag_set, to_bio2
+from nlp_ssl.data.labelled.tag_schemes import OUTSIDE, entities, tag_set, to_bio2
 
 HELD_OUT_FRACTION = 0.1
 LABEL_NAMES = ("label", "labels", "score")
 TOKEN_NAMES = ("tokens", "words")
-Kind = Literal["classification", "multilabel", "regression", "tagging"]
-DEFAULT_METRICS = {
-    "classification": ["accuracy", "f1_macro"],
-    "multilabel": ["f1_micro_multilabel", "f1_macro_multilabel"],
-    "regression": ["pearson_spearman"],
-}
 TAG_NAMES = ("ner_tags", "tags", "ner", "labels", "label")
 
 
@@ -82,11 +84,7 @@ class LabelledData:
 
     def named(self, label: Any) -> Any:
         """A label as people write it: the class's name, the list of names, the score, the tags; `None` stays."""
-        if label is None or self.kind in ("regression", "tagging"):
-            return label
-        if self.kind == "multilabel":
-            return [name for name, holds in zip(self.names, label, strict=True) if holds]
-        return self.names[label]
+        return None if label is None else self.kind.named(label, self.labels)
 
     def numbered(self, label: Any) -> Any:
         """What metrics take for a label that `named` gave: classes by their place in the data's own order.
@@ -95,14 +93,7 @@ class LabelledData:
         classes a row those that the data has not are left out; one class that it has not is a number after all of
         its own; a tag of no scheme, as some heads have for special tokens, is outside of every entity.
         """
-        if label is None or self.kind == "regression":
-            return label
-        if self.kind == "tagging":
-            return [tag if is_tag(tag) else OUTSIDE for tag in label] if "entity_f1" in self.metrics else label
-        order = self.order or self.names
-        if self.kind == "multilabel":
-            return [int(name in label) for name in order]
-        return order.index(label) if label in order else len(order) + self.names.index(label)
+        return None if label is None else self.kind.numbered(label, self.labels, self.order)
 
 
 def open_classification(config: LabelledConfig) -> LabelledData:
@@ -115,7 +106,7 @@ def open_classification(config: LabelledConfig) -> LabelledData:
         UserError: nothing there, a column that is missing, no network for a Hub name, labels that are missing, unknown
             in training, or all the same.
     """
-    splits, task = read_splits(config, "classification")
+    splits, task = read_splits(config, library_task)
     train = splits["train"]
     label = find_column(train, config.label_column or task.label_column, LABEL_NAMES, "label_column")
     text_columns = config.text_columns or task.text_columns or find_text_columns(train, label)
@@ -133,23 +124,25 @@ def open_classification(config: LabelledConfig) -> LabelledData:
             continue
         for column in (*text_columns, label):
             find_column(rows, column, (), "text_columns")
-        labels = [_read_label(kind, rows, i, value, names, label) for i, value in enumerate(rows.column(label))]
+        labels = [kind.read(rows, i, value, names, label) for i, value in enumerate(rows.column(label))]
         table = {column: rows.column(column) for column in text_columns} | {"label": labels}
         tables[split] = _drop(rows, table, [has_text(rows, i, table, text_columns) for i in range(len(labels))])
-    classes, feature = None, Value("float32")
-    if kind != "regression":
-        trained = {name for row in tables["train"][1]["label"] for name in _listed(row)}
+    classes = None
+    if kind is not SCORE:
+        trained = {name for row in tables["train"][1]["label"] for name in kind.classes_in(row)}
         classes = names or sorted(trained, key=label_order)
-        feature = List(ClassLabel(names=classes)) if kind == "multilabel" else ClassLabel(names=classes)
         if len(trained) < 2:
             only = "no label" if not trained else f"the label {next(iter(trained))!r}"
             raise UserError(f"every row of {train.where} has {only}; a classifier needs two classes")
         for rows, table in tables.values():
             check_known(
-                rows, ((i, n) for i, row in enumerate(table["label"]) for n in _listed(row)), trained, train.where
+                rows,
+                ((i, n) for i, row in enumerate(table["label"]) for n in kind.classes_in(row)),
+                trained,
+                train.where,
             )
-    features = Features({column: Value("string") for column in text_columns} | {"label": feature})
-    data = _finish(config, task, tables, features, kind, classes, task.metrics or DEFAULT_METRICS[kind])
+    features = Features({column: Value("string") for column in text_columns})
+    data = _finish(config, task, tables, features, kind, classes)
     data.hidden = hidden
     if names:
         data.other_names = list(map(str, range(len(names))))
@@ -157,28 +150,14 @@ def open_classification(config: LabelledConfig) -> LabelledData:
         data.other_names = [str(task.classes.index(name)) for name in classes]
     elif classes == list(map(str, range(len(task.classes)))):
         data.other_names = list(task.classes)
-    if kind == "classification":
-        most = Counter(data.validation["label"]).most_common(1)[0][1] / len(data.validation)
-        data.description += f", {len(data.names)} classes; always guessing the commonest is {most:.1%} right"
-    if kind == "multilabel":
-        mean = sum(map(len, data.train["label"])) / len(data.train)
-        data.description += f", {len(data.names)} classes, {mean:.2f} of them a row"
     return data
 
 
-def _kind(train: Rows, label: str) -> Kind:
+def _kind(train: Rows, label: str) -> OneClass | SeveralClasses | Score:
     values = train.column(label)
     if any(isinstance(value, list) for value in values):
-        return "multilabel"
-    return "regression" if train.class_names(label) is None and are_scores(values) else "classification"
-
-
-def _read_label(kind: Kind, rows: Rows, row: int, value: Any, names: list[str] | None, column: str) -> Any:
-    if kind == "regression":
-        return read_score(rows, row, value)
-    return (
-        read_classes(rows, row, value, names) if kind == "multilabel" else read_class(rows, row, value, names, column)
-    )
+        return SEVERAL_CLASSES
+    return SCORE if train.class_names(label) is None and are_scores(values) else ONE_CLASS
 
 
 def _hides_labels(rows: Rows, label: str) -> bool:
@@ -189,10 +168,6 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _listed(label: str | list[str]) -> list[str]:
-    return label if isinstance(label, list) else [label]
-
-
 def open_tagging(config: LabelledConfig) -> LabelledData:
     """Open sentences with one tag a word; entity tags in IOB1, IOB2, BIOES or BILOU are rewritten as IOB2.
 
@@ -201,7 +176,7 @@ def open_tagging(config: LabelledConfig) -> LabelledData:
     Raises:
         UserError: as for `open_classification`, and tags that do not match their words, or belong to no scheme.
     """
-    splits, task = read_splits(config, "tagging")
+    splits, task = read_splits(config, signature_task, tagged=True)
     train = splits["train"]
     tokens_column = find_column(train, config.tokens_column, TOKEN_NAMES, "tokens_column")
     tags_column = find_column(train, config.label_column or task.label_column, TAG_NAMES, "label_column")
@@ -237,12 +212,10 @@ def open_tagging(config: LabelledConfig) -> LabelledData:
     known = present if plain else set(labels)
     for rows, table in tables.values():
         check_known(rows, ((i, tag) for i, row in enumerate(table["tags"]) for tag in row), known, train.where)
-    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=labels))})
-    metrics = task.metrics or (["tag_accuracy"] if plain else ["entity_f1"])
-    data = _finish(config, task, tables, features, "tagging", labels, metrics)
+    features = Features({"tokens": List(Value("string"))})
+    data = _finish(config, task, tables, features, TAGS if plain else ENTITY_TAGS, labels)
     if labels is names:
         data.other_names = list(map(str, range(len(names))))
-    data.description += f", {len(labels)} tags" if plain else f", {(len(labels) - 1) // 2} types of entities"
     return data
 
 
@@ -255,16 +228,14 @@ def arrange(data: LabelledData, labels: list[str]) -> LabelledData:
     """
     if labels == data.labels:
         return data
-    column = "tags" if data.kind == "tagging" else "label"
+    column, feature = data.kind.column, data.kind.feature(labels)
     ids = [labels.index(name) if name in labels else None for name in data.names]
-    feature: Any = ClassLabel(names=labels)
 
     def arranged(rows: Dataset | None) -> Dataset | None:
         if rows is None:
             return None
-        several = isinstance(rows.features[column], List)
-        new = [[ids[i] for i in label] if several else ids[label] for label in rows[column]]
-        features = Features(dict(rows.features) | {column: List(feature) if several else feature})
+        new = [[ids[i] for i in label] if isinstance(label, list) else ids[label] for label in rows[column]]
+        features = Features(dict(rows.features) | {column: feature})
         return Dataset.from_dict({name: rows[name][:] for name in features} | {column: new}, features=features)
 
     sets: dict[str, Any] = {split: arranged(getattr(data, split)) for split in ("train", "validation", "test")}
@@ -297,9 +268,10 @@ def _finish(
     features: Features,
     kind: Kind,
     labels: list[str] | None,
-    metrics: list[str],
 ) -> LabelledData:
     """Make data sets, hold out a validation set where there is none, and cut to the numbers asked for."""
+    text_columns = list(features)
+    features = Features(dict(features) | {kind.column: kind.feature(labels)})
     splits = {split: Dataset.from_dict(table, features=features) for split, (_, table) in tables.items()}
     if "validation" not in splits:
         splits["train"], splits["validation"] = _hold_out(splits["train"])
@@ -312,11 +284,12 @@ def _finish(
         validation=splits["validation"],
         test=splits.get("test"),
         kind=kind,
-        text_columns=[column for column in features if column not in ("label", "tags")],
+        text_columns=text_columns,
         labels=labels,
         name=task.path,
-        metrics=metrics,
-        description=f"{task.path}: {', '.join(sizes)} rows",
+        metrics=task.metrics or kind.metrics,
+        description=f"{task.path}: {', '.join(sizes)} rows"
+        + kind.summary(splits["train"], splits["validation"], labels),
     )
 
 

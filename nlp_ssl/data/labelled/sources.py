@@ -1,9 +1,9 @@
 """Where labelled rows come from: built-in tasks, local files, Hub data sets; unchanged, each with its place."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from datasets import DatasetDict, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetNotFoundError
@@ -11,10 +11,9 @@ from datasets.exceptions import DatasetNotFoundError
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.data.labelled.builtin_tasks import library_texts, signature_tags
 from nlp_ssl.data.labelled.files import EXTENSIONS, extension_of, files_of, read_files
 from nlp_ssl.data.labelled.glue import GLUE_TASKS, read_glue
-from nlp_ssl.data.labelled.rows import Rows, Task, from_dataset, from_lists
+from nlp_ssl.data.labelled.rows import Rows, Task, from_dataset
 
 # Hub ids that hold parquet: `datasets` 5 runs no loading scripts
 TASKS = {
@@ -25,15 +24,22 @@ TASKS = {
 }
 
 
-def read_splits(config: LabelledConfig, kind: Literal["classification", "tagging"]) -> tuple[dict[str, Rows], Task]:
+def read_splits(
+    config: LabelledConfig, builtin: Callable[[], tuple[Rows, Task]], tagged: bool = False
+) -> tuple[dict[str, Rows], Task]:
     """Read the splits that there are, of `train`, `validation` and `test`, and what is known about the task.
+
+    Args:
+        config: where they are.
+        builtin: makes the built-in task.
+        tagged: whether there is one label a word.
 
     Raises:
         UserError: no file or data set, one that cannot be read, no network, no training split.
     """
     if config.train_file is not None:
         files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
-        splits = {split: read_files(file, kind) for split, file in files.items() if file is not None}
+        splits = {split: read_files(file, tagged) for split, file in files.items() if file is not None}
         return splits, Task(files_of(config.train_file)[0].name.split(".")[0])
     if config.validation_file is not None or config.test_file is not None:
         raise UserError("--data.validation_file and --data.test_file need --data.train_file beside them")
@@ -44,10 +50,8 @@ def read_splits(config: LabelledConfig, kind: Literal["classification", "tagging
             )
         return read_glue(Path(config.glue_dir), config.task), replace(TASKS[config.task], path=config.task)
     if config.task == "builtin":
-        texts, labels = library_texts() if kind == "classification" else signature_tags()
-        names = ("text", "label") if kind == "classification" else ("tokens", "tags")
-        rows = from_lists("the built-in task", dict(zip(names, (texts, labels), strict=True)))
-        return {"train": rows}, Task("builtin-library" if kind == "classification" else "builtin-signature")
+        rows, task = builtin()
+        return {"train": rows}, task
     return _read_hub(config)
 
 

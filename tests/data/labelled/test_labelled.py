@@ -54,7 +54,7 @@ def test_formats_give_the_rows_that_were_written(tmp_path, extension, gz):
     file = write(tmp_path / f"train.{extension}{gz}", rows)
     data = open_classification(LabelledConfig(train_file=file, validation_file=file))
     assert data.labels == ["neg", "neutral", "pos"]
-    assert (data.kind, data.text_columns, data.test, data.name) == ("classification", ["text"], None, "train")
+    assert (data.kind.name, data.text_columns, data.test, data.name) == ("classification", ["text"], None, "train")
     assert data.train["text"][:] == texts
     assert data.train.features["label"].int2str(data.train["label"][:]) == LABELS
 
@@ -69,7 +69,7 @@ def test_numbers_are_ordered_by_value_and_floats_are_scores(tmp_path, extension)
     assert data.text_columns == ["sentence1", "sentence2"]
     file = write(tmp_path / f"b.{extension}", [{"text": "a", "score": s} for s in (0.5, 3.0, 4.25)])
     data = open_classification(LabelledConfig(train_file=file, validation_file=file))
-    assert (data.kind, data.labels, data.metrics) == ("regression", None, ["pearson_spearman"])
+    assert (data.kind.name, data.labels, data.metrics) == ("regression", None, ["pearson_spearman"])
     assert data.train["label"][:] == [0.5, 3.0, 4.25]
 
 
@@ -79,7 +79,7 @@ def test_lists_are_several_classes_a_row(tmp_path, extension):
     rows = [{"text": text, "label": label} for text, label in zip("wxyz", labels, strict=True)]
     file = write(tmp_path / f"train.{extension}", rows)
     data = open_classification(LabelledConfig(train_file=file, validation_file=file))
-    assert (data.kind, data.labels) == ("multilabel", ["a", "b", "c"])
+    assert (data.kind.name, data.labels) == ("multilabel", ["a", "b", "c"])
     assert data.metrics == ["f1_micro_multilabel", "f1_macro_multilabel"]
     assert data.train["label"][:] == [[0, 1], [], [2], [0]]
     assert "3 classes, 1.00 of them a row" in data.description
@@ -252,7 +252,7 @@ def test_tags_of_every_format_and_scheme_are_one_task(tmp_path):
     for file in files:
         data = open_tagging(LabelledConfig(train_file=file, validation_file=file))
         assert data.labels == ["O", "B-LOC", "I-LOC", "B-MISC", "I-MISC", "B-ORG", "I-ORG"]
-        assert (data.kind, data.text_columns, data.metrics) == ("tagging", ["tokens"], ["entity_f1"])
+        assert (data.kind.name, data.text_columns, data.metrics) == ("tagging", ["tokens"], ["entity_f1"])
         assert data.train["tokens"][:] == words
         assert [[data.labels[t] for t in row] for row in data.train["tags"]] == bio2
 
@@ -414,4 +414,4 @@ def test_real_tables(tmp_path):
     data = open_classification(
         LabelledConfig(train_file=str(stsb / "train.jsonl.gz"), validation_file=str(stsb / "dev.jsonl.gz"))
     )
-    assert (data.kind, len(data.train), np.max(data.train["label"])) == ("regression", 5749, 5.0)
+    assert (data.kind.name, len(data.train), np.max(data.train["label"])) == ("regression", 5749, 5.0)
