@@ -19,6 +19,7 @@ from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.data.sequences.batches import Batch, Collator
 from nlp_ssl.data.sequences.length_batching import padded
 from nlp_ssl.objectives.objective import Objective, Sums
+from nlp_ssl.publishing.card import CardText
 
 IGNORED = -100
 RULES = 2  # raise it when the same rows would be tokenised otherwise
@@ -95,6 +96,11 @@ class LabelledObjective(Objective):
     def over(cls, model: nn.Module, collator: LabelledCollator, data: LabelledData, config: Any) -> Self:
         """The objective of a run."""
         return cls(model, collator)
+
+    @classmethod
+    def about(cls, collator: Any) -> CardText:
+        """What the card of a run says; `card`, unless it depends on how rows are read."""
+        return cls.card
 
     @classmethod
     def show(cls, predict: Any, data: LabelledData, row: dict[str, Any], collator: Any) -> str:

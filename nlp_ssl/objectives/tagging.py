@@ -1,6 +1,7 @@
 """Tagging of words (entities, parts of speech), with any `AutoModelForTokenClassification`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -244,7 +245,7 @@ class Tagging(LabelledObjective):
         snippet="""\
 from transformers import pipeline
 
-tag = pipeline("token-classification", model={model}, aggregation_strategy={strategy})
+tag = pipeline("token-classification", model={model}, aggregation_strategy="first")
 for entity in tag({example}):
     print(entity['entity_group'], entity['word'], f"{{entity['score']:.3f}}")""",
     )
@@ -259,6 +260,11 @@ for entity in tag({example}):
         """With the reading of `pipeline` that suits tokenizer and words."""
         reading = choose_reading(tokenizer, data.train["tokens"])
         return TaggingCollator(tokenizer, data.names, config.max_length, reading)
+
+    @classmethod
+    def about(cls, collator: TaggingCollator) -> CardText:
+        """With the reading of `pipeline` in its snippet."""
+        return replace(cls.card, snippet=cls.card.snippet.replace('"first"', f'"{collator.reading}"'))
 
     @classmethod
     def show(cls, predict: Any, data: LabelledData, row: dict[str, Any], collator: Any) -> str:

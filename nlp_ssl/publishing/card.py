@@ -123,7 +123,6 @@ def model_card(
     example: str | tuple[str, str] | None = None,
     limits: Iterable[str] = (),
     curves: str | None = None,
-    aggregation_strategy: str = "first",
 ) -> str:
     """Write a model card.
 
@@ -143,7 +142,6 @@ def model_card(
             token.
         limits: further sentences on what the model cannot do.
         curves: file name of the picture of the loss, beside the card.
-        aggregation_strategy: how the snippet of a tagger reads it.
 
     Returns:
         Markdown with YAML front matter, ending in a newline.
@@ -159,7 +157,7 @@ def model_card(
         _what(text, facts, base_model),
         _table(MODEL_FACTS, facts),
         "## How to use",
-        f"```python\n{_snippet(text, model, example, aggregation_strategy)}\n```",
+        f"```python\n{_snippet(text, model, example)}\n```",
         _section("## Training data", _table(DATA_FACTS, facts)),
         _section("## Training procedure", _table({**PROCEDURE_FACTS, **others}, facts)),
         _section(
@@ -225,11 +223,9 @@ def _what(text: CardText, facts: Mapping[str, Any], base_model: str | None) -> s
     return f"This is {text.what}. It is a model{size}, {origin} with `nlp_ssl`; plain `transformers` loads it."
 
 
-def _snippet(text: CardText, model: str, example: str | tuple[str, str] | None, strategy: str) -> str:
+def _snippet(text: CardText, model: str, example: str | tuple[str, str] | None) -> str:
     given = {"text": example[0], "text_pair": example[1]} if isinstance(example, tuple) else example
-    return text.snippet.format(
-        model=repr(model), example=repr(given) if given else text.example, strategy=repr(strategy)
-    )
+    return text.snippet.format(model=repr(model), example=repr(given) if given else text.example)
 
 
 def _results(labels: Mapping[str, str], facts: Mapping[str, Any], metrics: list[Metric]) -> str:

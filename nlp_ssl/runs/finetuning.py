@@ -155,6 +155,7 @@ def start(config: FinetuneConfig, task: Prepared) -> Run:
             model,
             data=fingerprint([rows._fingerprint, len(rows)]),
             tokenizer=tokenizer_fingerprint(task.tokenizer),
+            lora_rank=config.transfer.lora_rank,
         ),
     )
 
@@ -264,9 +265,8 @@ def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any
     dataset = hide(data.name, to_dict(config))
     return model_card(
         **names(config),
-        text=task.objective.card,
+        text=task.objective.about(task.collator),
         curves=facts.pop("curves", None),
-        aggregation_strategy=getattr(task.collator, "reading", "first"),
         limits=[] if readings is None else [readings.advice()],
         metrics=[Metric(key, value, dataset, "validation") for key, value in scores.items()],
         facts={

@@ -136,11 +136,22 @@ def _changed_files(before: dict[str, str], now: dict[str, str]) -> str:
 
 
 def run_identity(
-    config: RunConfig, model: PreTrainedModel, data: str, tokenizer: str, files: dict[str, str] | None = None
+    config: RunConfig,
+    model: PreTrainedModel,
+    data: str,
+    tokenizer: str,
+    files: dict[str, str] | None = None,
+    lora_rank: int | None = None,
 ) -> dict[str, Any]:
     """What makes a run that run: nothing of it may change when it is resumed, but the data if that is allowed.
 
-    The sha256 of the data's `files`, by name, is there to say which of them changed.
+    Args:
+        config: of the run.
+        model: as it is published.
+        data: fingerprint.
+        tokenizer: fingerprint.
+        files: sha256 of the data's files, by name, to say which of them changed.
+        lora_rank: of adapters.
     """
     elsewhere = ("transformers_version", "_name_or_path")  # a model may be moved
     return {
@@ -149,5 +160,5 @@ def run_identity(
         "tokenizer": tokenizer,
         "model": fingerprint({k: v for k, v in model.config.to_dict().items() if k not in elsewhere}),
         "optimizer": config.optimizer.name,
-        "lora_rank": getattr(getattr(config, "transfer", None), "lora_rank", None),
+        "lora_rank": lora_rank,
     }
