@@ -15,14 +15,15 @@ runs/rtd/generator. With text of your own, and the embeddings of DeBERTaV3:
 """
 
 from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.rtd import ReplacedTokensConfig
 from nlp_ssl.core import program
 from nlp_ssl.core.libraries import importing
-from nlp_ssl.objectives.rtd import ReplacedTokenDetection, ReplacedTokensConfig
 
 
 def main(config: ReplacedTokensConfig) -> None:
     """Corpus, tokenizer, packed sequences, model, training, a look at the result."""
     with importing():
+        from nlp_ssl.objectives.rtd import ReplacedTokenDetection
         from nlp_ssl.runs import pretraining, pretraining_data
 
     # text -> tokens -> sequences, on disk, once

@@ -12,9 +12,8 @@ generator's and adds a difference of its own to them (gradient-disentangled: He 
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,8 +25,8 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from nlp_ssl.config.common import ModelConfig, Scalar, options
-from nlp_ssl.config.pretraining import MaskingConfig, PretrainConfig
+from nlp_ssl.config.common import ModelConfig
+from nlp_ssl.config.rtd import ReplacedTokensConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.order import hash64
@@ -45,30 +44,6 @@ _DRAW = 3  # tells the hash that draws a sample from those that choose masks
 _DRAW_BITS, _SHARE_BITS = 31, 30  # of a draw and of a probability, which are integers while sampling
 BLOCK = {"cpu": 2**19, "cuda": 2**26}  # probabilities at once while sampling: 2 MB stay in a core's cache
 BINS, SPREAD = 4096, 32.0  # of the histogram of scores that the area under the curve is counted from, -16 to 16
-
-
-@options
-class ReplacedTokensSection:
-    """How tokens are replaced."""
-
-    weight: float = 50.0
-    """Weight of the discriminator's loss beside the generator's."""
-    embeddings: Literal["shared", "disentangled", "separate"] = "shared"
-    """Whether generator and discriminator have one table of embeddings; `disentangled`: the discriminator adds a table
-    of its own to the generator's, and does not change that (gradient-disentangled embedding sharing)."""
-    generator: dict[str, Scalar] = field(default_factory=dict)
-    """Fields of the model's configuration that are otherwise in the generator, such as
-    `--rtd.generator.num_hidden_layers 3`. Derived: half the layers."""
-
-
-@options
-class ReplacedTokensConfig(PretrainConfig):
-    """One pretraining run with replaced-token detection."""
-
-    output_dir: str = "runs/rtd"
-    """Folder of the run: checkpoints, logs and, at its top, the finished model."""
-    masking: MaskingConfig = field(default_factory=lambda: MaskingConfig(mask_share=0.85, random_share=0.0))
-    rtd: ReplacedTokensSection = field(default_factory=ReplacedTokensSection)
 
 
 class AutoDiscriminator(_BaseAutoModelClass):

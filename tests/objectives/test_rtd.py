@@ -19,6 +19,7 @@ from parity_cases import BATCH, NUM_ROWS, PAD, ROLES, ROW_LENGTH, SEED, TOKENIZE
 from toys import tiny_model
 
 from nlp_ssl.config.common import CheckpointConfig, OptimizerConfig, ScheduleConfig
+from nlp_ssl.config.rtd import ReplacedTokensConfig, ReplacedTokensSection
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import MicroBatch, TrainBatches
 from nlp_ssl.data.sequences.phases import Phase, Phases, Selection
@@ -32,8 +33,6 @@ from nlp_ssl.objectives.rtd import (
     AutoDiscriminator,
     ReplacedTokenDetection,
     ReplacedTokensCollator,
-    ReplacedTokensConfig,
-    ReplacedTokensSection,
     generator_config,
     sample,
 )
