@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -51,6 +52,22 @@ def _source(name: str, revision: str | None) -> dict[str, Any]:
     """Arguments of `from_pretrained` that say where to look, and that code found there is not run."""
     cached_only = not Path(name).is_dir() and not hub_answers()
     return {"revision": revision, "local_files_only": cached_only, "trust_remote_code": False}
+
+
+def inner_folder(config: ModelConfig, name: str) -> Path | None:
+    """A further model inside a trained one's folder, of this machine or of the Hub; `None` where there is none."""
+    folder = Path(config.name)
+    if not folder.is_dir():
+        files = [f"{name}/*.json", f"{name}/*.safetensors"]
+        try:
+            folder = Path(
+                snapshot_download(
+                    config.name, revision=config.revision, allow_patterns=files, local_files_only=not hub_answers()
+                )
+            )
+        except LocalEntryNotFoundError:  # without a network, and nothing of it was ever downloaded
+            return None
+    return folder / name if (folder / name / "config.json").is_file() else None
 
 
 def without_code(config: PreTrainedConfig) -> PreTrainedConfig:

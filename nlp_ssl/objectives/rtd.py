@@ -31,7 +31,7 @@ from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.order import hash64
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
-from nlp_ssl.models.loading import architecture, build_model, is_from_scratch
+from nlp_ssl.models.loading import architecture, build_model, inner_folder, is_from_scratch
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.masking import MaskingCollator
@@ -232,8 +232,7 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
 
 def _stored(config: ReplacedTokensConfig) -> Path | None:
     """Where the generator lies beside a model of an earlier run; `None` where it is new."""
-    folder = Path(config.model.name or "", "generator")
-    return folder if not is_from_scratch(config.model) and (folder / "config.json").is_file() else None
+    return None if is_from_scratch(config.model) else inner_folder(config.model, "generator")
 
 
 def _generator(model: PackedModel, tokenizer: PreTrainedTokenizerFast, config: ReplacedTokensConfig) -> PreTrainedModel:
@@ -248,7 +247,7 @@ def _generator(model: PackedModel, tokenizer: PreTrainedTokenizerFast, config: R
         shape = architecture(chosen, AutoModelForMaskedLM, tokenizer, length, config.model.dropout)
         return build_model(chosen, shape, AutoModelForMaskedLM, isolated=model.isolated, seed=config.seed)
     if not is_from_scratch(config.model):
-        say(f"generator: new, as {config.model.name} has no folder generator/ here; it begins with the same embeddings")
+        say(f"generator: new, as {config.model.name} has no folder generator/; it begins with the same embeddings")
     shape = generator_config(model.model.config, config.rtd.generator)
     if type(shape) not in AutoModelForMaskedLM._model_mapping:
         raise UserError(f"rtd: {shape.model_type} has no masked language model to be the generator")

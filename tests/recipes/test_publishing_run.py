@@ -46,6 +46,22 @@ def test_main_and_step_branches_are_read_back_with_equal_weights(arguments: list
         assert set(server.repos["tester/model"].branches) == {"main", "step-2", "step-4"}
 
 
+def test_a_discriminator_from_the_hub_continues_with_its_generator(arguments: list[str], tmp_path: Path) -> None:
+    elsewhere = {"HF_HOME": str(tmp_path / "hf")}
+    # options with values, of which a trained model takes no other fields and has its own tokenizer
+    pairs = list(zip(arguments[::2], arguments[1::2], strict=True))
+    kept = [p for p in pairs if not p[0].startswith(("--model.", "--tokenizer.", "--output_dir", "--hub."))]
+    again = [word for pair in kept for word in pair]
+    again += ["--model.name", "tester/model", "--output_dir", str(tmp_path / "again")]
+    with HubServer() as server:
+        execute(command("pretrain_rtd.py", *arguments), **hub(server))
+        assert "generator/model.safetensors" in server.repos["tester/model"].files()
+        printed = execute(command("pretrain_rtd.py", *again), **hub(server) | elsewhere)
+    assert "generator: new" not in printed
+    last, first = events(tmp_path / "run", "evaluation")[-1], events(tmp_path / "again", "evaluation")[0]
+    assert first["generator_loss"] == pytest.approx(last["generator_loss"], rel=1e-5)
+
+
 def test_a_hub_that_breaks_down_does_not_break_the_run(arguments: list[str], tmp_path: Path) -> None:
     with HubServer() as server:
         server.fail("POST .*/commit/", status=403)
