@@ -19,8 +19,8 @@ from nlp_ssl.config.command_line import parse
 from nlp_ssl.core.console import human_bytes, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.program import run
-from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.publishing.pushed import kept_here, model_files, size_of
+from nlp_ssl.publishing.repository import HubRepository
 
 
 @dataclass
@@ -55,8 +55,8 @@ def main(config: PushConfig) -> None:
         say(f"would stay here: {', '.join(kept_here(folder)) or 'nothing'}")
         return
     say(f"pushing {folder} ({size}) to {config.repo_id}, branch {config.revision}")
-    publisher = HubPublisher(config.repo_id, private=config.private, overwrite=config.overwrite)
-    url = publisher.upload(folder, revision=config.revision, message=f"Push {folder.resolve().name}")
+    repository = HubRepository(config.repo_id, private=config.private, overwrite=config.overwrite)
+    url = repository.upload(folder, revision=config.revision, message=f"Push {folder.resolve().name}")
     say(f"pushed: {url}")
 
 

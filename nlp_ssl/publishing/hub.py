@@ -1,49 +1,21 @@
 """Pushing model folders to the Hub while training goes on; what fails is retried, reported, and never stops a run.
 
-Works with whatever the Hub asks of a file (a regular commit, LFS, or xet), since `huggingface_hub` decides that file by
-file. Only rank 0 makes a publisher. What of a folder is pushed is decided in `pushed.py`, and nowhere else.
+Only rank 0 makes a publisher.
 """
 
 import queue
-import re
-import shlex
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.constants import ENDPOINT
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-    get_session,
-    validate_repo_id,
-)
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from nlp_ssl.core.console import progress, say, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.signals import interrupts
-from nlp_ssl.publishing.pushed import model_files
-
-# What an earlier push may have left and `from_pretrained` would prefer to, or mix with, the new files.
-MODEL_FILES = re.compile(
-    r"[^/]*\.(safetensors|safetensors\.index\.json|bin|bin\.index\.json)"
-    r"|(tokenizer|vocab|merges|special_tokens_map|added_tokens|spiece|sentencepiece)[^/]*\.(json|txt|model)"
-    r"|adapter_config\.json|generation_config\.json|chat_template\.\w+|additional_chat_templates/.*"
-)
-# What earlier versions pushed, though it holds texts of the data.
-PRIVATE_FILES = re.compile(r"(predictions|errors|incidents)\.jsonl")
-OURS = "Pushed by nlp_ssl."  # the description of our commits
-FORMER_TITLES = re.compile(r"Trained for [\d,]+ steps|Step \d+|Push .+")  # of those that had none
-CREATED_WITH = {".gitattributes", "README.md", "LICENSE"}  # what the Hub puts into a new repository
-
-EXPECTED = (HTTPError, OSError, RuntimeError, ValueError)  # what huggingface_hub and hf_xet raise when a push fails
-ANSWER_WITHIN = 20.0  # seconds; before training, a person waits
-READ_TIMEOUT = 300.0  # seconds without a byte; the client's own default is to wait for ever
+from nlp_ssl.publishing.repository import HubRepository
 
 
 @dataclass(eq=False)
@@ -55,53 +27,20 @@ class _Push:
     error: str = ""
 
 
-class HubPublisher:
-    """Pushes model folders to one model repository of the Hub, one after the other, in a background thread.
-
-    Nothing is created, contacted or started until `check`, `push` or `upload` is called.
+class HubPublisher(HubRepository):
+    """A repository that model folders are pushed to one after the other, in a background thread.
 
     Args:
         repo_id: `user/name`.
-        private: make the repository private when it is created.
-        overwrite: push to a branch that holds somebody else's commits, too.
-        endpoint: address of the Hub; `$HF_ENDPOINT` or huggingface.co when `None`.
-        token: access token; the one of `$HF_TOKEN` or `hf auth login` when `None`.
-        waits: seconds to wait before the second, third, ... try of a push.
+        options: as `HubRepository` takes them.
     """
 
-    def __init__(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        overwrite: bool = False,
-        endpoint: str | None = None,
-        token: str | None = None,
-        waits: Sequence[float] = (5.0, 30.0, 120.0),
-    ):
-        self.repo_id, self.private, self.overwrite, self.waits = repo_id, private, overwrite, tuple(waits)
-        self._api = HfApi(endpoint=endpoint, token=token)
-        self._opened = False
+    def __init__(self, repo_id: str, **options: Any) -> None:
+        super().__init__(repo_id, **options)
         self._pushes: list[_Push] = []  # waiting, running or failed
         self._queue: queue.Queue[_Push] = queue.Queue()
         self._worker: threading.Thread | None = None
         self._quiet = True  # whether the client's own progress bars were off before we turned them off
-
-    def check(self) -> None:
-        """Make sure, before training, that this repository can be pushed to; creates it if it is not there.
-
-        Raises:
-            UserError: the id is malformed, there is no token, the token may not write there, the repository is public
-                and should be private, its `main` holds somebody else's commits, or the Hub cannot be reached.
-        """
-        get_session().timeout = ANSWER_WITHIN
-        try:
-            self._open()
-            self._newest_commit("main")
-        except EXPECTED as error:
-            later = f"python recipes/push_to_hub.py --folder FOLDER --repo_id {shlex.quote(self.repo_id)}"
-            advice = "" if _is_final(error) else f"; train without --hub.repo_id and push later with `{later}`"
-            raise UserError(self._explain(error) + advice) from error
 
     def push(self, folder: Path, *, revision: str = "main", message: str) -> None:
         """Queue a model folder for pushing, and return at once. See `holds` before deleting the folder.
@@ -154,46 +93,12 @@ class HubPublisher:
                 push.error = "it was still under way when the run ended"
                 push.done.set()
             if push.error and push.folder.is_dir():
-                commands.append(self._command(push))
+                commands.append(self.command(push.folder, push.revision))
                 warn(f"{push.revision} is not on the Hub ({push.error}); push it with\n  {commands[-1]}")
             elif push.error:
                 warn(f"{push.revision} is not on the Hub ({push.error}), and its folder {push.folder} has been removed")
         self._pushes = []
         return commands
-
-    def upload(
-        self,
-        folder: Path,
-        *,
-        revision: str = "main",
-        message: str = "Push the model",
-        stop: threading.Event | None = None,
-    ) -> str:
-        """Push a model folder now, in this thread, as one commit, trying again after `waits`.
-
-        Args:
-            folder: as for `push`.
-            revision: as for `push`.
-            message: as for `push`.
-            stop: when set by another thread, no further try is made.
-
-        Returns:
-            The address of what was pushed.
-
-        Raises:
-            UserError: the folder holds no model, the branch holds somebody else's commits, the Hub refuses, or the last
-                try failed.
-        """
-        stop = stop or threading.Event()
-        for wait in (*self.waits, None):
-            get_session().timeout = READ_TIMEOUT
-            try:
-                self._open()
-                return self._commit(Path(folder), revision, message)
-            except EXPECTED as error:
-                if wait is None or _is_final(error) or stop.wait(wait):
-                    raise UserError(self._explain(error)) from error
-        raise AssertionError("the last try returns or raises")
 
     def _work(self) -> None:
         while True:
@@ -215,126 +120,3 @@ class HubPublisher:
                 say(f"pushed {push.folder.name} to {url}")
             push.error = failure
             push.done.set()
-
-    def _open(self) -> None:
-        """Create the repository if needed and make sure that it can be written to, once."""
-        if self._opened:
-            return
-        try:
-            validate_repo_id(self.repo_id)
-        except HFValidationError:
-            valid = False
-        else:
-            valid = self.repo_id.count("/") == 1
-        if not valid:
-            raise UserError(f"'{self.repo_id}' is not a repository of the Hub; write it as user/name")
-        self._api.token = self._api.token or get_token()
-        if not self._api.token:
-            raise UserError(f"pushing to {self.repo_id} needs a token of the Hub: run `hf auth login`, or set HF_TOKEN")
-        try:
-            # `None` leaves the choice to the Hub, where an organisation may make its new repositories private.
-            self._api.create_repo(self.repo_id, private=self.private or None)
-        except HfHubHTTPError as refusal:
-            status = refusal.response.status_code
-            if status not in (401, 402, 403, 409):
-                raise
-            # 409: it is there. The others: it may be, and a token of narrow scope may still write to it. Being allowed
-            # to read it, which contents `create_repo(exist_ok=True)`, is not enough.
-            try:
-                self._api.auth_check(self.repo_id, write=True)
-            except HfHubHTTPError as error:
-                raise (error if status == 409 else refusal) from None
-        if self.private and not self._api.model_info(self.repo_id).private:
-            raise UserError(
-                f"{self.repo_id} is already there and public, so it would not be private; change that in its settings "
-                "on the Hub, or choose another name"
-            )
-        self._opened = True
-
-    def _commit(self, folder: Path, revision: str, message: str) -> str:
-        files = model_files(folder)
-        if revision != "main":
-            self._api.create_branch(self.repo_id, branch=revision, exist_ok=True)
-        newest = self._newest_commit(revision)
-        there = self._api.list_repo_files(self.repo_id, revision=revision)
-        private = [name for name in there if PRIVATE_FILES.fullmatch(name)]
-        stale = [name for name in there if name not in files and MODEL_FILES.fullmatch(name)]
-        self._api.create_commit(
-            self.repo_id,
-            [CommitOperationAdd(name, content) for name, content in files.items()]
-            + [CommitOperationDelete(name, is_folder=False) for name in (*stale, *private)],
-            commit_message=message,
-            commit_description=OURS,
-            revision=revision,
-            parent_commit=newest,  # nobody's commit gets in between
-        )
-        if private:
-            warn(
-                f"{', '.join(private)}, which an earlier version pushed, were removed from {self.repo_id}; its history "
-                "still holds them: delete the repository if nobody may read them"
-            )
-        url = f"{self._api.endpoint or ENDPOINT}/{self.repo_id}"
-        return url if revision == "main" else f"{url}/tree/{revision}"
-
-    def _newest_commit(self, revision: str) -> str:
-        """The commit that a branch points at.
-
-        Raises:
-            UserError: the branch holds commits that are not ours, which a push would bury, and `overwrite` is false.
-        """
-        commits = self._api.list_repo_commits(self.repo_id, revision=revision)
-        others = [c for c in commits if OURS not in c.message and not FORMER_TITLES.fullmatch(c.title)]
-        if others[-1:] == commits[-1:] and CREATED_WITH.issuperset(
-            self._api.list_repo_files(self.repo_id, revision=commits[-1].commit_id)
-        ):
-            others = others[:-1]  # what the Hub commits when it makes a repository
-        if others and not self.overwrite:
-            raise UserError(
-                f"{self.repo_id}, branch {revision}, holds commits that were not made here ({others[0].title!r} of "
-                f"{others[0].created_at:%Y-%m-%d}), and a push would replace their files; choose another name, or add "
-                "--hub.overwrite"
-            )
-        return commits[0].commit_id
-
-    def _command(self, push: _Push) -> str:
-        arguments = ["--folder", str(push.folder), "--repo_id", self.repo_id, "--revision", push.revision]
-        flags = [f"--{name}" for name in ("private", "overwrite") if getattr(self, name)]
-        return shlex.join(["python", "recipes/push_to_hub.py", *arguments, *flags])
-
-    def _explain(self, error: BaseException) -> str:
-        """One sentence on why the Hub did not take it."""
-        response_error = _response_error(error)
-        if response_error is None:
-            if isinstance(error, OfflineModeIsEnabled):
-                return "the Hub cannot be reached while HF_HUB_OFFLINE is set"
-            if isinstance(error, HTTPError):
-                return f"the Hub at {self._api.endpoint or ENDPOINT} cannot be reached ({type(error).__name__})"
-            return f"{type(error).__name__}: {' '.join(str(error).split())}"
-        status, said = response_error.response.status_code, response_error.server_message
-        said = f" ({' '.join(said.split())})" if said else ""
-        if status == 401:
-            return (
-                f"the Hub does not accept the token for {self.repo_id}{said}; make one with write access at "
-                "https://huggingface.co/settings/tokens and run `hf auth login`"
-            )
-        if status == 403:
-            return f"the token may not write to {self.repo_id}{said}; check the name, or take a token with write access"
-        if status == 404:
-            return f"the token cannot see {self.repo_id}{said}; check the name, or take a token with write access"
-        return f"the Hub answered {status} for {self.repo_id}{said}"
-
-
-def _response_error(error: BaseException | None) -> HfHubHTTPError | None:
-    """The Hub's answer behind an error, if there is one (uploads wrap it in a `RuntimeError`)."""
-    while error is not None and not isinstance(error, HfHubHTTPError):
-        error = error.__cause__
-    return error
-
-
-def _is_final(error: BaseException) -> bool:
-    """Whether another try would fail in the same way: the Hub has refused, rather than stumbled."""
-    response_error = _response_error(error)
-    if response_error is None:
-        return False
-    status = response_error.response.status_code
-    return 400 <= status < 500 and status not in (408, 409, 412, 425, 429)

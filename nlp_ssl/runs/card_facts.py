@@ -3,8 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from nlp_ssl.core import libraries
 from nlp_ssl.models.loading import is_from_scratch
 from nlp_ssl.runs.folder import RunConfig
+from nlp_ssl.runs.state import RunState
+from nlp_ssl.training.device import describe_hardware
 
 
 def names(config: RunConfig) -> dict[str, Any]:
@@ -31,4 +37,20 @@ def procedure(config: RunConfig, sequence_length: int) -> dict[str, Any]:
         "max_grad_norm": optimizer.max_grad_norm,
         "precision": config.train.mixed_precision,
         "seed": config.seed,
+    }
+
+
+def moment(state: RunState, model: PreTrainedModel, accelerator: Accelerator) -> dict[str, Any]:
+    """How far a run has come, on what, and its last numbers."""
+    parameters = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
+    return {
+        "parameters": f"{parameters / 1e6:.1f} M",
+        "steps": state.step,
+        "tokens_seen": state.tokens_seen,
+        "minutes": round(state.elapsed / 60, 1),
+        "tokens_per_second": round(state.tokens_seen / state.step_seconds) if state.step_seconds else None,
+        "hardware": describe_hardware(accelerator),
+        "processes": accelerator.num_processes,
+        "versions": libraries.versions(),
+        "results": state.results,
     }

@@ -5,7 +5,7 @@ from operator import attrgetter
 
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.publishing.hub import HubPublisher
+from nlp_ssl.publishing.repository import HubRepository
 from nlp_ssl.runs.folder import RunConfig, check_output_dir
 from nlp_ssl.training.tracking import check_trackers
 
@@ -43,4 +43,4 @@ def check_run(config: RunConfig) -> None:
     check_output_dir(config)
     check_trackers(config.tracking)
     if config.hub.repo_id and console.rank() == 0:
-        HubPublisher(config.hub.repo_id, private=config.hub.private, overwrite=config.hub.overwrite).check()
+        HubRepository(config.hub.repo_id, private=config.hub.private, overwrite=config.hub.overwrite).check()

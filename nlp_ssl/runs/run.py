@@ -3,13 +3,12 @@
 `pretraining.py` and `finetuning.py` tell what is trained; this file sees it through to the end.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,13 +16,13 @@ from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.config.common import flatten, to_dict
 from nlp_ssl.config.finetuning import TransferConfig
-from nlp_ssl.core import console, libraries, signals
-from nlp_ssl.core.errors import Interrupted, UserError
-from nlp_ssl.core.files import replace
+from nlp_ssl.core import console, signals
+from nlp_ssl.core.errors import Interrupted
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.objectives.objective import Objective
-from nlp_ssl.publishing import curves
 from nlp_ssl.publishing.hub import HubPublisher
+from nlp_ssl.runs.card_facts import moment
+from nlp_ssl.runs.ending import finish, stop
 from nlp_ssl.runs.folder import CHECKPOINTS, LOG_FILE, RunConfig, lock_folder
 from nlp_ssl.runs.model_folder import ModelFolder
 from nlp_ssl.runs.recovery import Recovery, Stateful, setup_of
@@ -31,12 +30,11 @@ from nlp_ssl.runs.saving import Saver, is_due
 from nlp_ssl.runs.skipped_steps import SkippedSteps
 from nlp_ssl.runs.state import RunState
 from nlp_ssl.runs.status import outcome, write_status
-from nlp_ssl.training.checkpoints import Checkpoints, publish, read_state
-from nlp_ssl.training.device import describe_exactness, describe_hardware, end_run, make_fast
+from nlp_ssl.training.checkpoints import Checkpoints
+from nlp_ssl.training.device import describe_exactness, end_run, make_fast
 from nlp_ssl.training.distributed import any_process, host_group
 from nlp_ssl.training.early_stopping import EarlyStopping
 from nlp_ssl.training.loop import Step, train
-from nlp_ssl.training.objective_state import load_weights
 from nlp_ssl.training.optimizers import build_optimizer
 from nlp_ssl.training.schedules import Horizon
 from nlp_ssl.training.step_guard import StepGuard
@@ -102,13 +100,13 @@ class Run:
             self._resume()
             due = state.step == 0 or self._evaluation_is_due()
             if due and state.evaluated_at != state.step:
-                self._evaluate()  # a broken evaluation is found now, not after an hour
+                self.evaluate()  # a broken evaluation is found now, not after an hour
             rewinds = "rewind" in (self.config.train.on_nonfinite, self.config.train.on_spike)
             if (state.step == 0 and rewinds) or (state.step > 0 and due and self.early_stopping.is_best):
-                self._save()  # to go back to; or the evaluation that the interrupted part of the run owes
+                self.save()  # to go back to; or the evaluation that the interrupted part of the run owes
             while self._take_steps():
                 self._rewind()
-            self._finish()
+            finish(self)
         return state.results
 
     def _take_steps(self) -> bool:
@@ -127,13 +125,13 @@ class Run:
             stopped = step.stop == "interrupt"
             due = step.stop == "budget" or self._evaluation_is_due()
             if due and not stopped:
-                stopped = not self._evaluate()
+                stopped = not self.evaluate()
             best = self.early_stopping.is_best and state.evaluated_at == state.step
             ends = step.stop or self.early_stopping.should_stop
             if stopped or ends or self.saver.is_due(state.step, self.horizon.steps, state.elapsed, best):
-                self._save()
+                self.save()
             if stopped:
-                self._stop()
+                stop(self)
             if ends:
                 return False
         return False
@@ -192,7 +190,7 @@ class Run:
         console.warn(
             f"went back from step {bad:,} to {state.step:,}; the rows of {passed_over:,} steps are passed over"
         )
-        self._save()  # a resumed run must pass them over too
+        self.save()  # a resumed run must pass them over too
 
     def _steps(self) -> Iterator[Step]:
         """The loop, with a progress bar that knows the time left."""
@@ -229,7 +227,7 @@ class Run:
         self.log.write("step", step.number, **values)
         self.accelerator.log({f"train/{k}": value for k, value in values.items() if k != "digest"}, step=step.number)
 
-    def _evaluate(self) -> bool:
+    def evaluate(self) -> bool:
         """Measure on held-out data; returns False if that was interrupted: the resumed run then begins with it."""
         state = self.state
         before = time.monotonic()
@@ -247,87 +245,20 @@ class Run:
         console.say(f"step {state.step:,}: {listed}")
         return True
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Save this moment, with the card that it would have."""
         value = self.early_stopping.value if self.state.evaluated_at == self.state.step else None
         state = self.recovery.snapshot() | {"value": value}
-        self.saver.save(self.state.step, self.objective, self.optimizer, state, self._facts())
+        facts = moment(self.state, self.objective.published()[""], self.accelerator)
+        self.saver.save(self.state.step, self.objective, self.optimizer, state, facts)
 
     def _committed(self, checkpoint: Path, step: int) -> None:
         if self.publisher and self.config.hub.push_checkpoints:
             self.publisher.push(checkpoint, revision=f"step-{step}", message=f"Step {step}")
 
-    def _facts(self) -> dict[str, Any]:
-        """What the card tells of this moment."""
-        state = self.state
-        model = self.objective.published()[""]
-        return {
-            "parameters": f"{sum(p.numel() for n, p in model.named_parameters() if 'lora_' not in n) / 1e6:.1f} M",
-            "steps": state.step,
-            "tokens_seen": state.tokens_seen,
-            "minutes": round(state.elapsed / 60, 1),
-            "tokens_per_second": round(state.tokens_seen / state.step_seconds) if state.step_seconds else None,
-            "hardware": describe_hardware(self.accelerator),
-            "processes": self.accelerator.num_processes,
-            "versions": libraries.versions(),
-            "results": state.results,
-        }
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # the end
-
-    def _stop(self) -> NoReturn:
-        signals.interrupts.reason = reason = signals.interrupts.reason or "another process was asked to stop"
-        self._last_save()
-        self._end_publishing()
-        with contextlib.suppress(OSError):  # what stops the run may be a full disk
-            write_status(self.folder, "interrupted", self.state.step, reason=reason)  # before another process can end
-        self.accelerator.wait_for_everyone()  # the first to exit has the launcher end the others
-        self.close()
-        raise Interrupted(
-            f"stopped ({reason}) after step {self.state.step:,}; everything is saved: go on with --resume"
-        )
-
-    def _last_save(self) -> None:
-        if not self.saver.finish():
-            newest = [path.name for path in self.checkpoints.list()[-1:]] or ["none"]
-            raise UserError(
-                f"step {self.state.step:,} could not be saved in {self.folder}, as said above; mend that, then "
-                f"--resume: it goes on from the newest checkpoint ({newest[0]})"
-            )
-
-    def _finish(self) -> None:
-        state = self.state
-        if state.evaluated_at != state.step:  # stopped at the last step, before it was evaluated
-            if not self._evaluate():
-                self._stop()
-            self._save()
-        self._last_save()
-        chosen = self.checkpoints.chosen(state.step)
-        if chosen != self.checkpoints.of(state.step):
-            load_weights(chosen, self.objective)
-            best = read_state(chosen)
-            state.results, state.step = best["results"], best["step"]
-            console.say(f"the best is kept: step {state.step:,}")
-        if self.accelerator.is_main_process:
-            publish(chosen, self.folder)
-        self.seen = self.look(self.module, self.folder)
-        if self.accelerator.is_main_process:
-            if (picture := curves.plot_curves(self.log.path, self.folder / "curves.png", self.reference)) is not None:
-                console.say(f"curves: {picture}")
-            facts = self.seen | self._facts() | {"curves": picture and picture.name}
-            replace(self.folder / "README.md", self.card(facts))
-            write_status(self.folder, "finished", state.step)
-            if self.publisher:
-                self.publisher.push(self.folder, message=f"Trained for {state.step:,} steps")
-        self._end_publishing()
-
     def close(self, *, last: bool = True) -> None:
         """End the trackers, and with the last run of a process the process group too."""
         end_run(self.accelerator, last)
-
-    def _end_publishing(self) -> None:
-        if self.publisher:
-            self.publisher.finish()
 
 
 def with_progress(steps: Iterator[Step], horizon: Horizon, start: int) -> Iterator[Step]:

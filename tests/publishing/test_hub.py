@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from nlp_ssl.core import signals
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.publishing.hub import HubPublisher, model_files
+from nlp_ssl.publishing.hub import HubPublisher
+from nlp_ssl.publishing.pushed import model_files
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hub_server import TOKEN, HubServer
@@ -380,7 +381,7 @@ def test_check_without_network_says_how_to_push_later():
 
 
 def test_check_gives_up_on_a_hub_that_does_not_answer(server, monkeypatch):
-    monkeypatch.setattr("nlp_ssl.publishing.hub.ANSWER_WITHIN", 0.3)
+    monkeypatch.setattr("nlp_ssl.publishing.repository.ANSWER_WITHIN", 0.3)
     server.fail("repos/create", delay=3)
     start = time.monotonic()
     with pytest.raises(UserError, match="cannot be reached"):

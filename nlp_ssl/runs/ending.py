@@ -1,0 +1,80 @@
+"""How a run ends: stopped, with everything saved, or finished, with its model, its picture and its card."""
+
+import contextlib
+from typing import TYPE_CHECKING, NoReturn
+
+from nlp_ssl.core import console, signals
+from nlp_ssl.core.errors import Interrupted, UserError
+from nlp_ssl.core.files import replace
+from nlp_ssl.publishing import curves
+from nlp_ssl.runs.card_facts import moment
+from nlp_ssl.runs.status import write_status
+from nlp_ssl.training.checkpoints import publish, read_state
+from nlp_ssl.training.objective_state import load_weights
+
+if TYPE_CHECKING:
+    from nlp_ssl.runs.run import Run
+
+
+def stop(run: "Run") -> NoReturn:
+    """End a run that was asked to stop, once its last checkpoint is on disk.
+
+    Raises:
+        Interrupted: always.
+        UserError: that checkpoint could not be written.
+    """
+    signals.interrupts.reason = reason = signals.interrupts.reason or "another process was asked to stop"
+    _last_save(run)
+    _end_publishing(run)
+    with contextlib.suppress(OSError):  # what stops the run may be a full disk
+        write_status(run.folder, "interrupted", run.state.step, reason=reason)  # before another process can end
+    run.accelerator.wait_for_everyone()  # the first to exit has the launcher end the others
+    run.close()
+    raise Interrupted(f"stopped ({reason}) after step {run.state.step:,}; everything is saved: go on with --resume")
+
+
+def finish(run: "Run") -> None:
+    """End a run that has taken its last step: its model, the best or the last one, lies at the top of its folder.
+
+    Raises:
+        Interrupted: it was asked to stop during its last evaluation.
+        UserError: the last checkpoint could not be written.
+    """
+    state = run.state
+    if state.evaluated_at != state.step:  # stopped at the last step, before it was evaluated
+        if not run.evaluate():
+            stop(run)
+        run.save()
+    _last_save(run)
+    chosen = run.checkpoints.chosen(state.step)
+    if chosen != run.checkpoints.of(state.step):
+        load_weights(chosen, run.objective)
+        best = read_state(chosen)
+        state.results, state.step = best["results"], best["step"]
+        console.say(f"the best is kept: step {state.step:,}")
+    if run.accelerator.is_main_process:
+        publish(chosen, run.folder)
+    run.seen = run.look(run.module, run.folder)
+    if run.accelerator.is_main_process:
+        if (picture := curves.plot_curves(run.log.path, run.folder / "curves.png", run.reference)) is not None:
+            console.say(f"curves: {picture}")
+        facts = run.seen | moment(state, run.objective.published()[""], run.accelerator)
+        replace(run.folder / "README.md", run.card(facts | {"curves": picture and picture.name}))
+        write_status(run.folder, "finished", state.step)
+        if run.publisher:
+            run.publisher.push(run.folder, message=f"Trained for {state.step:,} steps")
+    _end_publishing(run)
+
+
+def _last_save(run: "Run") -> None:
+    if not run.saver.finish():
+        newest = [path.name for path in run.checkpoints.list()[-1:]] or ["none"]
+        raise UserError(
+            f"step {run.state.step:,} could not be saved in {run.folder}, as said above; mend that, then "
+            f"--resume: it goes on from the newest checkpoint ({newest[0]})"
+        )
+
+
+def _end_publishing(run: "Run") -> None:
+    if run.publisher:
+        run.publisher.finish()
