@@ -8,7 +8,7 @@ leaves a table and transfer.png. Rows of your own, and a test set out of the dom
     python recipes/compare_transfer.py --data.train_file reviews.csv --data.validation_file dev.csv \\
         --data.test_file tweets.csv
 
-Words to tag instead: --kind ner. All options of the fine-tuning recipes apply to every run; --resume goes on.
+Words to tag instead: --kind ner. All options of the fine-tuning recipes apply to every run; --resume continues.
 """
 
 import copy

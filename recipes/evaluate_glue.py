@@ -7,7 +7,7 @@ takes the tasks from the Hub; with the files of the benchmark in a folder (CoLA/
     python recipes/evaluate_glue.py --glue_dir glue_data --tasks '[cola, rte]'
 
 and without pretraining, for comparison: add --model.from_scratch. The protocols' rates are for models of about 768; a
-smaller model needs more: --lr '[1e-3]'. Tasks run in parallel where there are several GPUs; --resume goes on.
+smaller model needs more: --lr '[1e-3]'. Tasks run in parallel where there are several GPUs; --resume continues.
 """
 
 from nlp_ssl.config.command_line import parse

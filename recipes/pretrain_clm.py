@@ -1,4 +1,4 @@
-"""Pretrain a causal language model from scratch, or go on from one.
+"""Pretrain a causal language model from scratch, or continue from one.
 
     accelerate launch recipes/pretrain_clm.py
 

@@ -1,4 +1,4 @@
-"""Pretrain a masked language model from scratch, or go on from one.
+"""Pretrain a masked language model from scratch, or continue from one.
 
     accelerate launch recipes/pretrain_mlm.py
 

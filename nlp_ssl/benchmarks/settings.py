@@ -35,7 +35,7 @@ class BenchmarkConfig(MLMConfig):
     trainer_model: str | None = None
     """Another preset for the Trainers, such as the BERT of their script (`loss`)."""
     trainer_lr: float = 1e-3
-    """Their peak learning rate (`loss`); the scripts' own, 5e-5, is for going on from trained weights."""
+    """Their peak learning rate (`loss`); the scripts' own, 5e-5, is for continuing from trained weights."""
     results: str = "runs/benchmark.json"
     """Where everything that was measured is written; an older file is replaced."""
 

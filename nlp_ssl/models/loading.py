@@ -1,4 +1,4 @@
-"""Models from presets, Hub ids and folders; from scratch, or going on from their weights."""
+"""Models from presets, Hub ids and folders; from scratch, or continuing from their weights."""
 
 import copy
 from pathlib import Path
@@ -242,7 +242,7 @@ def build_model(
         dtype = str(stored or "float32").removeprefix("torch.")
         dropout = dropouts(model_config) or [0.0]
         say(
-            f"model: going on from the weights of {config.name}, stored as {dtype}, kept in float32 while training; "
+            f"model: continuing from the weights of {config.name}, stored as {dtype}, kept in float32 while training; "
             f"dropout {', '.join(map(str, dropout))} (--model.dropout)"
         )
     return model

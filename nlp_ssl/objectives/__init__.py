@@ -1,1 +1,1 @@
-"""What is asked of the model: each objective collates rows and turns a batch into a summed loss."""
+"""Training objectives: each makes batches of packed sequences, and summed losses of a batch."""

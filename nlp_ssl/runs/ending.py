@@ -1,22 +1,62 @@
 """How a run ends: stopped, with everything saved, or finished, with its model, its picture and its card."""
 
 import contextlib
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import torch
+from accelerate import Accelerator
 
 from nlp_ssl.core import console, signals
 from nlp_ssl.core.errors import Interrupted, UserError
 from nlp_ssl.core.files import replace
+from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.publishing import curves
+from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.runs.card_facts import moment
+from nlp_ssl.runs.saving import Saver
+from nlp_ssl.runs.state import RunState
 from nlp_ssl.runs.status import write_status
-from nlp_ssl.training.checkpoints import publish, read_state
+from nlp_ssl.training.checkpoints import Checkpoints, publish, read_state
 from nlp_ssl.training.objective_state import load_weights
-
-if TYPE_CHECKING:
-    from nlp_ssl.runs.run import Run
+from nlp_ssl.training.tracking import Log
 
 
-def stop(run: "Run") -> NoReturn:
+class Ending(Protocol):
+    """What of a `Run` its end has to do with."""
+
+    folder: Path
+    accelerator: Accelerator
+    objective: Objective
+    module: torch.nn.Module
+    state: RunState
+    log: Log
+    checkpoints: Checkpoints
+    saver: Saver
+    publisher: HubPublisher | None
+    seen: dict[str, Any]
+    reference: dict[str, float] | None
+
+    @property
+    def card(self) -> Callable[[dict[str, Any]], str]:
+        """See `Run`."""
+
+    @property
+    def look(self) -> Callable[[torch.nn.Module, Path], dict[str, Any]]:
+        """See `Run`."""
+
+    def evaluate(self) -> bool:
+        """See `Run.evaluate`."""
+
+    def save(self) -> None:
+        """See `Run.save`."""
+
+    def close(self) -> None:
+        """See `Run.close`."""
+
+
+def stop(run: Ending) -> NoReturn:
     """End a run that was asked to stop, once its last checkpoint is on disk.
 
     Raises:
@@ -30,10 +70,10 @@ def stop(run: "Run") -> NoReturn:
         write_status(run.folder, "interrupted", run.state.step, reason=reason)  # before another process can end
     run.accelerator.wait_for_everyone()  # the first to exit has the launcher end the others
     run.close()
-    raise Interrupted(f"stopped ({reason}) after step {run.state.step:,}; everything is saved: go on with --resume")
+    raise Interrupted(f"stopped ({reason}) after step {run.state.step:,}; everything is saved: continue with --resume")
 
 
-def finish(run: "Run") -> None:
+def finish(run: Ending) -> None:
     """End a run that has taken its last step: its model, the best or the last one, lies at the top of its folder.
 
     Raises:
@@ -66,15 +106,15 @@ def finish(run: "Run") -> None:
     _end_publishing(run)
 
 
-def _last_save(run: "Run") -> None:
+def _last_save(run: Ending) -> None:
     if not run.saver.finish():
         newest = [path.name for path in run.checkpoints.list()[-1:]] or ["none"]
         raise UserError(
             f"step {run.state.step:,} could not be saved in {run.folder}, as said above; mend that, then "
-            f"--resume: it goes on from the newest checkpoint ({newest[0]})"
+            f"--resume: it resumes from the newest checkpoint ({newest[0]})"
         )
 
 
-def _end_publishing(run: "Run") -> None:
+def _end_publishing(run: Ending) -> None:
     if run.publisher:
         run.publisher.finish()

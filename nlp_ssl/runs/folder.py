@@ -39,7 +39,7 @@ def check_output_dir(config: RunConfig) -> None:
     found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
     if LOG_FILE in found or any((folder / CHECKPOINTS).glob("step-*")):
         if not (config.resume.enabled or config.resume.allow_changed):
-            raise UserError(f"{folder} holds a run already; give --resume to go on with it, or another --output_dir")
+            raise UserError(f"{folder} holds a run already; give --resume to continue it, or another --output_dir")
     elif found - {STATUS_FILE, CHECKPOINTS}:  # a run that was interrupted before it learnt anything leaves no more
         raise UserError(f"--output_dir {folder} holds other files; give a new or empty folder")
 

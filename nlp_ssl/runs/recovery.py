@@ -39,7 +39,7 @@ class Recovery:
         optimizer: the prepared one.
         state: counters of the run.
         parts: what else has a state, by the name under which a checkpoint keeps it.
-        identity: what a resumed run must share with the one that it goes on with.
+        identity: what a resumed run must share with the run that it continues.
         setup: what rounding may depend on; see `setup_of`.
     """
 
@@ -53,7 +53,7 @@ class Recovery:
     setup: dict[str, Any]
 
     def resume(self) -> Path | None:
-        """Go on from the newest checkpoint; `None` where there is none.
+        """Resume from the newest checkpoint; `None` where there is none.
 
         Raises:
             UserError: the checkpoint is of another run.
@@ -64,7 +64,7 @@ class Recovery:
             return None
         check_changes(found, self.config, self.identity, self.setup)
         self._restore(found)
-        console.say(f"resume: going on from {found} (step {self.state.step:,})")
+        console.say(f"resume: continuing from {found} (step {self.state.step:,})")
         return found
 
     def snapshot(self) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def pretraining(
     name = choices.config.optimizer.name
     choices.fill("optimizer.weight_decay", WEIGHT_DECAY[name], f"with {name}")
     rate = (0.5 if scratch else 0.1) / hidden
-    origin = "from scratch" if scratch else "going on"
+    origin = "from scratch" if scratch else "continued"
     choices.fill("optimizer.lr", rate, f"{0.5 if scratch else 0.1} / width, {origin}")
     tried = train.micro_batch_size == "auto"
     choices.fill("evaluation.batch_size", fits if tried else train.micro_batch_size, "the micro-batch")

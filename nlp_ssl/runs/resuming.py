@@ -1,4 +1,4 @@
-"""Going on with a run: from which checkpoint, and whether what was changed since lets it go on."""
+"""Resuming a run: from which checkpoint, and whether what was changed since allows it."""
 
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
     """Name what is not as it was when a checkpoint was made, and refuse what would make it another run.
 
     Args:
-        checkpoint: to go on from.
+        checkpoint: to resume from.
         config: of now, resolved.
         identity: of now; see `run_identity`.
         setup: what may change the rounding, such as `{"torch": "2.13.0", "processes": 2}`.
@@ -78,12 +78,14 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
     trained = isinstance(config, PretrainConfig) and config.tokenizer.path is None  # the tokenizer, on the corpus
     if changed == {"data", "tokenizer"} and files and trained:
         raise UserError(
-            f"cannot go on from {checkpoint}: the corpus changed ({files}), and with it the tokenizer trained on it; "
-            f"give the corpus as it was, or learn on from the new text with --tokenizer.path {checkpoint} "
+            f"cannot continue from {checkpoint}: the corpus changed ({files}), and with it its tokenizer; "
+            f"give the corpus as it was, or continue with the new text by --tokenizer.path {checkpoint} "
             "--resume.allow_changed, or start anew in another --output_dir"
         )
     if fatal := [NAMES[key] for key in sorted(changed - {"data"})]:
-        raise UserError(f"cannot go on from {checkpoint}: {' and '.join(fatal)} changed; start anew in another folder")
+        raise UserError(
+            f"cannot continue from {checkpoint}: {' and '.join(fatal)} changed; start anew in another folder"
+        )
 
     settings = checkpoint / CONFIG_FILE
     if not settings.is_file():
@@ -105,7 +107,7 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
             deciding.append(change)
     if deciding and not config.resume.allow_changed:
         raise UserError(
-            f"going on from {checkpoint} would give another result: {'; '.join(deciding)}. Give what it was, or "
+            f"continuing from {checkpoint} would give another result: {'; '.join(deciding)}. Give what it was, or "
             "--resume.allow_changed"
         )
     for change in deciding:

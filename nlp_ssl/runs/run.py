@@ -59,7 +59,7 @@ class Run:
         transfer: learning rates by depth, in fine-tuning.
         look: further facts for the card, from the module and the finished model's folder, on every process; see `seen`.
         reference: levels to draw in the curves, by name.
-        identity: what a resumed run must share with the one that it goes on with, such as the data's fingerprint.
+        identity: what a resumed run must share with the run that it continues, such as the data's fingerprint.
     """
 
     config: RunConfig

@@ -82,11 +82,11 @@ def _end_with_peer(folder: Path, step: int) -> NoReturn:
     status = read_status(folder)
     if status.get("status") == "interrupted":
         signals.interrupts.reason = signals.interrupts.reason or status["reason"]
-        raise Interrupted(f"stopped with another process ({status['reason']}): go on with --resume") from None
+        raise Interrupted(f"stopped with another process ({status['reason']}): continue with --resume") from None
     if status.get("status") != "failed":
         status["error"] = "another process of the run has died without a word"
         _end(folder, "failed", step, error=status["error"], exit_code=1)
-    raise PeerGone(f"{status['error']}; --resume goes on from the newest checkpoint") from None
+    raise PeerGone(f"{status['error']}; --resume continues from the newest checkpoint") from None
 
 
 def _write(folder: Path, status: str, step: int, **more: Any) -> None:

@@ -281,7 +281,7 @@ def damaged(work: Work, name: str, damage: Callable[[Path], None], file: str) ->
     out = work.killed(name)
     damage(checkpoint(out, KEPT) / file)
     printed = work.ends_well(out, "--resume")
-    assert "going on from" in printed
+    assert "continuing from" in printed
     assert "step-00000004" in printed
     aside = out / "checkpoints" / f"passed-over-step-{KEPT:08d}"
     assert (aside / "MANIFEST.json").exists()  # what is damaged is set aside, not deleted

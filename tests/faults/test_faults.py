@@ -5,7 +5,7 @@ from fault_cases import CASES, NotHere, Work
 
 DAMAGED = "falling back to the checkpoint before it"
 MADE_AGAIN = "and the same command makes it again"
-SAVED_NOT = ["checkpoint of step 12 could not be written", "goes on from the newest checkpoint (step-00000008)"]
+SAVED_NOT = ["checkpoint of step 12 could not be written", "resumes from the newest checkpoint (step-00000008)"]
 SAID = {
     "no room for a checkpoint": [*SAVED_NOT, "File too large"],
     "no room for a checkpoint, then room again": ["step 8 could not be written", "older checkpoints are kept"],

@@ -43,7 +43,7 @@ def test_stopped_again_and_again(arguments: list[str], whole: Path, tmp_path: Pa
         assert started.ends(SECONDS) == 75
     step = assert_interrupted(out, started, "SIGINT")
     assert 0 < step < 20
-    assert f"stopped (SIGINT) after step {step}; everything is saved: go on with --resume\n" in started.printed
+    assert f"stopped (SIGINT) after step {step}; everything is saved: continue with --resume\n" in started.printed
 
     # in an evaluation
     with Started([*pretrain, "--resume"], tmp_path / "2") as started:
@@ -142,7 +142,7 @@ def test_stopped_while_preparing(whole: Path, tmp_path: Path) -> None:
         assert started.ends(SECONDS) == 75
     assert_interrupted(out, started, "SIGINT", step=0)
     assert not (tokens / "train" / "manifest.json").exists()
-    assert "are there already, going on" in run("prepare_tokens.py", *arguments)
+    assert "are there already, continuing" in run("prepare_tokens.py", *arguments)
 
 
 def test_fine_tuning_stopped(whole: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def assert_failed(out: Path, started: Started, error: str) -> None:
     """Rank 0 says what another process died of, in one sentence, and so does the status."""
     found = status(out)
     assert (found["status"], found["exit_code"], found["error"]) == ("failed", 1, error)
-    assert f"error: {error}; --resume goes on from the newest checkpoint\n" in started.printed
+    assert f"error: {error}; --resume continues from the newest checkpoint\n" in started.printed
     assert "[rank0]" not in started.printed  # nor a stack trace
 
 
@@ -127,7 +127,7 @@ def test_two_processes_stopped_while_preparing(arguments: list[str], whole: Path
 
     # the one that waits is killed: the launcher ends the other, which keeps what it has finished
     with Started(prepare, tmp_path / "1") as started:
-        started.wait_until(lambda: "going on" in started.printed)
+        started.wait_until(lambda: "continuing from" in started.printed)
         started.recipe(rank=1).send_signal(SIGKILL)
         assert started.ends(SECONDS) == 1
     assert_interrupted(out, started, "SIGTERM", step=0, launcher_complains=True)

@@ -72,7 +72,7 @@ def test_continued_pretraining_keeps_tokenizer_and_begins_where_the_model_was(pr
         "--model.name", pretrained, "--tokens.sequence_length", 48, "--train.steps", 4, "--train.global_batch_size", 16,
         "--train.mixed_precision", "no", "--model.dropout", 0.1,
     )  # fmt: skip
-    assert "going on from the weights" in printed
+    assert "continuing from the weights" in printed
     assert "  dropout 0.1: another split of the batch gives other masks" in printed
     before = events(pretrained, "evaluation")[-1]["held_out_loss"]
     assert events(out, "evaluation")[0]["held_out_loss"] == pytest.approx(before, rel=1e-5)

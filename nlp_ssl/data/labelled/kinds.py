@@ -116,19 +116,11 @@ class OneClass(Kind):
         return 1 - probabilities[truth]
 
 
-class SeveralClasses(Kind):
-    """Several classes a row, or none."""
-
-    name = "multilabel"
-    metrics: ClassVar[list[str]] = ["f1_micro_multilabel", "f1_macro_multilabel"]
-    several = True
-
-    def read(self, rows: Rows, row: int, value: Any, names: list[str] | None, column: str) -> list[str] | None:
-        """The label of a row, written; `None` where it has none."""
-        return read_classes(rows, row, value, names)
+class Names(Kind):
+    """A list of names a row; it is wrong by how many of them are."""
 
     def classes_in(self, written: list[str]) -> list[str]:
-        """Those classes."""
+        """Those names."""
         return written
 
     def feature(self, names: list[str] | None) -> Any:
@@ -139,6 +131,22 @@ class SeveralClasses(Kind):
         """The names of these ids."""
         assert names is not None
         return [names[i] for i in stored]
+
+    def wrongness(self, predicted: list[Any], truth: list[Any], probabilities: Sequence[float] | None) -> float:
+        """How many are wrong."""
+        return sum(p != t for p, t in zip(predicted, truth, strict=True))
+
+
+class SeveralClasses(Names):
+    """Several classes a row, or none."""
+
+    name = "multilabel"
+    metrics: ClassVar[list[str]] = ["f1_micro_multilabel", "f1_macro_multilabel"]
+    several = True
+
+    def read(self, rows: Rows, row: int, value: Any, names: list[str] | None, column: str) -> list[str] | None:
+        """The label of a row, written; `None` where it has none."""
+        return read_classes(rows, row, value, names)
 
     def named(self, predicted: list[int], names: list[str] | None) -> list[str]:
         """The names that hold."""
@@ -153,10 +161,6 @@ class SeveralClasses(Kind):
         """How many, and how many a row."""
         mean = sum(map(len, train["label"])) / len(train)
         return f", {len(names or ())} classes, {mean:.2f} of them a row"
-
-    def wrongness(self, predicted: list[int], truth: list[int], probabilities: Sequence[float] | None) -> float:
-        """How many classes are wrong."""
-        return sum(p != t for p, t in zip(predicted, truth, strict=True))
 
 
 class Score(Kind):
@@ -182,33 +186,16 @@ class Score(Kind):
         return abs(predicted - truth)
 
 
-class Tags(Kind):
+class Tags(Names):
     """One tag a word, such as parts of speech, measured by word."""
 
     name = "tagging"
     column = "tags"
     metrics: ClassVar[list[str]] = ["tag_accuracy"]
 
-    def classes_in(self, written: list[str]) -> list[str]:
-        """Those tags."""
-        return written
-
-    def feature(self, names: list[str] | None) -> Any:
-        """A list of a `ClassLabel`."""
-        return List(ClassLabel(names=names))
-
-    def written(self, stored: list[int], names: list[str] | None) -> list[str]:
-        """The tags of these ids."""
-        assert names is not None
-        return [names[i] for i in stored]
-
     def summary(self, train: Dataset, validation: Dataset, names: list[str] | None) -> str:
         """How many."""
         return f", {len(names or ())} tags"
-
-    def wrongness(self, predicted: list[str], truth: list[str], probabilities: Sequence[float] | None) -> float:
-        """How many words are wrong."""
-        return sum(p != t for p, t in zip(predicted, truth, strict=True))
 
     def shown(self, written: list[str], row: dict[str, Any]) -> str:
         """Such as `"Paris LOC, Smith PER"`."""

@@ -46,7 +46,7 @@ class Verification:
             if why is not None:
                 self.damage = (
                     f"{path} is damaged ({why}); steps may have learnt from it: delete the folder {path.parent}, and "
-                    "the same command with --resume makes it again and goes on"
+                    "the same command with --resume makes it again and continues"
                 )
                 return
 

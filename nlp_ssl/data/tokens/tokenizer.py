@@ -98,7 +98,7 @@ def train_tokenizer(
     backend = run_in_thread(lambda: TRAINERS[kind](sample, vocab_size, added, lowercase, min_frequency))
     if (size := backend.get_vocab_size()) < vocab_size:
         raise UserError(
-            f"the text fills only {size:,} of the {vocab_size:,} entries asked of a {kind} tokenizer: lower the"
+            f"the text fills only {size:,} of the {vocab_size:,} entries of the {kind} tokenizer: lower the"
             f" vocabulary size to {size:,} or less, or give more text than {human_bytes(sum(map(len, sample)))}"
         )
     token_types = ["token_type_ids"] if kind == "wordpiece" else []

@@ -127,7 +127,7 @@ def _missing_parts(
         skipped += json.loads(record.read_text())["documents"]
         number += 1
     if skipped:
-        console.say(f"tokenise: {number} parts with {skipped:,} documents are there already, going on")
+        console.say(f"tokenise: {number} parts with {skipped:,} documents are there already, continuing")
         bar.update(skipped)
         if hasattr(documents, "__len__") and skipped == len(documents):  # all but the manifest; skip() would refuse
             return
