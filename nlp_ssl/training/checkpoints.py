@@ -316,8 +316,8 @@ def load(folder: Path, objective: Objective, optimizer: Any) -> dict[str, Any]:
             set_rng_state(drawn)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"the training state in {folder} does not fit this run ({type(error).__name__}: {str(error)[:200]}); continue "
-            "with the options that it was made with, or start anew in another --output_dir"
+            f"the training state in {folder} does not fit this run ({type(error).__name__}: {str(error)[:200]}); "
+            "continue with the options that it was made with, or start anew in another --output_dir"
         ) from None
     for group, setting in zip(optimizer.param_groups, settings, strict=True):
         group.update(setting)
@@ -333,8 +333,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     state = json.loads((folder / RUN_STATE).read_text())
     if (number := state.pop("format", 1)) not in range(1, FORMAT + 1):
         raise UserError(
-            f"{folder} was made by a newer nlp_ssl (its format is {number}, this version reads up to {FORMAT}); continue "
-            "with that version, or start anew in another --output_dir"
+            f"{folder} was made by a newer nlp_ssl (its format is {number}, this version reads up to {FORMAT}); "
+            "continue with that version, or start anew in another --output_dir"
         )
     if (judge := state.pop("judge", None)) is not None:
         state["early_stopping"] = {"best": judge["best"], "evaluations_without_improvement": judge["stale"]}
