@@ -40,6 +40,21 @@ def options(section: type[Section]) -> type[Section]:
 
 
 @options
+class FilesConfig:
+    """How local files are read, where neither their names nor their first bytes tell."""
+
+    format: str | None = None
+    """Format of files whose names do not tell: txt, jsonl, json, csv, tsv, parquet or conll. Derived from their first
+    bytes."""
+    encoding: str = "utf-8"
+    """Encoding of all local text files of the run, such as `latin-1`, `cp1252` or `utf-16`."""
+    delimiter: str | None = None
+    """What separates the fields of a csv, such as `;` or `\\t`. Derived from its first rows."""
+    column_names: list[str] | None = None
+    """Names of the columns of a csv or tsv without a header, such as `[label, text]`: its first line is then a row."""
+
+
+@options
 class ModelConfig:
     """The model: a preset, a Hub id or a folder."""
 

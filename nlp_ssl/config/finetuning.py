@@ -6,6 +6,7 @@ from typing import Literal
 from nlp_ssl.config.common import (
     CheckpointConfig,
     EvaluationConfig,
+    FilesConfig,
     HubConfig,
     ModelConfig,
     OptimizerConfig,
@@ -18,15 +19,15 @@ from nlp_ssl.config.common import (
 
 
 @options
-class LabelledConfig:
+class LabelledConfig(FilesConfig):
     """Labelled data for fine-tuning."""
 
     task: str = "builtin"
     """`builtin` (true labels read off the documentation of the installed Python packages), a name such as `glue/sst2`,
     `imdb` or `conll2003`, or any Hub dataset id. Not used when `train_file` is given."""
     train_file: str | list[str] | None = None
-    """A local .csv, .tsv, .json, .jsonl, .parquet or .conll file (also .gz or .zst) or a glob of them instead of
-    `task`; or a list of these."""
+    """A local .csv, .tsv, .json, .jsonl, .parquet or .conll file (also .gz or .zst), a folder or a glob of them instead
+    of `task`; or a list of these."""
     validation_file: str | list[str] | None = None
     """Its validation file. Without it, a tenth of the training rows is held out by a hash of their text."""
     test_file: str | list[str] | None = None

@@ -7,6 +7,7 @@ from nlp_ssl.config.common import (
     CheckpointConfig,
     Derived,
     EvaluationConfig,
+    FilesConfig,
     HubConfig,
     ModelConfig,
     OptimizerConfig,
@@ -19,12 +20,12 @@ from nlp_ssl.config.common import (
 
 
 @options
-class CorpusConfig:
+class CorpusConfig(FilesConfig):
     """Where the text comes from."""
 
     sources: str | list[str] = "builtin"
-    """`builtin` (documentation of the installed Python packages), a Hub dataset id, a file or a glob of .txt, .jsonl,
-    .csv or .parquet files, each plain or .gz or .zst; or a list of these."""
+    """`builtin` (documentation of the installed Python packages), a Hub dataset id, a file, a folder or a glob of .txt,
+    .jsonl, .csv, .tsv or .parquet files, each plain or .gz or .zst; or a list of these."""
     weights: list[float] | None = None
     """One number a source: how many times an epoch sees its documents. 2 is twice, 0.5 is a fixed half of them."""
     subset: str | None = None

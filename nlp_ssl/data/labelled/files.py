@@ -1,46 +1,65 @@
 """Labelled rows from local files: .csv, .tsv, .json, .jsonl, .parquet, .conll, each plain, .gz or .zst."""
 
-import csv
+import codecs
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from nlp_ssl.config.common import FilesConfig
+from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.data.files.finding import find_files
+from nlp_ssl.data.files.forms import FileForm, form_of, not_utf8, unpacked
+from nlp_ssl.data.files.tables import records
 from nlp_ssl.data.labelled.rows import Rows, from_dataset, from_lists, joined
 from nlp_ssl.data.labelled.tag_schemes import read_conll
-from nlp_ssl.data.text.readers import COMPRESSIONS, find_files
 
-EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".conll")
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "conll")
+SPLITS = {"train": "train_file", "validation": "validation_file", "valid": "validation_file", "dev": "validation_file"}
+SPLITS |= {"test": "test_file"}
 
 
-def files_of(sources: str | list[str]) -> list[Path]:
-    """The files that one or several names or globs stand for.
+def files_of(sources: str | list[str], config: FilesConfig) -> list[Path]:
+    """The files that one or several names, globs or folders stand for.
 
     Raises:
-        UserError: there is no such file, or no name.
+        UserError: there is no such file, no name, or a folder of several splits.
     """
     names = [sources] if isinstance(sources, str) else sources
     if not names:
         raise UserError("an empty list of labelled files; name one, or leave the option out")
-    return [path for name in names for path in find_files(name) or [Path(name)]]
+    found = []
+    for name in names:
+        files = find_files(name, FORMATS, anything=config.format is not None) or [Path(name)]
+        options = {SPLITS[word]: path for path in files for word in SPLITS if path.name.lower().startswith(word)}
+        if len(options) > 1 and Path(name).is_dir():
+            named = " ".join(f"--data.{option} {path}" for option, path in sorted(options.items(), reverse=True))
+            raise UserError(f"{name} holds several splits; name each: {named}")
+        found += files
+    return found
 
 
-def read_files(sources: str | list[str], tagged: bool) -> Rows:
-    """The rows of one or several files or globs, in the order of the sources, those of a glob sorted.
+def read_files(sources: str | list[str], config: FilesConfig, tagged: bool) -> Rows:
+    """The rows of one or several files, globs or folders, in the order of the sources, those of a glob sorted.
+
+    Args:
+        sources: their names.
+        config: how they are read.
+        tagged: whether there is one label a word.
 
     Raises:
         UserError: a file is not there or cannot be read, or has other columns than the first.
     """
-    paths = files_of(sources)
-    parts = [read_file(path, tagged) for path in paths]
+    paths = files_of(sources, config)
+    parts = [read_file(path, config, tagged) for path in paths]
     first = parts[0]
     for rows in parts[1:]:
         if set(rows.names) != set(first.names):
@@ -53,89 +72,73 @@ def read_files(sources: str | list[str], tagged: bool) -> Rows:
     return joined(parts)
 
 
-def extension_of(name: str) -> str:
-    """`"a.jsonl.gz"` -> `".jsonl"`."""
-    for compression in COMPRESSIONS:
-        name = name.removesuffix(compression)
-    return Path(name).suffix.lower()
-
-
-def read_file(path: Path, tagged: bool) -> Rows:
+def read_file(path: Path, config: FilesConfig, tagged: bool) -> Rows:
     """Read a .csv, .tsv, .json, .jsonl, .parquet or .conll file, plain, .gz or .zst."""
-    extension = extension_of(path.name)
-    if extension not in EXTENSIONS:
-        raise UserError(
-            f"{path}: files of this kind cannot be read; give a {', '.join(EXTENSIONS)} file, or .gz or .zst of one"
-        )
-    if extension == ".conll" and not tagged:
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    form = form_of(path, config, FORMATS)
+    if form.said:
+        say(form.said)
+    if form.format == "conll" and not tagged:
         raise UserError(
             f"{path} holds one tag per word, not one label per text; fine-tune a tagger on it (finetune_ner.py)"
         )
-    if extension == ".parquet":
+    if form.format == "parquet":
         try:
-            rows = from_dataset(str(path), Dataset(pq.read_table(io.BytesIO(_read_bytes(path)))))
+            rows = from_dataset(str(path), Dataset(pq.read_table(io.BytesIO(_read_bytes(path, form)))))
         except pa.ArrowInvalid:
             raise UserError(f"{path} is not a parquet file") from None
     else:
-        rows = _parse(str(path), extension, read_text(path))
+        rows = _parse(str(path), form, read_text(path, form))
     if not rows.num_rows:
         raise UserError(f"{path} holds no rows")
     return rows
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, form: FileForm) -> bytes:
     try:
-        content = path.read_bytes()
-        if path.name.endswith(".zst"):
-            return pa.CompressedInputStream(pa.BufferReader(content), "zstd").read()
-        return gzip.decompress(content) if path.name.endswith(".gz") else content
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"there is no file {path}") from None
+        with open(path, "rb") as file:
+            if form.compression == "gzip":
+                with gzip.open(file) as stream:
+                    return unpacked(stream, path)
+            return unpacked(pa.CompressedInputStream(file, "zstd") if form.compression else file, path)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(f"{path} is not a whole gzip file; pack or download it again") from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); download or pack it again") from None
 
 
-def read_text(path: Path) -> str:
-    """A text file, plain or .gz, without a byte order mark.
+def read_text(path: Path, form: FileForm) -> str:
+    """A text file, plain or packed, without a byte order mark.
 
     Raises:
-        UserError: it is not there, not whole, or not UTF-8.
+        UserError: it is not there, not whole, or not in its encoding.
     """
+    data = _read_bytes(path, form)
+    if form.encoding == "utf-8" and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path} is UTF-16; give --data.encoding utf-16")
     try:
-        return _read_bytes(path).decode("utf-8-sig")
+        return data.decode(form.encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        if form.encoding != "utf-8":
+            reason = f"byte 0x{data[error.start]:02x} is not {form.encoding} here"
+            raise UserError(f"{path}, line {line}: {reason}; see --data.encoding") from None
+        sample = data[: 1 << 16] + data[error.start : error.start + (1 << 16)]
+        raise UserError(not_utf8(f"{path}, line {line}", data[error.start], sample)) from None
 
 
-def _parse(where: str, extension: str, text: str) -> Rows:
-    if extension == ".conll":
+def _parse(where: str, form: FileForm, text: str) -> Rows:
+    if form.format == "conll":
         words, tags, lines = read_conll(text, where)
         return replace(from_lists(where, {"tokens": words, "tags": tags}, lines, "line"), word_lines=True)
-    if extension in (".csv", ".tsv"):
-        (_, header), *records = list(_csv_records(where, text) if extension == ".csv" else tsv_records(text)) or [
-            (0, [])
-        ]
-        for line, values in records:
-            if len(values) != len(header):
-                raise UserError(f"{where}, line {line}: {len(values)} fields, but the first line names {len(header)}")
-        columns = {name: [values[i] for _, values in records] for i, name in enumerate(header)}
-        return from_lists(where, columns, [line for line, _ in records], "line")
-    if extension == ".json" and text.lstrip().startswith("["):
-        try:
-            objects = list(enumerate(json.loads(text), start=1))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}, line {error.lineno}: this is not JSON ({error.msg})") from None
-        unit = "row"
+    if form.format in ("csv", "tsv"):
+        return _table(where, form, text)
+    unit = "line"
+    if form.format == "json" and text.lstrip().startswith("["):
+        objects, unit = list(enumerate(_json(text, where), start=1)), "row"
     else:
-        objects, unit = [], "line"
-        for line, content in enumerate(text.split("\n"), start=1):
-            if content.strip():
-                try:
-                    objects.append((line, json.loads(content)))
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{where}, line {line}: this is not JSON ({error.msg})") from None
+        objects = [(n, _json(line, where, n)) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     for place, row in objects:
         if not isinstance(row, dict):
             raise UserError(f"{where}, {unit} {place}: a row must be an object such as {{'text': ..., 'label': ...}}")
@@ -144,22 +147,28 @@ def _parse(where: str, extension: str, text: str) -> Rows:
     return from_lists(where, columns, [place for place, _ in objects], unit)
 
 
-def _csv_records(where: str, text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of every row, by RFC 4180: quoted fields may hold commas, quotes and line ends."""
-    csv.field_size_limit(2**31 - 1)  # the default stops at texts of 128 kB
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _table(where: str, form: FileForm, text: str) -> Rows:
+    rows = list(records(io.StringIO(text, newline="\n"), form))
+    for row in rows:
+        if row.error:
+            raise UserError(f"{where}, line {row.line}: {row.error}; quote fields as in RFC 4180")
+    header = list(form.column_names or (rows.pop(0).fields if rows else ()))
+    for row in rows:
+        if len(row.fields) != len(header):
+            named = "--data.column_names has" if form.column_names else "the first line names"
+            raise UserError(f"{where}, line {row.line}: {len(row.fields)} fields, but {named} {len(header)}")
+    names = [
+        f"{name}.{n}" if (n := header[:i].count(name)) else name for i, name in enumerate(header)
+    ]  # as pandas does
+    columns = {name: [row.fields[i] for row in rows] for i, name in enumerate(names)}
+    return from_lists(where, columns, [row.line for row in rows], "line")
+
+
+def _json(text: str, where: str, line: int | None = None) -> Any:
     try:
-        line = 1
-        for values in reader:
-            if values:
-                yield line, values
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{where}, line {line}: {error}; quote fields as in RFC 4180") from None
-
-
-def tsv_records(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, fields) of every line, as IANA defines text/tab-separated-values, and GLUE uses it: without quoting."""
-    for line, content in enumerate(text.split("\n"), start=1):
-        if content.strip("\r"):
-            yield line, content.rstrip("\r").split("\t")
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}, line {line or error.lineno}: this is not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; very deep nesting
+        place = f"{where}, line {line}" if line else where
+        raise UserError(f"{place}: JSON that Python cannot read ({error})") from None

@@ -1,11 +1,15 @@
 """GLUE (Wang et al. 2018) as data: its tasks on the Hub, the files that it published, those that its server takes."""
 
+import io
 from pathlib import Path
 from typing import Any
 
+from nlp_ssl.config.common import FilesConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.data.labelled.files import read_text, tsv_records
+from nlp_ssl.data.files.forms import form_of
+from nlp_ssl.data.files.tables import records
+from nlp_ssl.data.labelled.files import read_text
 from nlp_ssl.data.labelled.rows import Rows, Task, from_lists, joined, with_names
 
 
@@ -73,14 +77,16 @@ def read_glue(folder: Path, task: str) -> dict[str, Rows]:
 
 
 def _read_glue_file(path: Path, header: str) -> Rows:
-    (_, names), *records = tsv_records(header + read_text(path))
-    whole = [(line, values) for line, values in records if len(values) == len(names)]
-    if len(whole) < len(records):
-        say(f"{path}: {len(records) - len(whole):,} lines with another number of fields are left out")
+    form = form_of(path, FilesConfig(), ("tsv",))
+    first, *rows = records(io.StringIO(header + read_text(path, form), newline="\n"), form)
+    names = first.fields
+    whole = [row for row in rows if len(row.fields) == len(names)]
+    if len(whole) < len(rows):
+        say(f"{path}: {len(rows) - len(whole):,} lines with another number of fields are left out")
     if not whole:
         raise UserError(f"{path} holds no rows")
-    columns = {name: [values[i] for _, values in whole] for i, name in enumerate(names)}
-    places = [line - bool(header) for line, _ in whole]
+    columns = {name: [row.fields[i] for row in whole] for i, name in enumerate(names)}
+    places = [row.line - bool(header) for row in whole]
     return with_names(from_lists(str(path), columns, places, "line"), GLUE_COLUMNS)
 
 

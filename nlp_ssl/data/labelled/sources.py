@@ -11,7 +11,8 @@ from datasets.exceptions import DatasetNotFoundError
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.data.labelled.files import EXTENSIONS, extension_of, files_of, read_files
+from nlp_ssl.data.files.forms import extensions_of
+from nlp_ssl.data.labelled.files import FORMATS, files_of, read_files
 from nlp_ssl.data.labelled.glue import GLUE_TASKS, read_glue
 from nlp_ssl.data.labelled.rows import Rows, Task, from_dataset
 
@@ -39,8 +40,8 @@ def read_splits(
     """
     if config.train_file is not None:
         files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
-        splits = {split: read_files(file, tagged) for split, file in files.items() if file is not None}
-        return splits, Task(files_of(config.train_file)[0].name.split(".")[0])
+        splits = {split: read_files(file, config, tagged) for split, file in files.items() if file is not None}
+        return splits, Task(files_of(config.train_file, config)[0].name.split(".")[0])
     if config.validation_file is not None or config.test_file is not None:
         raise UserError("--data.validation_file and --data.test_file need --data.train_file beside them")
     if config.glue_dir:
@@ -59,7 +60,7 @@ def _read_hub(config: LabelledConfig) -> tuple[dict[str, Rows], Task]:
     if config.task.startswith("glue/") and config.task not in TASKS:
         near = difflib.get_close_matches(config.task, TASKS, n=1) or ["glue/sst2"]
         raise UserError(f"there is no task {config.task!r}; did you mean {near[0]}?")
-    if extension_of(config.task) in EXTENSIONS:
+    if extensions_of(Path(config.task))[0] in FORMATS:
         raise UserError(f"--data.task {config.task} looks like a file; give it as --data.train_file")
     task = TASKS.get(config.task, Task(config.task))
     task = replace(task, subset=config.subset or task.subset, revision=config.revision or task.revision)
@@ -73,7 +74,7 @@ def _read_hub(config: LabelledConfig) -> tuple[dict[str, Rows], Task]:
     except ConnectionError:
         raise UserError(
             f"the Hub cannot be reached for {task.path!r}; what works without a network: --data.task builtin, or "
-            f"--data.train_file with a local {', '.join(EXTENSIONS)} file"
+            f"--data.train_file with a local {', '.join(FORMATS)} file"
         ) from None
     except (ValueError, RuntimeError, FileNotFoundError) as error:  # no such subset or revision, a script, no data
         raise UserError(f"data set {task.path!r} cannot be opened: {' '.join(str(error).split())}") from None

@@ -9,25 +9,19 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlp_ssl.config.common import FilesConfig, to_dict
 from nlp_ssl.config.pretraining import CorpusConfig
 from nlp_ssl.core.console import human_bytes, progress, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, making
+from nlp_ssl.data.files.finding import content_hashes, find_files
 from nlp_ssl.data.text.pydocs import pydocs_file
-from nlp_ssl.data.text.readers import (
-    BadText,
-    DocumentFile,
-    checked,
-    content_hashes,
-    find_files,
-    is_blank,
-    missing_column,
-)
+from nlp_ssl.data.text.readers import FORMATS, BadText, DocumentFile, checked, is_blank, missing_column
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -86,7 +80,8 @@ def open_corpus(config: CorpusConfig) -> Corpus:
         if isinstance(identity[0], list):
             files |= dict(identity)
     files = dict(islice(files.items(), 1000))
-    rules = [RULES, config.text_column, config.txt_documents, config.on_bad_text, config.max_documents]
+    rules: list[Any] = [RULES, config.text_column, config.txt_documents, config.on_bad_text, config.max_documents]
+    rules += _reading(parts, config)
     fingerprint = hashlib.sha256(json.dumps([rules, identities]).encode()).hexdigest()[:32]
 
     weighted = zip(sources, weights, strict=True)
@@ -105,6 +100,14 @@ def open_corpus(config: CorpusConfig) -> Corpus:
     if not folder.exists():
         _copy(parts, config, folder, names, held_out)
     return _open_copy(folder, fingerprint, names, files)
+
+
+def _reading(parts: list["_Part"], config: CorpusConfig) -> list[Any]:
+    """How files are read, as far as that was said or is not as it always was."""
+    said = {f.name: getattr(config, f.name) for f in fields(FilesConfig)}
+    rules = [] if said == to_dict(FilesConfig()) else [said]
+    forms = (part.documents.form.format for part in parts if isinstance(part.documents, DocumentFile))
+    return [*rules, *(["csv 2"] if "csv" in forms else [])]
 
 
 def hash_share(data: bytes, purpose: str) -> float:
@@ -298,13 +301,22 @@ def _open_source(source: str, config: CorpusConfig) -> tuple[list[tuple[str, Any
     if source == "builtin":
         path = pydocs_file()
         return [("builtin", DocumentFile(path))], ["builtin", path.stem]
-    if paths := find_files(source):
-        files = [DocumentFile(path, config.text_column, config.txt_documents) for path in paths]
+    if paths := find_files(source, FORMATS, anything=config.format is not None):
+        files = [DocumentFile(path, config) for path in paths]
+        for said in dict.fromkeys(file.form.said for file in files if file.form.said):
+            say(said)
         digests = content_hashes(paths)
         # Names are in it for the `source` column; folders and times are not, so a moved or fresh copy is the same.
-        return [(file.path.name, file) for file in files], [[p.name, d] for p, d in zip(paths, digests, strict=True)]
+        return [(_printable(path), file) for path, file in zip(paths, files, strict=True)], [
+            [path.name, digest] for path, digest in zip(paths, digests, strict=True)
+        ]
     shards, commit = _open_hub(source, config)
     return [(source, shard) for shard in shards], [source, config.subset, config.split, commit]
+
+
+def _printable(path: Path) -> str:
+    """A file's name as text; names need not be UTF-8."""
+    return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @dataclass

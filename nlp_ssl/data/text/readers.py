@@ -1,4 +1,4 @@
-"""Local files and the documents in them: .txt, .jsonl, .csv, .tsv and .parquet, each plain, .gz or .zst.
+"""The documents of local files: .txt, .jsonl, .csv, .tsv and .parquet, each plain, .gz or .zst.
 
 A reader has no policy: what cannot be used comes out as a `BadText` that says what and where, and the caller decides
 whether to stop or to go on. Text passes through unchanged, but for a byte order mark at the start of a file and
@@ -6,76 +6,25 @@ Windows line ends in .txt.
 """
 
 import codecs
-import csv
-import glob
-import hashlib
 import io
 import json
-import os
-import re
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nlp_ssl.core.console import progress
+from nlp_ssl.config.pretraining import CorpusConfig
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import cache_dir, write_atomically
+from nlp_ssl.data.files.finding import check_unchanged, state_of
+from nlp_ssl.data.files.forms import form_of, not_utf8, unpacked
+from nlp_ssl.data.files.tables import records
 
-FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
+LONGEST = 2**28  # bytes of a document: far from what fills the memory, or a batch of Arrow
 
 # What str.strip() takes for space, and the characters of no width, which str.isspace() does not know.
 _INVISIBLE = (
     "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 )
-
-
-# What ends like this and is not there is a missing file, not the id of a Hub data set.
-_FILE_EXTENSIONS = {*FORMATS, *COMPRESSIONS, ".json", ".zip", ".xz", ".bz2", ".tar", ".xml", ".html", ".md", ".arrow"}
-
-
-def find_files(source: str) -> list[Path]:
-    """The files that a path or glob names, sorted; none when `source` can only be the id of a Hub data set.
-
-    Raises:
-        UserError: a folder, a glob without a match, what looks like a file and is not there.
-    """
-    path = Path(source).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        raise UserError(f"{source} is a folder; name its files, such as '{source.rstrip('/')}/*.txt'")
-    if glob.has_magic(source):
-        paths = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if os.path.isfile(match))
-        if not paths:
-            raise UserError(f"no file matches {source}")
-        return paths
-    if path.suffix.lower() in _FILE_EXTENSIONS or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
-        raise UserError(f"there is no file {source}")
-    return []
-
-
-def content_hashes(paths: list[Path]) -> list[str]:
-    """SHA-256 of every file, remembered in the cache for as long as its path, size and time stay the same."""
-    memory = cache_dir() / "hashes"
-    notes = []
-    for path in paths:
-        stat = path.stat()
-        state = f"{path.resolve()}\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ino}"
-        notes.append(memory / hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()[:32])
-    new = [(path, note) for path, note in zip(paths, notes, strict=True) if not note.exists()]
-    total = sum(path.stat().st_size for path, _ in new)
-    with progress(total=total, desc="fingerprint", unit="B") if total > 1e9 else nullcontext() as bar:
-        for path, note in new:
-            digest = hashlib.sha256()
-            with open(path, "rb") as file:
-                while block := file.read(1 << 22):
-                    digest.update(block)
-                    if bar is not None:
-                        bar.update(len(block))
-            write_atomically(note, digest.hexdigest().encode())
-    return [note.read_text() for note in notes]
 
 
 class BadText(str):
@@ -111,23 +60,19 @@ class DocumentFile:
     """The documents of one file, in order; can be iterated again and pickled.
 
     Args:
-        path: a file whose extension is in `FORMATS`, with one of `COMPRESSIONS` behind it or not.
-        text_column: column that holds the text, in all formats but .txt.
-        txt_documents: what ends a document in a .txt file: `"blank_line"`, `"line"` or `"file"`.
+        path: of the file.
+        config: how it is read, which column holds its text, and what ends a document of a text file.
 
     Raises:
-        UserError: an unsupported extension; while iterating: a damaged file, a missing column.
+        UserError: an unsupported format; while iterating: a damaged file, a missing column, a file that changes.
     """
 
-    def __init__(self, path: Path, text_column: str = "text", txt_documents: str = "blank_line"):
-        self.path, self.text_column, self.txt_documents = path, text_column, txt_documents
-        suffixes = [suffix.lower() for suffix in path.suffixes]
-        self.compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
-        kind = suffixes[:-1][-1:] if self.compression else suffixes[-1:]
-        if not kind or kind[0] not in FORMATS:
-            known = f"{', '.join(FORMATS)}, each also {' or '.join(COMPRESSIONS)}"
-            raise UserError(f"{path} is of no supported format; supported are {known}")
-        self.format = kind[0]
+    def __init__(self, path: Path, config: CorpusConfig | None = None):
+        config = config or CorpusConfig()
+        self.path, self.text_column, self.txt_documents = path, config.text_column, config.txt_documents
+        self.form = form_of(path, config, FORMATS)
+        self.state = state_of(path)
+        """Of the file when it was opened; see `check_unchanged`."""
         self.size = path.stat().st_size
         """Bytes on disk."""
         self.bytes_read = 0
@@ -140,11 +85,13 @@ class DocumentFile:
         self.bytes_read = 0
         try:
             with open(self.path, "rb", buffering=0) as raw:
-                stream = pa.CompressedInputStream(raw, self.compression) if self.compression else raw
-                yield from self._parquet(raw, stream) if self.format == ".parquet" else self._text(raw, stream)
+                packed = self.form.compression
+                stream = pa.CompressedInputStream(raw, packed) if packed else raw
+                yield from self._parquet(raw, stream) if self.form.format == "parquet" else self._text(raw, stream)
         except (OSError, pa.ArrowException) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise UserError(f"{self.path} cannot be read, it is damaged or cut off ({reason})") from None
+        check_unchanged(self.path, self.state)
         self.bytes_read = self.size
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -152,48 +99,76 @@ class DocumentFile:
 
     def _text(self, raw: BinaryIO, stream: Any) -> Iterator[str]:
         buffered = io.BufferedReader(stream, 1 << 20)
-        head = buffered.peek(4)
-        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            yield BadText(f"{self.path} is UTF-16, not UTF-8; convert it with: iconv -f UTF-16 -t UTF-8")
-            return
-        start = len(buffered.read(3)) if head.startswith(codecs.BOM_UTF8) else 0
-        if self.format == ".txt" and self.txt_documents == "file":
-            yield self._txt_document(buffered.read(), start)
-            return
-        lines = self._lines(raw, buffered, start)
-        yield from {".txt": self._txt, ".jsonl": self._jsonl, ".csv": self._csv, ".tsv": self._csv}[self.format](lines)
+        self.sample = buffered.peek(1 << 16)[: 1 << 16]
+        if self.form.encoding != "utf-8":
+            lines = self._recoded(raw, buffered)
+        elif self.sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UserError(f"{self.path} is UTF-16; give --data.encoding utf-16")
+        else:
+            start = len(buffered.read(3)) if self.sample.startswith(codecs.BOM_UTF8) else 0
+            lines = self._lines(raw, buffered, start)
+        yield from {"txt": self._txt, "jsonl": self._jsonl, "csv": self._table, "tsv": self._table}[self.form.format](
+            lines
+        )
 
     def _lines(self, raw: BinaryIO, stream: io.BufferedReader, start: int) -> Iterator[tuple[int, bytes]]:
-        """(byte offset in the decompressed file, line with its end); lines end at LF only, U+2028 stays inside."""
-        for number, line in enumerate(stream):
+        """(byte offset in the unpacked file, line with its end); lines end at LF only, U+2028 stays inside."""
+        number = 0
+        while line := stream.readline(LONGEST + 1):
             if number % 256 == 0:
                 self.bytes_read = raw.tell()
+            number += 1
+            if len(line) > LONGEST:
+                raise UserError(
+                    f"{self.path}, line {number}: longer than a document may be, {LONGEST >> 20} MiB; is it text?"
+                )
             yield start, line
             start += len(line)
 
-    def _decode(self, data: bytes, start: int, place: str = "") -> str:
+    def _recoded(self, raw: BinaryIO, stream: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
+        """`_lines` of a text in another encoding, in UTF-8."""
+        start = 0
+        text = io.TextIOWrapper(stream, self.form.encoding, newline="\n")
+        try:
+            for number, line in enumerate(text):
+                if number % 256 == 0:
+                    self.bytes_read = raw.tell()
+                data = line.removeprefix("\ufeff").encode("utf-8", "surrogatepass")
+                yield start, data
+                start += len(data)
+        except UnicodeError as error:  # of UTF-16, the base of what others raise
+            raise UserError(f"{self.path} is not {self.form.encoding} ({error}); see --data.encoding") from None
+
+    def _decode(self, data: bytes, start: int | None, place: str = "") -> str:
         """`data`, which begins at byte `start` of the file, as text or as a `BadText`."""
+        where = f"{self.path}{place}"
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
-            where = f"{self.path}{place}, byte {start + error.start}"
-            return BadText(f"{where}: 0x{data[error.start]:02x} is not UTF-8 here")
+            where += "" if start is None else f", byte {start + error.start}"
+            return BadText(not_utf8(where, data[error.start], self.sample + data[: 1 << 16]))
         if "\0" in text:
-            return BadText(f"{self.path}{place}, byte {start + data.index(0)}: a NUL character")
+            where += "" if start is None else f", byte {start + data.index(0)}"
+            return BadText(f"{where}: a NUL character")
         return text
 
     def _txt(self, lines: Iterator[tuple[int, bytes]]) -> Iterator[str]:
         document: list[bytes] = []
-        document_start = 0
+        document_start = length = 0
         for start, line in lines:
-            if self.txt_documents == "line":
-                yield self._txt_document(line, start)
-            elif line.strip():
+            ends = self.txt_documents == "line" or (self.txt_documents == "blank_line" and not line.strip())
+            if self.txt_documents == "line" or not ends:
                 document_start = document_start if document else start
                 document.append(line)
-            elif document:
+                length += len(line)
+            if length > LONGEST:
+                raise UserError(
+                    f"{self.path}: the document at byte {document_start} is longer than one may be, "
+                    f"{LONGEST >> 20} MiB; --data.txt_documents says what ends one"
+                )
+            if ends and document:
                 yield self._txt_document(b"".join(document), document_start)
-                document = []
+                document, length = [], 0
         if document:
             yield self._txt_document(b"".join(document), document_start)
 
@@ -228,44 +203,29 @@ class DocumentFile:
             else:
                 yield checked(row[self.text_column], self.text_column, place)
 
-    def _csv(self, lines: Iterator[tuple[int, bytes]]) -> Iterator[str]:
-        consumed: list[tuple[int, bytes]] = []  # lines of the current row: a quoted field may span several
-
-        def feed() -> Iterator[str]:
-            for start, line in lines:
-                consumed.append((start, line))
-                yield line.decode("utf-8", "surrogateescape")  # checked below, when the row's place is known
-
-        csv.field_size_limit(2**31 - 1)  # for the whole process; the default refuses a field over 128 kB
-        # Tab-separated text has no quoting (IANA text/tab-separated-values; GLUE's files rely on it).
-        tabs = self.format == ".tsv"
-        reader = csv.reader(feed(), delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(feed())
-        header = None
-        while True:
-            consumed.clear()
-            place = f", line {reader.line_num + 1}"
-            try:
-                row = next(reader)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                yield BadText(f"{self.path}{place}: not a row of a {self.format} file ({error})")
-                continue
-            if not row:
-                continue
-            text = self._decode(b"".join(line for _, line in consumed), consumed[0][0], place)
-            if header is None:
-                if isinstance(text, BadText):
-                    raise UserError(text)
-                header = row
+    def _table(self, lines: Iterator[tuple[int, bytes]]) -> Iterator[str]:
+        # what is not UTF-8 is found below, when the row's place is known
+        rows = records((line.decode("utf-8", "surrogateescape") for _, line in lines), self.form)
+        header = None if self.form.column_names is None else list(self.form.column_names)
+        if header is not None and self.text_column not in header:
+            raise UserError(missing_column(self.text_column, str(self.path), header))
+        for row in rows:
+            place = f", line {row.line}"
+            if header is None and not row.error:
+                header = [str(self._decoded(name, place)) for name in row.fields]
                 if self.text_column not in header:
-                    raise UserError(missing_column(self.text_column, str(self.path), header))
-            elif isinstance(text, BadText):
-                yield text
-            elif len(row) != len(header):
-                yield BadText(f"{self.path}{place}: {len(row)} fields where the header has {len(header)}")
-            else:
-                yield row[header.index(self.text_column)]
+                    advice = "; if that line is a row already, give --data.column_names"
+                    raise UserError(missing_column(self.text_column, str(self.path), header) + advice)
+            elif row.error:
+                yield BadText(f"{self.path}{place}: not a row of a {self.form.format} file ({row.error})")
+            elif header is not None and len(row.fields) != len(header):
+                yield BadText(f"{self.path}{place}: {len(row.fields)} fields where the header has {len(header)}")
+            elif header is not None:
+                yield self._decoded(row.fields[header.index(self.text_column)], place)
+
+    def _decoded(self, field: str, place: str) -> str:
+        """A field whose bytes were kept, checked."""
+        return self._decode(field.encode("utf-8", "surrogateescape"), None, place)
 
     # -----------------------------------------------------------------------------------------------------------------
     # parquet
@@ -274,7 +234,7 @@ class DocumentFile:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        file = pq.ParquetFile(pa.BufferReader(stream.read()) if self.compression else raw)
+        file = pq.ParquetFile(pa.BufferReader(unpacked(stream, self.path)) if self.form.compression else raw)
         schema = file.schema_arrow
         if self.text_column not in schema.names:
             raise UserError(missing_column(self.text_column, str(self.path), schema.names))

@@ -184,7 +184,7 @@ GOOD = "text,label\na,x\nb,y\n"
     ("name", "content", "options", "message"),
     [
         ("a.csv", None, {}, "there is no file .*a.csv"),
-        ("a.xlsx", "", {}, r"a.xlsx: files of this kind cannot be read; give a .csv, .tsv"),
+        ("a.xlsx", "", {}, r"a.xlsx does not tell by its name or its first bytes what it is; give --data.format"),
         ("a.csv", "", {}, "a.csv holds no rows"),
         ("a.csv", "body,label\na,x\n", {"text_columns": ["text"]}, "a.csv has no column 'text', only body, label"),
         ("a.csv", "text,class\na,x\n", {}, "none of the columns label, labels, score, only text, class"),
@@ -208,7 +208,7 @@ GOOD = "text,label\na,x\nb,y\n"
             "line 2: the label 'x' is no list of classes",
         ),
         ("a.json", '[{"text": "a"},\n]', {}, "a.json, line 2: this is not JSON"),
-        ("a.csv", b"text,label\ncaf\xe9,x\n", {}, "a.csv: byte 14 is not UTF-8"),
+        ("a.csv", b"text,label\ncaf\xe9,x\n", {}, "line 2: 0xe9 is not UTF-8 here; the file may be in latin-1"),
         ("a.parquet", b"no", {}, "a.parquet is not a parquet file"),
         ("a.csv.gz", b"no", {}, "a.csv.gz is not a whole gzip file"),
         ("a.conll", "a O\n", {}, "fine-tune a tagger"),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from launch import ROOT
 from nlp_ssl.config.pretraining import CorpusConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.text.corpus import open_corpus
+from nlp_ssl.data.text.readers import DocumentFile
 
 DATA = ROOT.parent / "shared" / "data"
 HOSTILE = DATA / "hostile"
@@ -335,8 +337,8 @@ def test_bad_bytes_in_txt(tmp_path, other, capsys, data, said, suffix):
 BAD_CSV = [
     (b"1,too,many", "line 3: 3 fields where the header has 2"),
     (b"1", "line 3: 1 fields"),
-    (b"1,nul \0", "line 3, byte 22: a NUL"),
-    (b"1,\xff", "line 3, byte 18: 0xff"),
+    (b"1,nul \0", "line 3: a NUL"),
+    (b"1,\xff", "line 3: 0xff"),
     (b"1,lone \r return", "line 3"),
 ]
 
@@ -348,16 +350,57 @@ def test_bad_csv_rows(tmp_path, other, row, said):
     assert train_texts(other, sources=path, on_bad_text="skip") == ["good", "last"]
 
 
-def test_an_unclosed_quote_does_not_swallow_the_file_unsaid(tmp_path, other):
-    path = write(tmp_path / "a.csv", 'text,n\ngood,1\n"never closed,2\nlast,3\n')
-    assert "line 3: 1 fields" in error(sources=path, held_out=other)
+def test_an_unclosed_quote_does_not_swallow_the_file(tmp_path, other):
+    rows = [f'"text {i}, quoted",{i}\n' for i in range(200)]
+    rows[10] = '"never closed,10\n'
+    path = write(tmp_path / "a.csv", "text,n\n" + "".join(rows))
+    assert "line 12" in error(sources=path, held_out=other)
+    found = train_texts(other, sources=path, on_bad_text="skip")
+    assert found == [f"text {i}, quoted" for i in range(200) if i != 10]
+    path = write(tmp_path / "b.csv", 'text,n\ngood,1\n"never closed,2\nlast,3\n')
+    assert "line 3: not a row of a csv file (a quote that is never closed)" in error(sources=path, held_out=other)
+    assert train_texts(other, sources=path, on_bad_text="skip") == ["good", "last"]
+
+
+def test_an_open_quote_does_not_fill_the_memory(tmp_path, other, monkeypatch):
+    monkeypatch.setattr("nlp_ssl.data.files.tables.LONGEST", 1000)
+    path = write(tmp_path / "a.csv", 'text,n\ngood,1\n"open\n' + "last,3\n" * 500)
+    assert train_texts(other, sources=path, on_bad_text="skip") == ["good", *["last"] * 500]
 
 
 def test_utf16_is_named(tmp_path, other, capsys):
     for codec in ("utf-16-le", "utf-16-be"):
-        path = write(tmp_path / "a.txt", "\ufeffone\n\ntwo".encode(codec))
-        assert "UTF-16" in error(sources=path, held_out=other)
-        assert "no text" in error(sources=path, held_out=other, on_bad_text="skip")
+        path = write(tmp_path / "a.txt", "\ufeffone\n\ntwo\u2028ĉ".encode(codec))
+        for on_bad_text in ("stop", "skip"):
+            assert "--data.encoding utf-16" in error(sources=path, held_out=other, on_bad_text=on_bad_text)
+        held_out = write(tmp_path / "held.txt", "\ufeffheld out".encode(codec))
+        assert train_texts(held_out, sources=path, encoding="utf-16") == ["one", "two\u2028ĉ"]
+
+
+ENCODINGS = [("latin-1", "Der Bär übt öfter, naïve café. "), ("cp1252", "It’s a “naïve” café – 5 €. ")]
+ENCODINGS += [("cp1251", "Съешь же ещё этих мягких французских булок, да выпей чаю. ")]
+ENCODINGS += [("shift_jis", "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。")]
+
+
+@pytest.mark.parametrize(("encoding", "text"), ENCODINGS, ids=[name for name, _ in ENCODINGS])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "tsv"])
+def test_a_text_in_another_encoding_is_refused_by_the_name_that_reads_it(tmp_path, other, kind, encoding, text):
+    data = encode([text * 20, text], kind).decode().encode(encoding)
+    if kind == "jsonl":
+        data = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in (text * 20, text)).encode(encoding)
+    path = write(tmp_path / f"a.{kind}.gz", gzip.compress(data))
+    named = re.search(r"--data\.encoding (\S+)", error(sources=path, held_out=other))[1].rstrip(")")
+    assert train_texts(other, sources=path, encoding=named) == [text * 20, text]
+    assert train_texts(other, sources=path, encoding=encoding) == [text * 20, text]
+    assert "there is no such encoding" in error(sources=path, held_out=other, encoding="klingon")
+    assert "is not ascii" in error(sources=path, held_out=other, encoding="ascii")
+
+
+def test_one_damaged_byte_is_no_other_encoding(tmp_path, other):
+    path = write(tmp_path / "a.txt", "äöü ".encode() * 50 + b"\xff")
+    sentence = error(sources=path, held_out=other)
+    assert "0xff is not UTF-8 here" in sentence
+    assert "--data.encoding" not in sentence
 
 
 def test_empty_documents_are_skipped_and_counted_once(tmp_path, other, capsys):
@@ -398,10 +441,104 @@ def test_files_that_are_not_there_or_not_supported(tmp_path):
     assert "there is no file" in error(sources="nowhere.txt")
     assert "there is no file" in error(sources="some/where/deep/file")
     assert "no file matches" in error(sources=str(tmp_path / "*.txt"))
-    assert "is a folder" in error(sources=str(tmp_path))
-    sentence = error(sources=write(tmp_path / "a.docx", b"PK"))
-    assert all(word in sentence for word in (".txt", ".jsonl", ".csv", ".parquet", ".gz", ".zst"))
-    assert "supported" in error(sources=write(tmp_path / "a.gz", gzip.compress(b"x")))
+    (tmp_path / "empty").mkdir()
+    assert "is a folder without files" in error(sources=str(tmp_path / "empty"))
+    sentence = error(sources=write(tmp_path / "a.docx", b"PK\x03\x04..."))
+    assert all(word in sentence for word in ("zip archive", "txt", "jsonl", "csv", "parquet", "gzip", "zstd"))
+    assert "is a conll file" in error(sources=write(tmp_path / "a.conll", b"a O\n"))
+    assert "is no text" in error(sources=write(tmp_path / "a.bin", b"a\0b"))
+    assert "--data.format parquets is none" in error(sources=write(tmp_path / "a", b"a"), format="parquets")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet"])
+def test_a_name_without_extension_is_read_by_its_first_bytes(tmp_path, other, kind, suffix, capsys):
+    packed = compress(encode(["one", "two"], kind), suffix) if suffix else encode(["one", "two"], kind)
+    path = write(tmp_path / "part-00000", packed)
+    assert train_texts(other, sources=path) == ["one", "two"]
+    assert f"{path} is read as {kind}, by its first bytes (--data.format decides" in capsys.readouterr().out
+    moved = write(tmp_path / f"wiki.00{suffix}", packed)
+    assert train_texts(other, sources=moved, format=kind) == ["one", "two"]
+    assert "first bytes" not in capsys.readouterr().out
+
+
+def test_a_folder_is_its_files(tmp_path, other, capsys):
+    folder = tmp_path / "corpus"
+    for name in ("b/wiki.txt", "a.jsonl", ".hidden/x.txt", "b/.part.txt", "notes.md", "_SUCCESS"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        content = encode([name], "jsonl" if name.endswith("jsonl") else "txt")
+        (folder / name).write_bytes(b"" if name == "_SUCCESS" else content)
+    assert train_texts(other, sources=str(folder)) == ["a.jsonl", "b/wiki.txt"]
+    assert "2 files; 1 of other formats are left out (notes.md)" in capsys.readouterr().out
+    assert train_texts(other, sources=f"{folder}/", format="txt") == ["a.jsonl", "b/wiki.txt", "notes.md"]
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for number in range(3):
+        (parts / f"part-{number:05}").write_bytes(encode([f"text {number}"], "jsonl"))
+    assert train_texts(other, sources=str(parts)) == ["text 0", "text 1", "text 2"]
+
+
+SEPARATED = [(";", "text;n\n"), ("\t", "text\tn\n"), ("|", "text|n\n")]
+
+
+@pytest.mark.parametrize(("delimiter", "header"), SEPARATED, ids=["semicolon", "tab", "bar"])
+def test_fields_separated_otherwise(tmp_path, other, delimiter, header, capsys):
+    rows = [f'"a, b{i}"{delimiter}{i}\n' for i in range(5)]
+    path = write(tmp_path / "a.csv", header + "".join(rows))
+    assert train_texts(other, sources=path) == [f"a, b{i}" for i in range(5)]
+    assert "(--data.delimiter decides otherwise)" in capsys.readouterr().out
+    named = "\\t" if delimiter == "\t" else delimiter  # as it is typed
+    assert train_texts(other, sources=path, delimiter=named) == [f"a, b{i}" for i in range(5)]
+    assert "must be one character" in error(sources=path, held_out=other, delimiter=", ")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_a_table_without_a_header(tmp_path, other, kind):
+    between = {"csv": ",", "tsv": "\t"}[kind]
+    path = write(tmp_path / f"a.{kind}", "".join(f"{i}{between}row {i}\n" for i in range(3)))
+    sentence = error(sources=path, held_out=other)
+    assert "has no column 'text'; it has '0', 'row 0'" in sentence
+    assert "if that line is a row already, give --data.column_names" in sentence
+    assert train_texts(other, sources=path, column_names=["n", "text"]) == ["row 0", "row 1", "row 2"]
+    assert "2 fields where the header has 1" in error(sources=path, held_out=other, column_names=["text"])
+    assert "has no column 'text'; it has 'a', 'b'" in error(sources=path, held_out=other, column_names=["a", "b"])
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, other, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("one\n\ntwo\n\n" * 10)
+    documents = DocumentFile(path)
+    read = iter(documents)
+    assert next(read) == "one"
+    path.write_text("three\n\n" * 20)
+    with pytest.raises(UserError, match=r"a\.txt changed while it was read"):
+        list(read)
+
+
+def test_a_file_changed_in_place_with_its_time_put_back_is_another_text(tmp_path, other):
+    path = write(tmp_path / "a.txt", "one\n")
+    before = os.stat(path)
+    assert train_texts(other, sources=path) == ["one"]
+    with open(path, "r+") as file:
+        file.write("two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert train_texts(other, sources=path) == ["two"]
+
+
+def test_a_name_that_is_not_utf8(tmp_path, other):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    with open(path, "w") as file:
+        file.write("one\n")
+    corpus = open_corpus(CorpusConfig(sources=os.fsdecode(path), held_out=other))
+    assert corpus.train[0] == {"text": "one", "source": "caf\ufffd.txt"}
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path, other, monkeypatch):
+    monkeypatch.setattr("nlp_ssl.data.text.readers.LONGEST", 1 << 20)
+    path = write(tmp_path / "bomb.jsonl.zst", compress(b" " * (3 << 20), ".zst"))
+    assert "bomb.jsonl.zst, line 1: longer than a document may be" in error(sources=path, held_out=other)
+    path = write(tmp_path / "whole.txt", b"a\n" * (1 << 20))
+    assert "--data.txt_documents says what ends one" in error(sources=path, held_out=other)
 
 
 @pytest.mark.parametrize("on_bad_text", ["stop", "skip"])
@@ -442,7 +579,7 @@ def test_settings_that_make_no_sense(tmp_path, other):
         ("made_bad_rows.jsonl", "line 4"),
         ("made_empty.txt", "no text"),
         ("made_whitespace_only.txt", "no text"),
-        ("made_invalid_utf8.bin", "no supported format"),
+        ("made_invalid_utf8.bin", "byte 26: 0x80 is not UTF-8"),
     ],
 )
 def test_hostile_files_stop_with_a_sentence(other, name, said):
