@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from nlp_ssl.core.cache import make_private
 from nlp_ssl.core.console import rank, say
 from nlp_ssl.core.errors import Interrupted, PeerGone, UserError
 from nlp_ssl.core.files import advice
@@ -27,6 +28,7 @@ def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
     """Run a recipe: parse its configuration, call `main(config)`, and exit with the code its outcome deserves."""
     interrupts.listen()  # to the end: a late signal must not change the exit code
     interrupts.watch_launcher()
+    make_private()
     atexit.register(gc.freeze)  # a process that ends need not look for garbage among a million objects: a second less
     try:
         main(parse())

@@ -10,8 +10,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from nlp_ssl.core import console
+from nlp_ssl.core.cache import caching, is_whole
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import cache_dir, making
+from nlp_ssl.core.files import cache_dir
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.data.sequences.batches import selections
 from nlp_ssl.objectives.labelled import pad_rows
@@ -39,7 +40,7 @@ def embed(
     """
     key = fingerprint([weights_digest(model), rows._fingerprint, len(rows), pooling])
     file = cache_dir() / "features" / f"{key}.npy"
-    if file.exists():
+    if is_whole(file):
         return np.load(file)
     model.eval()
     lengths = np.asarray(rows["length"][:])
@@ -52,7 +53,7 @@ def embed(
         hidden, mask = model(**batch).last_hidden_state.float(), batch["attention_mask"][..., None]
         pooled = hidden[:, 0] if pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
         vectors[part.numbers] = pooled.cpu().numpy()
-    with making(file) as temporary, open(temporary, "xb") as unfinished:
+    with caching(file) as temporary, open(temporary, "xb") as unfinished:
         np.save(unfinished, vectors)
     return vectors
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from nlp_ssl.config.finetuning import LabelledConfig
+from nlp_ssl.core.cache import is_whole, seal
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir
 from nlp_ssl.data.labelled.labelled_data import LabelledData
@@ -165,15 +166,20 @@ def cached_map(dataset: Dataset, function: Any, decided_by: list[Any]) -> Datase
     fingerprint = Hasher.hash([RULES, dataset._fingerprint, function.__qualname__, key])
     folder = cache_dir() / "prepared"
     folder.mkdir(parents=True, exist_ok=True)
-    return dataset.map(
+    file = folder / f"{fingerprint}.arrow"
+    whole = is_whole(file)
+    mapped = dataset.map(
         function,
         batched=True,
         remove_columns=dataset.column_names,
-        cache_file_name=str(folder / f"{fingerprint}.arrow"),
+        cache_file_name=str(file),
         new_fingerprint=fingerprint,
         load_from_cache_file=True,
         desc="tokenise",
     )
+    if not whole:
+        seal(file)
+    return mapped
 
 
 def _rules(tokenizer: PreTrainedTokenizerBase) -> list[Any]:

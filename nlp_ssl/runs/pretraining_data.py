@@ -10,8 +10,9 @@ from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedToken
 from nlp_ssl.config.common import to_dict
 from nlp_ssl.config.pretraining import PretrainConfig, TokenizerConfig
 from nlp_ssl.core import console
+from nlp_ssl.core.cache import caching, is_whole
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import cache_dir, making, write_atomically
+from nlp_ssl.core.files import cache_dir, write_atomically
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.data.sequences.packing import PackedRows, pack
 from nlp_ssl.data.text.corpus import Corpus, open_corpus
@@ -227,10 +228,10 @@ def get_tokenizer(
     wanted = config.tokenizer
     decoder = objective.trains == "decoder"
     folder = cache_dir() / "tokenizers" / fingerprint(corpus.fingerprint, to_dict(wanted), RECIPE_OF[objective.trains])
-    if not folder.exists():
+    if not is_whole(folder):
         console.say(f"tokenizer: training {wanted.kind} with {wanted.vocab_size:,} entries on the corpus")
         tokenizer = train_on(corpus, wanted)
-        with making(folder) as temporary:
+        with caching(folder) as temporary:
             save_tokenizer(add_bos_only(tokenizer) if decoder else tokenizer, temporary)
     tokenizer = load_tokenizer(str(folder), needs_mask=objective.needs_mask_token())
     console.say(f"tokenizer: {wanted.kind}, {len(tokenizer):,} entries, {folder}")

@@ -88,13 +88,15 @@ def content_hashes(paths: list[Path]) -> list[str]:
                         bar.update(len(block))
             check_unchanged(paths[i], states[i])
             known[i] = found = digest.hexdigest()
-            write_atomically(notes[i], found.encode())
+            write_atomically(notes[i], f"{found}\n{found}\n".encode())
     return [digest for digest in known if digest is not None]
 
 
 def _noted(note: Path) -> str | None:
+    """What was noted, written twice, so that damage is seen."""
     text = note.read_text(errors="replace") if note.is_file() else ""
-    return text if re.fullmatch("[0-9a-f]{64}", text) else None
+    found = re.fullmatch(r"([0-9a-f]{64})\n\1\n", text)
+    return found and found[1]
 
 
 def check_unchanged(path: Path, state: str) -> None:

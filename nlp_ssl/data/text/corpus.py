@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_ssl.config.common import FilesConfig, to_dict
 from nlp_ssl.config.pretraining import CorpusConfig
+from nlp_ssl.core.cache import caching, is_whole
 from nlp_ssl.core.console import human_bytes, progress, say
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import cache_dir, making
+from nlp_ssl.core.files import cache_dir
 from nlp_ssl.data.files.finding import content_hashes, find_files
 from nlp_ssl.data.text.pydocs import pydocs_file
 from nlp_ssl.data.text.readers import FORMATS, BadText, DocumentFile, checked, is_blank, missing_column
@@ -97,7 +98,7 @@ def open_corpus(config: CorpusConfig) -> Corpus:
             raise UserError(_nothing_held_out(config, held_out))
         return Corpus(train, held, fingerprint, f"{names}, streamed", files)
     folder = cache_dir() / "corpus" / fingerprint
-    if not folder.exists():
+    if not is_whole(folder):
         _copy(parts, config, folder, names, held_out)
     return _open_copy(folder, fingerprint, names, files)
 
@@ -215,7 +216,7 @@ def _copy(parts: list[_Part], config: CorpusConfig, folder: Path, names: str, he
     skipped = _Skipped()
     local = all(part.documents.size is not None for part in parts)
     total = sum(part.documents.size for part in parts) if local else None
-    with making(folder) as temporary:
+    with caching(folder) as temporary:
         temporary.mkdir()
         with (
             _ArrowFile(temporary / "train.arrow") as train,

@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from nlp_ssl.core.cache import caching, is_whole
 from nlp_ssl.core.console import human_bytes, progress, say
-from nlp_ssl.core.files import cache_dir, making
+from nlp_ssl.core.files import cache_dir
 
 RULES = 1  # raise it when the same files would give other documents
 MIN_CHARACTERS = 100
@@ -83,7 +84,7 @@ def pydocs_file(num_proc: int | None = None, roots: Iterable[Path] | None = None
     version = f"{RULES} {sys.version_info[:2]}\n"
     fingerprint = hashlib.sha256((version + listing).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     path = cache_dir() / "pydocs" / f"{fingerprint}.parquet"
-    if not path.exists():
+    if not is_whole(path):
         docs, num_skipped = _parse_all([(str(root), name, size) for (name, root), size in files], num_proc)
         _write(docs, path)
         size = sum(len(doc.text.encode()) for doc in docs)
@@ -280,5 +281,5 @@ def _write(docs: list[PyDoc], path: Path) -> None:
 
     lists = ("parameters", "types", "exceptions")
     schema = pa.schema([(f.name, pa.list_(pa.string()) if f.name in lists else pa.string()) for f in fields(PyDoc)])
-    with making(path) as temporary:
+    with caching(path) as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(doc) for doc in docs], schema), temporary, compression="zstd")
