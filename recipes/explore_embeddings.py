@@ -47,13 +47,14 @@ def main(config: EmbeddingsConfig) -> None:
 
         from nlp_ssl.data.labelled.labelled_data import open_classification
         from nlp_ssl.data.tokens.tokenizer import load_tokenizer
-        from nlp_ssl.evaluation.embeddings import SAMPLE, embed, maps, measure_embeddings
+        from nlp_ssl.evaluation.embeddings import SAMPLE, embed, load_sklearn, maps, measure_embeddings
         from nlp_ssl.models.loading import architecture, build_model
         from nlp_ssl.objectives.classification import ClassificationCollator
         from nlp_ssl.publishing.plots import plot_maps
         from nlp_ssl.publishing.tables import format_table, to_json
         from nlp_ssl.training.device import training_device
 
+    load_sklearn()  # or say that it is missing, before minutes of work
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
     data = open_classification(config.data)
     if not data.kind.exclusive:

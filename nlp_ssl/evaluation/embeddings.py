@@ -99,7 +99,7 @@ def measure_embeddings(
         held_out: float32, (M, hidden).
         labels: int64, (M,).
     """
-    sklearn = _sklearn()
+    sklearn = load_sklearn()
     scaler = sklearn.preprocessing.StandardScaler()
     probe = sklearn.linear_model.LogisticRegression(C=0.1, max_iter=2000)
     probe.fit(scaler.fit_transform(train), train_labels)
@@ -121,14 +121,19 @@ def measure_embeddings(
 
 def maps(vectors: np.ndarray) -> dict[str, np.ndarray]:
     """Two pictures of vectors: `"PCA"` and `"t-SNE"`, each (N, 2)."""
-    sklearn = _sklearn()
+    sklearn = load_sklearn()
     reduced = sklearn.decomposition.PCA(min(50, *vectors.shape), random_state=0).fit_transform(vectors)
     perplexity = min(30.0, max(1.0, (len(vectors) - 1) / 3))
     tsne = sklearn.manifold.TSNE(2, perplexity=perplexity, init="pca", random_state=0)
     return {"PCA": reduced[:, :2], "t-SNE": tsne.fit_transform(reduced)}
 
 
-def _sklearn() -> Any:
+def load_sklearn() -> Any:
+    """scikit-learn, with the parts that are used here.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import sklearn
         import sklearn.decomposition
@@ -138,5 +143,5 @@ def _sklearn() -> Any:
         import sklearn.neighbors
         import sklearn.preprocessing
     except ImportError:
-        raise UserError("this needs scikit-learn and matplotlib: pip install -e '.[analysis]'") from None
+        raise UserError("this needs scikit-learn: pip install scikit-learn") from None
     return sklearn

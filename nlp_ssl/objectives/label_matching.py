@@ -162,8 +162,11 @@ def fit_head(
     if names is not None:
         rows = 0 if head is None else len(head)
         if len(set(names)) != rows or len(names) != rows:
-            has = f"a head of {rows} labels" if head else "no head of this kind"
-            raise UserError(f"--head_labels gives {len(names)} names, but {name} has {has}; give each label its own")
+            if head is None:
+                raise UserError(f"--head_labels names the outputs of a trained head, and {name} has none; leave it out")
+            raise UserError(
+                f"--head_labels gives {len(names)} names, but {name} has a head of {rows} labels; give each its own"
+            )
         head = names
     if head is None:
         kinds = [kind for kind in config.architectures or [] if kind.endswith("Classification")]

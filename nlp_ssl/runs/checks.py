@@ -7,6 +7,7 @@ from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.publishing.repository import HubRepository
 from nlp_ssl.runs.folder import RunConfig, check_output_dir
+from nlp_ssl.training.schedules import budgets_of
 from nlp_ssl.training.tracking import check_trackers
 
 POSITIVE: tuple[str, ...]
@@ -36,6 +37,7 @@ def check_run(config: RunConfig) -> None:
         value = attrgetter(key)(config)
         if value not in (None, "auto") and value < 1:
             raise UserError(f"--{key} is {value}; it must be at least 1")
+    budgets_of(config.train)
     if config.train.spike_factor is not None and config.train.spike_factor <= 1:
         raise UserError(f"--train.spike_factor is {config.train.spike_factor}; it must be above 1, such as 10")
     if "RANK" not in os.environ and int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:

@@ -32,6 +32,20 @@ def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
     return config.final + (1 - config.final) * shape
 
 
+def budgets_of(config: TrainConfig) -> dict[str, float]:
+    """The budget that was given, by its name; none is there while nothing was.
+
+    Raises:
+        UserError: there are several.
+    """
+    budgets = {k: getattr(config, k) for k in ("steps", "tokens", "minutes", "epochs")}
+    given = {key: value for key, value in budgets.items() if value is not None}
+    if len(given) > 1:
+        listed = " and ".join(f"--train.{key}" for key in given)
+        raise UserError(f"give one budget of --train.steps, tokens, minutes or epochs; given: {listed}")
+    return given
+
+
 @dataclass
 class Horizon:
     """How many steps a run has: given, or found from a budget in minutes and the measured throughput.
@@ -56,11 +70,9 @@ class Horizon:
     @classmethod
     def of(cls, config: TrainConfig, phases: Phases) -> "Horizon":
         """From a run's budget, of which exactly one must be given, and the batches that it is spent on."""
-        budgets = {k: getattr(config, k) for k in ("steps", "tokens", "minutes", "epochs")}
-        given = {key: value for key, value in budgets.items() if value is not None}
-        if len(given) != 1:
-            listed = " and ".join(f"--train.{key}" for key in given) or "none"
-            raise UserError(f"give one budget of --train.steps, tokens, minutes or epochs; given: {listed}")
+        given = budgets_of(config)
+        if not given:
+            raise UserError("give a budget: --train.steps, tokens, minutes or epochs")
         (key, value), = given.items()  # fmt: skip
         if value <= 0:
             raise UserError(f"--train.{key} is {value}; a budget must be positive")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_ssl.config.common import FilesConfig, to_dict
 from nlp_ssl.config.pretraining import CorpusConfig
 from nlp_ssl.core.cache import caching, is_whole
-from nlp_ssl.core.console import human_bytes, progress, say
+from nlp_ssl.core.console import human_bytes, progress, say, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir
 from nlp_ssl.data.files.finding import content_hashes, find_files
@@ -27,6 +27,7 @@ from nlp_ssl.data.text.readers import FORMATS, BadText, DocumentFile, checked, i
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+FEW = 20  # held-out documents, below which a number is one of these documents' rather than the corpus's
 RULES = 1  # raise it when the same sources would give other documents
 _OFFLINE_HINT = "`builtin` and local files work without a network"
 
@@ -240,6 +241,12 @@ def _open_copy(folder: Path, fingerprint: str, names: str, files: dict[str, str]
     counts = json.loads((folder / "counts.json").read_text())
     size = human_bytes(counts["bytes"])
     description = f"{names}: {counts['documents']:,} documents, {size}; {counts['held_out']:,} held out"
+    if counts["held_out"] < FEW:
+        documents = "one document is" if counts["held_out"] == 1 else f"{counts['held_out']} documents are"
+        warn(
+            f"only {documents} held out, and every held-out number rests on that: raise --data.held_out_fraction, or "
+            "name a file with --data.held_out"
+        )
     train, held_out = (Dataset.from_file(str(folder / name)) for name in ("train.arrow", "held_out.arrow"))
     return Corpus(train, held_out, fingerprint, description, files)
 
