@@ -91,7 +91,7 @@ def test_budgets():
     assert Horizon.of(TrainConfig(epochs=0.01), texts).steps == 1
     assert Horizon.of(TrainConfig(minutes=2), packed).steps is None
     for wrong, sentence in (
-        (TrainConfig(), "none"),
+        (TrainConfig(), "give a budget"),
         (TrainConfig(steps=1, tokens=5), "--train.steps and --train.tokens"),
         (TrainConfig(steps=0), "positive"),
         (TrainConfig(minutes=-1), "positive"),
