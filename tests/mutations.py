@@ -740,8 +740,8 @@ FAULTS = [
     Fault(
         "a SIGTERM that ends a run at once",
         "core/signals.py",
-        "SIGNALS = (signal.SIGTERM, signal.SIGINT)",
-        "SIGNALS = (signal.SIGINT,)",
+        "SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP,",
+        "SIGNALS = (signal.SIGINT, signal.SIGHUP,",
         "recipes/test_equivalence.py",
     ),
     # ------------------------------------------------------------------------------------------------------- publishing
