@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import time
@@ -64,6 +65,18 @@ def test_what_nohup_ignores_stays_ignored(arguments: list[str], tmp_path: Path) 
         started.send(signal.SIGHUP, group=True)
         assert started.ends(120) == 0
     assert status(out)["status"] == "finished"
+
+
+def test_an_output_folder_that_is_removed_is_made_again_at_the_next_save(arguments: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with Started(command("pretrain_mlm.py", *arguments, "--output_dir", out), tmp_path / "0") as started:
+        started.wait_until(in_training(started, out))
+        shutil.rmtree(out, ignore_errors=True)
+        assert started.ends(120) == 0, started.printed
+    assert "its lines wait in memory" in started.printed
+    assert status(out)["status"] == "finished"
+    assert (out / "model.safetensors").exists()
+    assert last_step(out) == STEPS
 
 
 @pytest.fixture(scope="module")
