@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -25,8 +25,8 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-# what a terminal obeys instead of showing it: control characters, and marks that turn the direction of text around
-_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# what a terminal obeys instead of showing it: control characters, marks that turn text around, halves of pairs
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _GONE = (errno.EPIPE, errno.EIO)  # whoever read is gone, and does not come back
 
 
@@ -120,6 +120,20 @@ def _write(text: str, stream: BestEffort) -> None:
     if rank() == 0:
         tqdm.write(printable(text), file=stream)
         stream.flush()
+
+
+@contextlib.contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Around what only decorates a run, such as a picture: whatever fails in it is said, and the run goes on.
+
+    Args:
+        what: is made, for the warning.
+    """
+    try:
+        yield
+    except Exception as error:  # libraries that draw and read have no narrower class
+        said = " ".join(str(error).split())[:200]
+        warn(f"{what} could not be made ({type(error).__name__}: {said}); the run and its model are whole without it")
 
 
 def progress(

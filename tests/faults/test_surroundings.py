@@ -17,9 +17,10 @@ from interrupting import (
     assert_same_run,
     in_training,
     last_step,
+    spoiled,
     status,
 )
-from launch import TINY, command, environment, events, run, write_corpus
+from launch import TINY, command, environment, events, execute, run, write_corpus, write_labelled
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT])
@@ -77,6 +78,30 @@ def test_an_output_folder_that_is_removed_is_made_again_at_the_next_save(argumen
     assert status(out)["status"] == "finished"
     assert (out / "model.safetensors").exists()
     assert last_step(out) == STEPS
+
+
+def test_what_decorates_a_run_does_not_decide_whether_it_is_kept(whole: Path, tmp_path: Path) -> None:
+    labelled, _ = write_labelled(tmp_path)
+    labelled.write_text(labelled.read_text().replace(",cat", ",$10 to $20").replace(",other", ",$20 to $50"))
+    options = ["--model.name", whole, "--data.train_file", labelled, "--train.steps", "2", "--seeds", "[0, 1]"]
+    options += ["--train.mixed_precision", "no", "--output_dir", tmp_path / "run"]
+    printed = execute(spoiled("broken_decorations", "finetune_classification.py", *options))
+    for seed in (0, 1):
+        assert status(tmp_path / "run" / f"seed-{seed}")["status"] == "finished"
+        assert (tmp_path / "run" / f"seed-{seed}" / "model.safetensors").exists()
+    assert (tmp_path / "run" / "results.json").exists()
+    assert "the picture of curves could not be made (KeyError" in printed
+    assert "the picture of confusion could not be made (KeyError" in printed
+    assert "the model card could not be made (KeyError" in printed
+    assert "Traceback" not in printed
+
+
+def test_what_cannot_be_saved_is_found_before_the_first_step(arguments: list[str], whole: Path, tmp_path: Path) -> None:
+    options = [*arguments, "--tokenizer.path", whole, "--output_dir", tmp_path / "run"]
+    printed = execute(spoiled("unsaved_tokenizer", "pretrain_mlm.py", *options), expect=2)
+    assert "cannot be saved, and so no checkpoint (ValueError: Invalid chat template name" in printed
+    assert "train:" not in printed
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 @pytest.fixture(scope="module")

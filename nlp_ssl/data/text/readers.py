@@ -75,7 +75,7 @@ def content_hashes(paths: list[Path]) -> list[str]:
                     if bar is not None:
                         bar.update(len(block))
             write_atomically(note, digest.hexdigest().encode())
-    return [note.read_text() for note in notes]
+    return [note.read_text(encoding="utf-8") for note in notes]
 
 
 class BadText(str):

@@ -107,7 +107,7 @@ def _claim(folder: Path, source: str) -> None:
     note = folder / "source"
     if not note.exists():
         write_atomically(note, source.encode())
-    elif note.read_text() != source:
+    elif note.read_text(encoding="utf-8") != source:
         raise errors.UserError(
             f"{folder} holds the unfinished tokens of another corpus or tokenizer; remove it, or give another folder"
         )
@@ -122,7 +122,7 @@ def _missing_parts(
     """
     number = skipped = 0
     while (record := folder / f"part-{label}-{number:05d}.json").exists():
-        skipped += json.loads(record.read_text())["documents"]
+        skipped += json.loads(record.read_text(encoding="utf-8"))["documents"]
         number += 1
     if skipped:
         console.say(f"tokenise: {number} parts with {skipped:,} documents are there already, continuing")
@@ -227,7 +227,7 @@ def _make_part(
 
 def _finish(folder: Path, records: list[Path], corpus_fingerprint: str, tokenizer_print: str, dtype: str) -> None:
     """Write what makes the parts one corpus; `manifest.json` comes last."""
-    shards = [json.loads(record.read_text()) for record in records]
+    shards = [json.loads(record.read_text(encoding="utf-8")) for record in records]
     if not shards:
         raise errors.UserError("the corpus has no documents to tokenise")
     lengths, num_bytes = [], []
