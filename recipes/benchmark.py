@@ -41,7 +41,7 @@ def main(config: BenchmarkConfig) -> None:
         console.say(note)
     path = Path(config.results)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(measured, indent=1))
+    path.write_text(json.dumps(measured, indent=1), encoding="utf-8")
     console.say(f"all of it: {path}")
 
 

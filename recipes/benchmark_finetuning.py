@@ -29,7 +29,7 @@ def main(config: FinetuneBenchmarkConfig) -> None:
         console.say(note)
     path = Path(config.results)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_json(measured))
+    path.write_text(to_json(measured), encoding="utf-8")
     console.say(f"all of it: {path}")
 
 

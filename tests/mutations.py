@@ -740,8 +740,8 @@ FAULTS = [
     Fault(
         "a SIGTERM that ends a run at once",
         "core/signals.py",
-        "SIGNALS = (signal.SIGTERM, signal.SIGINT)",
-        "SIGNALS = (signal.SIGINT,)",
+        "SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP,",
+        "SIGNALS = (signal.SIGINT, signal.SIGHUP,",
         "recipes/test_equivalence.py",
     ),
     # ------------------------------------------------------------------------------------------------------- publishing
@@ -776,15 +776,15 @@ FAULTS = [
     Fault(
         "text in a table of the card not escaped",
         "publishing/card.py",
-        'return _line(text).replace("|", "\\\\|")',
+        'return _MARKUP.sub(r"\\\\\\g<0>", _line(text))',
         "return _line(text)",
         "publishing/test_card.py",
     ),
     Fault(
         "lines of text in the card not joined",
         "publishing/card.py",
-        'return " ".join(str(text).split())',
-        "return str(text)",
+        'return printable(" ".join(str(text).split()))',
+        "return printable(str(text))",
         "publishing/test_card.py",
     ),
 ]

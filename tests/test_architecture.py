@@ -88,6 +88,20 @@ def test_classes_and_functions_stay_readable():
         assert lines <= limit, f"{name(path)}: {node.name} has {lines} lines"
 
 
+def test_no_text_file_depends_on_the_locale():
+    found = []
+    for path in [*FILES, *PACKAGE.parent.joinpath("recipes").glob("*.py")]:
+        for call in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
+            called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            binary = any(isinstance(arg, ast.Constant) and "b" in str(arg.value) for arg in call.args[1:2])
+            named = any(keyword.arg == "encoding" for keyword in call.keywords)
+            opened = called == "open" and isinstance(call.func, ast.Name) and not binary
+            method = called in ("read_text", "write_text") and isinstance(call.func, ast.Attribute)
+            if (opened or method) and not named:
+                found.append(f"{path.name}:{call.lineno}")
+    assert found == []
+
+
 def test_the_finetuning_and_pretraining_stories_do_not_know_each_other():
     for one, other in (("pretraining", "finetuning"), ("finetuning", "pretraining")):
         assert not [m for m in imports(PACKAGE / "runs" / f"{one}.py") if m.startswith(f"nlp_ssl.runs.{other}.")]

@@ -254,7 +254,11 @@ def _parts(contender: Contender) -> dict[str, float]:
 
 
 def _contend(name: str, config: BenchmarkConfig, connection: Connection) -> None:
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         try:
             parts = Parts(training_device())
             answers = Answers(connection, parts)

@@ -64,7 +64,11 @@ def compare_finetuning(config: FinetuneBenchmarkConfig) -> dict[str, Any]:
 
 def contend(name: str, config: FinetuneBenchmarkConfig, connection: Connection) -> None:
     """Train when it is this contender's turn; runs in a process of its own."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         try:
             parts = Parts(training_device())
             answers = Answers(connection, parts)

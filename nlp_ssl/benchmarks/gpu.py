@@ -80,7 +80,7 @@ def _run(config: GpuConfig, name: str, minutes: float) -> str:
         old.unlink(missing_ok=True)
     command = [sys.executable, "-m", "nlp_ssl.benchmarks.gpu", *sys.argv[1:], "--part", name, "--minutes", str(minutes)]
     begun = time.monotonic()
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             code = process.wait(60 * minutes)
@@ -94,9 +94,11 @@ def _run(config: GpuConfig, name: str, minutes: float) -> str:
     if result.exists():
         done = "done" if code == 0 else "not looked at to its end, but measured"
         return f"{name}: {done} in {seconds:.0f} s"
-    last = next((line for line in reversed(log.read_text(errors="replace").splitlines()) if line.strip()), "")
+    last = next(
+        (line for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()) if line.strip()), ""
+    )
     how = f"was cut off after {seconds:.0f} s" if code is None else f"failed with exit code {code}"
-    result.with_suffix(".failed").write_text(f"{how}: {last}")
+    result.with_suffix(".failed").write_text(f"{how}: {last}", encoding="utf-8")
     return f"{name}: {how} ({last[:300]}); its output: {log}"
 
 
@@ -108,7 +110,11 @@ def table(folder: Path) -> str:
     """README's rows, from a folder of results; what is missing in it is said."""
     from nlp_ssl.benchmarks.profiling import profile_rows
 
-    results = {name: json.loads(path.read_text()) for name in PARTS if (path := result_file(folder, name)).exists()}
+    results = {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name in PARTS
+        if (path := result_file(folder, name)).exists()
+    }
     if not results:
         raise UserError(f"{folder} holds no results; python -m nlp_ssl.benchmarks.gpu --out {folder} makes them")
     lines = []

@@ -286,7 +286,7 @@ def pretraining(config: GpuConfig) -> dict[str, Any]:
     run = pretraining.start(chosen, MaskedLanguageModeling, prepared)
     results = run.train()
     pretraining.show(run, prepared)
-    log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return {
         "model": chosen.model.name,
         "results": results,

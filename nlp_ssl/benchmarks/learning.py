@@ -70,7 +70,7 @@ def _ours(config: BenchmarkConfig, objective: Objective, data: PretrainingData) 
     with tempfile.TemporaryDirectory() as folder:
         run = pretraining.start(replace(config, output_dir=f"{folder}/run"), objective, data)
         run.train()
-        lines = [json.loads(line) for line in run.log.path.read_text().splitlines()]
+        lines = [json.loads(line) for line in run.log.path.read_text(encoding="utf-8").splitlines()]
         run.close()
     elapsed = {line["step"]: line["seconds"] for line in lines if line["event"] == "step"} | {0: 0.0}
     # the run's clock goes on while it evaluates, but for the evaluation before the first step

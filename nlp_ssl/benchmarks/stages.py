@@ -170,7 +170,7 @@ def _recipe(config: BenchmarkConfig, folder: Path, *options: str) -> subprocess.
     own = set(BenchmarkConfig.__annotations__) | {"output_dir"}
     settings = {key: value for key, value in plain(to_dict(config)).items() if key not in own}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "options.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "options.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     command = [sys.executable, str(RECIPE), "--config", str(folder / "options.yaml")]
     command += ["--output_dir", str(folder / "run"), *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -178,7 +178,7 @@ def _recipe(config: BenchmarkConfig, folder: Path, *options: str) -> subprocess.
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
     log = folder / "run" / "log.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 
 def resume(config: BenchmarkConfig) -> dict[str, Any]:

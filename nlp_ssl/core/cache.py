@@ -36,7 +36,7 @@ def is_whole(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        noted = json.loads(_seal_of(path).read_text())
+        noted = json.loads(_seal_of(path).read_text(encoding="utf-8"))
         there = _files(path)
         if noted.keys() == there.keys() and all(_is_as_noted(there[name], *noted[name]) for name in there):
             if any(size > LARGE and _times(there[name]) != times for name, (size, _, times) in noted.items()):

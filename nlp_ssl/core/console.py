@@ -1,7 +1,15 @@
-"""What a person sees in the terminal: lines, warnings, progress bars. Only rank 0 speaks."""
+"""What a person sees in the terminal: lines, warnings, progress bars. Only rank 0 speaks.
 
+A terminal may close, a pipe break, a disk fill up, and no run ends for it: what cannot be printed is lost, `log.jsonl`
+is the record.
+"""
+
+import contextlib
+import errno
 import os
+import re
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -17,17 +25,115 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+# what a terminal obeys instead of showing it: control characters, marks that turn text around, halves of pairs
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_GONE = (errno.EPIPE, errno.EIO)  # whoever read is gone, and does not come back
+
+
+class BestEffort:
+    """A stream that takes what it can, in whatever encoding it has, and never raises.
+
+    Args:
+        stream: such as `sys.stdout`; `None`, as Python has it where a process was started without one.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what the stream's encoding has no characters for as `\\u....`; nothing where it cannot be written."""
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        self._attempt(lambda: self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding)))
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written, if anybody takes it."""
+        self._attempt(lambda: self.stream.flush())
+
+    def isatty(self) -> bool:
+        """Whether a person sits before it."""
+        try:
+            return bool(self.stream.isatty())
+        except (AttributeError, ValueError):  # there is none, or it was closed
+            return False
+
+    def _attempt(self, work: Callable[[], Any]) -> None:
+        if self.stream is None:
+            return
+        try:
+            work()
+        except ValueError:  # closed
+            return
+        except OSError as error:
+            if error.errno in _GONE:  # what is still buffered must not fail again when the interpreter ends
+                with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                    os.dup2(nowhere.fileno(), self.stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def __eq__(self, other: object) -> bool:
+        return self.stream == (other.stream if isinstance(other, BestEffort) else other)
+
+    def __hash__(self) -> int:
+        return hash(self.stream)
+
+
+def best_effort(stream: Any) -> BestEffort:
+    """A stream, or what is already made of one, as a `BestEffort`."""
+    return stream if isinstance(stream, BestEffort) else BestEffort(stream)
+
+
+def protect() -> None:
+    """Make the streams of this whole process such that no line, bar or late flush of any library ends it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed, and the next file that is opened would get whatever is printed
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout, sys.stderr = best_effort(sys.stdout), best_effort(sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A text as a terminal shows it: what it would obey, such as ESC, is written out; lines and tabs stay."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def say(text: str = "") -> None:
     """Print one line on rank 0, above any progress bar."""
-    if rank() == 0:
-        tqdm.write(text)
-        sys.stdout.flush()
+    _write(text, best_effort(sys.stdout))
 
 
 def warn(text: str) -> None:
     """Print one warning line on rank 0, on stderr."""
+    _write(f"warning: {text}", best_effort(sys.stderr))
+
+
+def fail(text: str) -> None:
+    """Print the sentence that a process ends with, on every rank, on stderr."""
+    stream = best_effort(sys.stderr)
+    stream.write(printable(f"error: {text}\n"))
+    stream.flush()
+
+
+def _write(text: str, stream: BestEffort) -> None:
     if rank() == 0:
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+        tqdm.write(printable(text), file=stream)
+        stream.flush()
+
+
+@contextlib.contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Around what only decorates a run, such as a picture: whatever fails in it is said, and the run goes on.
+
+    Args:
+        what: is made, for the warning.
+    """
+    try:
+        yield
+    except Exception as error:  # libraries that draw and read have no narrower class
+        said = " ".join(str(error).split())[:200]
+        warn(f"{what} could not be made ({type(error).__name__}: {said}); the run and its model are whole without it")
 
 
 def progress(
@@ -49,15 +155,17 @@ def progress(
         initial: how many units were done before (a resumed job).
         leave: keep the bar on the screen when it is done.
     """
+    stream = best_effort(sys.stderr)
     return tqdm(
         iterable,
+        file=stream,
         total=total,
-        desc=desc,
+        desc=printable(desc),
         unit=unit,
         initial=initial,
         unit_scale=unit == "B",
         dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        mininterval=0.2 if stream.isatty() else 10.0,
         disable=rank() != 0,
         leave=leave,
     )

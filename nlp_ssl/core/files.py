@@ -42,7 +42,7 @@ def making(path: Path) -> Iterator[Path]:
         The temporary name, at which nothing is yet.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.parent / ".lock", "a", opener=no_links) as lock:
+    with open(path.parent / ".lock", "ab", opener=no_links) as lock:
         with contextlib.suppress(OSError):  # others are at work, or the file system has no locks: nothing is removed
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_abandoned(path.parent)

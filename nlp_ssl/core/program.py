@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from nlp_ssl.core import console
 from nlp_ssl.core.cache import make_private
-from nlp_ssl.core.console import rank, say
 from nlp_ssl.core.errors import Interrupted, PeerGone, UserError
 from nlp_ssl.core.files import advice
-from nlp_ssl.core.signals import NATIVE, interrupts
+from nlp_ssl.core.signals import NATIVE, SIGNALS, interrupts
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
@@ -26,6 +26,7 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
     """Run a recipe: parse its configuration, call `main(config)`, and exit with the code its outcome deserves."""
+    console.protect()
     interrupts.listen()  # to the end: a late signal must not change the exit code
     interrupts.watch_launcher()
     make_private()
@@ -33,13 +34,14 @@ def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
     try:
         main(parse())
     except PeerGone as error:
-        if rank() == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        if console.rank() == 0:
+            console.fail(str(error))
         sys.exit(1)
     except (Interrupted, KeyboardInterrupt) as stop:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another must not end the interpreter's end with another code
+        for number in set(SIGNALS) - {signal.SIGINT}:  # another must not end the interpreter's end with another code
+            signal.signal(number, signal.SIG_IGN)
         interrupts.tell(interrupts.reason)
-        say(str(stop))
+        console.say(str(stop))
         sys.stderr.flush()
         if isinstance(stop, KeyboardInterrupt) or any(thread.name == NATIVE for thread in threading.enumerate()):
             os._exit(EXIT_INTERRUPTED)  # at once; native work would hold up the interpreter's end, or crash in it
@@ -48,8 +50,8 @@ def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
         sentence = str(error) if isinstance(error, UserError) else advice(error)
         if sentence is None:
             raise
-        if rank() != 0:
+        if console.rank() != 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # rank 0 says it; the launcher ends this process meanwhile
             time.sleep(3)
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        console.fail(sentence)
         sys.exit(EXIT_USER_ERROR)

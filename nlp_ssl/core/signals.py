@@ -13,14 +13,18 @@ from typing import Any, TypeVar
 from nlp_ssl.core.errors import Interrupted
 
 LAUNCHED = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
+IGNORABLE = (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)  # SIGINT not: shells ignore it for what they start with &
 _PARENT = os.getppid()  # as early as possible
 NATIVE = "native work"
 Result = TypeVar("Result")
 
 
 class Interrupts:
-    """What SIGTERM, SIGINT and a launcher that is gone ask of this process: to stop in good order.
+    """What SIGTERM and its like, and a launcher that is gone, ask of this process: to stop in good order.
+
+    A terminal that closes sends SIGHUP, Slurm SIGUSR1 ahead of a time limit, Ctrl-\\ SIGQUIT. One that this process was
+    started to ignore, as `nohup` has it ignore SIGHUP, stays ignored.
 
     The first of them raises `Interrupted` wherever the process is, or, while `at_once` is false, is only noted, to be
     looked at between steps. Later ones change nothing, but a SIGINT a second after another ends the process at once, as
@@ -42,12 +46,14 @@ class Interrupts:
 
     def listen(self) -> None:
         """Take the signals from now on; `with` gives them back at its end."""
-        self._before.append({number: signal.signal(number, self._note) for number in SIGNALS})
+        ignored = {number for number in IGNORABLE if signal.getsignal(number) is signal.SIG_IGN}
+        heard = [number for number in SIGNALS if number not in ignored]
+        self._before.append({number: signal.signal(number, self._note) for number in heard})
 
     @property
-    def listening(self) -> bool:
-        """Whether this process, or the one that it was forked from, takes the signals."""
-        return bool(self._before)
+    def heard(self) -> list[int]:
+        """The signals that this process, or the one that it was forked from, takes."""
+        return list(self._before[-1]) if self._before else []
 
     def __enter__(self) -> "Interrupts":
         self.listen()
@@ -93,9 +99,8 @@ class Interrupts:
 
 def _default_signals() -> None:
     """A process that was forked off, as pools do, has nothing to finish: signals end it."""
-    if interrupts.listening:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+    for number in interrupts.heard:
+        signal.signal(number, signal.SIG_DFL)
 
 
 os.register_at_fork(after_in_child=_default_signals)

@@ -206,12 +206,14 @@ def _go(
     settings = out.with_name(f"{out.name}.yaml")
     named = replace(config, output_dir=str(out), resume=ResumeConfig(enabled=resume))
     known = {f.name for f in fields(objective.Config)}  # the doctor's own options may be those of another objective
-    settings.write_text(yaml.safe_dump({name: v for name, v in plain(to_dict(named)).items() if name in known}))
+    settings.write_text(
+        yaml.safe_dump({name: v for name, v in plain(to_dict(named)).items() if name in known}), encoding="utf-8"
+    )
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launch, "-m", "nlp_ssl.doctor", "--config", str(settings)]
     command += ["--objective", objective.__module__.rpartition(".")[2]]
     environment = {**os.environ, RUN: "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    with open(out.with_name(f"{out.name}.txt"), "w+") as printed:
+    with open(out.with_name(f"{out.name}.txt"), "w+", encoding="utf-8") as printed:
         with subprocess.Popen(command, env=environment, stdout=printed, stderr=subprocess.STDOUT) as process:
             try:
                 while stop_after is not None and process.poll() is None:
@@ -224,7 +226,7 @@ def _go(
                 process.terminate()
                 raise
         status_file = out / "run_status.json"
-        status = json.loads(status_file.read_text()) if status_file.exists() else {}
+        status = json.loads(status_file.read_text(encoding="utf-8")) if status_file.exists() else {}
         if status.get("status") != ("finished" if stop_after is None else "interrupted"):
             printed.seek(0)
             raise UserError(f"a run of the doctor's ended without result:\n{printed.read()[-3000:]}")
@@ -235,5 +237,5 @@ def _steps(out: Path, *names: str) -> list[tuple[Any, ...]]:
     """These values of every logged step."""
     if not (out / LOG_FILE).exists():
         return []
-    lines = [json.loads(line) for line in (out / LOG_FILE).read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / LOG_FILE).read_text(encoding="utf-8").splitlines()]
     return [tuple(line[name] for name in names) for line in lines if line["event"] == "step"]

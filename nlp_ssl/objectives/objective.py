@@ -212,7 +212,7 @@ def find_objective(name: str) -> type[PretrainingObjective]:
     found = getattr(import_module(where), "OBJECTIVE", None) if name.isidentifier() and find_spec(where) else None
     if found is None:
         files = sorted(path for path in Path(__file__).parent.glob("*.py"))
-        known = ", ".join(path.stem for path in files if "\nOBJECTIVE = " in path.read_text())
+        known = ", ".join(path.stem for path in files if "\nOBJECTIVE = " in path.read_text(encoding="utf-8"))
         raise UserError(f"'{name}' is no pretraining objective; there are {known}")
     return found
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from nlp_ssl.core.console import printable
+
 # Facts that both pretraining and fine-tuning know, in the order of the card. A fact under any other name goes to the
 # end of the procedure, under its own name.
 MODEL_FACTS = {
@@ -61,6 +63,7 @@ PROCEDURE_FACTS = {
     "tokens_per_second": "Tokens per second (real ones, no padding)",
     "versions": "Versions",
 }
+_MARKUP = re.compile(r"[\\`<\[|]")  # by which Markdown would take a text for more than a text
 # Results besides those that an objective names.
 RESULT_FACTS = {
     "unigram_entropy": "For reference: unigram entropy of the same text, nats per token",
@@ -153,7 +156,7 @@ def model_card(
     others = {name: name.replace("_", " ").capitalize() for name in facts if name not in known}
     parts = [
         f"---\n{_front_matter(title, text.pipeline_tag, metrics, base_model, language, license, datasets, tags)}\n---",
-        f"# {_line(title)}",
+        f"# {_cell(title)}",
         _what(text, facts, base_model),
         _table(MODEL_FACTS, facts),
         "## How to use",
@@ -218,7 +221,8 @@ def _what(text: CardText, facts: Mapping[str, Any], base_model: str | None) -> s
     elif _is_hub_id(base_model):
         origin = f"trained on from [{base_model}](https://huggingface.co/{base_model})"
     else:  # where the folder was on someone's disk is nobody's business
-        origin = f"trained on from the local model `{_line(Path(base_model).name)}`"
+        name = _line(Path(base_model).name).replace("`", "'")
+        origin = f"trained on from the local model `{name}`"
     size = f" of {_value(facts['parameters'])} parameters" if "parameters" in facts else ""
     return f"This is {text.what}. It is a model{size}, {origin} with `nlp_ssl`; plain `transformers` loads it."
 
@@ -259,7 +263,7 @@ def _section(heading: str, *bodies: str) -> str:
 
 
 def _table(labels: Mapping[str, str], facts: Mapping[str, Any]) -> str:
-    rows = [f"| {_cell(label)} | {_cell(_value(facts[name]))} |" for name, label in labels.items() if name in facts]
+    rows = [f"| {_line(label)} | {_cell(_value(facts[name]))} |" for name, label in labels.items() if name in facts]
     return "\n".join(["| | |", "|---|---|", *rows]) if rows else ""
 
 
@@ -278,11 +282,12 @@ def _value(value: Any) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(str(text).split())
+    return printable(" ".join(str(text).split()))
 
 
 def _cell(text: str) -> str:
-    return _line(text).replace("|", "\\|")
+    """A text that somebody else may have written: no table, link, picture, code or HTML begins in it."""
+    return _MARKUP.sub(r"\\\g<0>", _line(text))
 
 
 def _is_hub_id(name: str | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.publishing.plots import ACCENT, FAINT, INK, new_figure, save_figure
+from nlp_ssl.publishing.plots import ACCENT, FAINT, INK, decoration, new_figure, save_figure
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -40,6 +40,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@decoration
 def plot_curves(log_path: Path, out_png: Path, reference: Mapping[str, float] | None = None) -> Path | None:
     """Draw training and held-out loss against tokens, and the learning rate below.
 

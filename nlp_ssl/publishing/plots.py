@@ -1,18 +1,33 @@
 """Pictures of results: confusion, what pretraining is worth, maps of vectors."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 
-from nlp_ssl.core.console import say
+from nlp_ssl.core.console import optional, say
 from nlp_ssl.core.files import replacing
 
+Arguments = ParamSpec("Arguments")
 INK, FAINT, ACCENT = "#1b3a57", "#9db8cf", "#d1495b"
 
 
+def decoration(draw: Callable[Arguments, Path | None]) -> Callable[Arguments, Path | None]:
+    """Let no picture that fails, for whatever reason, end what it illustrates: that is said, and `None` returned."""
+
+    @functools.wraps(draw)
+    def attempt(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Path | None:
+        picture = None
+        with optional(f"the picture of {draw.__name__.removeprefix('plot_')}"):
+            picture = draw(*args, **kwargs)
+        return picture
+
+    return attempt
+
+
+@decoration
 def plot_confusion(pairs: list[tuple[int, int]], labels: list[str], out_png: Path) -> Path | None:
     """Draw which classes are taken for which: a square a pair, dark by the share of the true class's rows.
 
@@ -45,6 +60,7 @@ def plot_confusion(pairs: list[tuple[int, int]], labels: list[str], out_png: Pat
     return save_figure(figure, out_png)
 
 
+@decoration
 def plot_transfer(rows: list[dict[str, Any]], levels: Mapping[str, float], metric: str, out_png: Path) -> Path | None:
     """Draw a score against the number of labels that were learnt from, a line a way, its 95 % interval as a band.
 
@@ -88,6 +104,7 @@ def plot_transfer(rows: list[dict[str, Any]], levels: Mapping[str, float], metri
     return save_figure(figure, out_png)
 
 
+@decoration
 def plot_maps(pictures: dict[str, np.ndarray], labels: np.ndarray, names: list[str], out_png: Path) -> Path | None:
     """Draw the maps side by side, a colour a class (of more than ten, the ten commonest); `None` without matplotlib."""
     if (figure := new_figure((6 * len(pictures), 5.4))) is None:
@@ -122,8 +139,13 @@ def new_figure(size: tuple[float, float]) -> Any:
 
 def save_figure(figure: Any, out_png: Path) -> Path:
     """Write a figure apart, and rename it to its place; returns that."""
+    import matplotlib
+    from matplotlib.text import Text
+
     out_png = Path(out_png)
-    with replacing(out_png) as file:
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a label may hold dollars
+    with replacing(out_png) as file, matplotlib.rc_context({"text.parse_math": False}):  # texts made while drawing too
         figure.savefig(file, format="png")
     return out_png
 

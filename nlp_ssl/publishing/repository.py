@@ -33,6 +33,7 @@ CREATED_WITH = {".gitattributes", "README.md", "LICENSE"}  # what the Hub puts i
 
 EXPECTED = (HTTPError, OSError, RuntimeError, ValueError)  # what huggingface_hub and hf_xet raise when a push fails
 ANSWER_WITHIN = 20.0  # seconds; before training, a person waits
+MOST_QUOTED = 300  # characters of an answer
 READ_TIMEOUT = 300.0  # seconds without a byte; the client's own default is to wait for ever
 
 
@@ -112,6 +113,10 @@ class HubRepository:
                     raise UserError(self._explain(error)) from error
         raise AssertionError("the last try returns or raises")
 
+    @property
+    def _endpoint(self) -> str:
+        return self._api.endpoint or ENDPOINT
+
     def command(self, folder: Path, revision: str) -> str:
         """What a person types to push a folder."""
         arguments = ["--folder", str(folder), "--repo_id", self.repo_id, "--revision", revision]
@@ -175,7 +180,7 @@ class HubRepository:
                 f"{', '.join(private)}, which an earlier version pushed, were removed from {self.repo_id}; its history "
                 "still holds them: delete the repository if nobody may read them"
             )
-        url = f"{self._api.endpoint or ENDPOINT}/{self.repo_id}"
+        url = f"{_shown(self._endpoint)}/{self.repo_id}"
         return url if revision == "main" else f"{url}/tree/{revision}"
 
     def _newest_commit(self, revision: str) -> str:
@@ -205,10 +210,10 @@ class HubRepository:
             if isinstance(error, OfflineModeIsEnabled):
                 return "the Hub cannot be reached while HF_HUB_OFFLINE is set"
             if isinstance(error, HTTPError):
-                return f"the Hub at {self._api.endpoint or ENDPOINT} cannot be reached ({type(error).__name__})"
-            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+                return f"the Hub at {_shown(self._endpoint)} cannot be reached ({type(error).__name__})"
+            return f"{type(error).__name__}: {_quoted(str(error))}"
         status, said = response_error.response.status_code, response_error.server_message
-        said = f" ({' '.join(said.split())})" if said else ""
+        said = f" ({_quoted(said)})" if said else ""
         if status == 401:
             return (
                 f"the Hub does not accept the token for {self.repo_id}{said}; make one with write access at "
@@ -219,6 +224,17 @@ class HubRepository:
         if status == 404:
             return f"the token cannot see {self.repo_id}{said}; check the name, or take a token with write access"
         return f"the Hub answered {status} for {self.repo_id}{said}"
+
+
+def _shown(address: str) -> str:
+    """An address without the name and password that it may hold."""
+    return re.sub(r"(?<=://)[^/@]*@", "", address)
+
+
+def _quoted(said: str) -> str:
+    """What somebody else's program said, in one line of bearable length, without passwords in its addresses."""
+    line = " ".join(_shown(said).split())
+    return line if len(line) <= MOST_QUOTED else f"{line[:MOST_QUOTED]}..."
 
 
 def _response_error(error: BaseException | None) -> HfHubHTTPError | None:

@@ -99,7 +99,8 @@ def finish(run: Ending) -> None:
         if (picture := curves.plot_curves(run.log.path, run.folder / "curves.png", run.reference)) is not None:
             console.say(f"curves: {picture}")
         facts = run.seen | moment(state, run.objective.published()[""], run.accelerator)
-        replace(run.folder / "README.md", run.card(facts | {"curves": picture and picture.name}))
+        with console.optional("the model card"):
+            replace(run.folder / "README.md", run.card(facts | {"curves": picture and picture.name}))
         write_status(run.folder, "finished", state.step)
         if run.publisher:
             run.publisher.push(run.folder, message=f"Trained for {state.step:,} steps")

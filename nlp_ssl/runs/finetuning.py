@@ -239,9 +239,10 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
             run.publisher.push(run.folder, message=f"Trained for {run.state.step:,} steps: confusion matrix")
             run.publisher.finish()
         _show_readings(run.seen.get("readings"), run.folder)
-        reader = pipeline(task.objective.card.pipeline_tag, str(run.folder), device="cpu", trust_remote_code=False)
-        for row in list(data.validation.select(range(min(3, len(data.validation))))):
-            console.say(f"  {task.objective.show(reader, data, row, task.collator)}")
+        with console.optional("what plain transformers says of the first rows"):
+            reader = pipeline(task.objective.card.pipeline_tag, str(run.folder), device="cpu", trust_remote_code=False)
+            for row in list(data.validation.select(range(min(3, len(data.validation))))):
+                console.say(f"  {task.objective.show(reader, data, row, task.collator)}")
     console.say(f"done: {run.folder} is a model that transformers loads; what it says of each row: {PREDICTIONS_FILE}")
     run.close(last=last)
 

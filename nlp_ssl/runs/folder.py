@@ -65,7 +65,7 @@ def lock_folder(folder: Path) -> TextIO:
     Raises:
         UserError: another process has it.
     """
-    lock = open(folder / LOCK_FILE, "a+", opener=no_links)  # noqa: SIM115 - open as long as the run is
+    lock = open(folder / LOCK_FILE, "a+", opener=no_links, encoding="utf-8")  # noqa: SIM115 - open as long as the run is
     try:
         # not flock, which loader workers inherit and would keep for a while when this process is killed
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

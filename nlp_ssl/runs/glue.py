@@ -160,10 +160,10 @@ def _run_apart(config: GlueConfig, protocol: Protocol, tasks: list[str], paralle
         log = folder / f"{task.removeprefix('glue/')}.txt"
         more = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
         arguments = [sys.executable, *sys.argv, "--resume", "--parallel", "1", "--tasks", f"[{task}]"]
-        with open(log, "w", opener=no_links) as out:
+        with open(log, "w", opener=no_links, encoding="utf-8") as out:
             done = subprocess.run(arguments, stdout=out, stderr=subprocess.STDOUT, env=os.environ | more, check=False)
         if done.returncode:
-            last = (log.read_text().strip().splitlines() or ["no word"])[-1]
+            last = (log.read_text(encoding="utf-8").strip().splitlines() or ["no word"])[-1]
             raise UserError(f"{task} failed: {last} (all of it: {log})")
         console.say(f"{task}: done")
 
@@ -186,7 +186,10 @@ def _write_submission(config: GlueConfig, task: str, run: Path) -> None:
 
 def _labels(task: str, run: Path) -> list[str]:
     """The classes in the order of the benchmark's numbers, as the run calls them; its head may order them otherwise."""
-    names, classes = json.loads((run / "config.json").read_text())["id2label"].values(), HUB_TASKS[task].classes
+    names, classes = (
+        json.loads((run / "config.json").read_text(encoding="utf-8"))["id2label"].values(),
+        HUB_TASKS[task].classes,
+    )
     return list(classes) if set(classes) <= set(names) else [str(i) for i in range(len(classes))]
 
 

@@ -189,7 +189,7 @@ def _unigram_entropy(train: TokenCorpus, held_out: TokenCorpus, vocab_size: int)
     """`unigram_cross_entropy`, kept beside the held-out tokens for the next run on this text."""
     memory = held_out.folder / f"unigram-{fingerprint(train.manifest['fingerprint'], vocab_size)}.json"
     if memory.exists():
-        return json.loads(memory.read_text())
+        return json.loads(memory.read_text(encoding="utf-8"))
     found = unigram_cross_entropy(train, held_out, vocab_size)
     with contextlib.suppress(OSError):  # a folder that somebody else prepared may be read-only
         write_atomically(memory, json.dumps(found).encode())

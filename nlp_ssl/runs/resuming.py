@@ -90,8 +90,8 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
     settings = checkpoint / CONFIG_FILE
     if not settings.is_file():
         raise UserError(f"{settings} is missing, so nothing says how that run was made; start anew in another folder")
-    check_yaml(settings.read_text(), settings)
-    before = renamed(flatten(yaml.safe_load(settings.read_text())))
+    check_yaml(settings.read_text(encoding="utf-8"), settings)
+    before = renamed(flatten(yaml.safe_load(settings.read_text(encoding="utf-8"))))
     now = flatten(plain(to_dict(config)))
     deciding = [f"the corpus changed ({files})" if files else f"{NAMES['data']} changed"] if "data" in changed else []
     before = flatten(plain(to_dict(type(config)()))) | before  # of an option that there was not, its default

@@ -153,12 +153,13 @@ class Run:
         self.module, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
         if (hub := config.hub).repo_id and self.accelerator.is_main_process:
             self.publisher = HubPublisher(hub.repo_id, private=hub.private, overwrite=hub.overwrite)
+        model = ModelFolder(self.objective, self.tokenizer, config, self.card)
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = lock_folder(self.folder)
+            model.rehearse(self.folder, moment(self.state, self.objective.published()[""], self.accelerator))
         in_use = self.publisher.holds if self.publisher else (lambda folder: False)
-        write = ModelFolder(self.objective, self.tokenizer, config, self.card).write
-        self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, config.checkpoint, write, in_use)
+        self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, config.checkpoint, model.write, in_use)
 
     def _resume(self) -> None:
         parts: dict[str, Stateful] = {"horizon": self.horizon, "guard": self.guard}

@@ -125,7 +125,7 @@ def report_incident(step: Step, named: list[dict[str, Any]], path: Path) -> str:
     found = {"step": step.number, "incident": step.incident, "loss": step.loss, "grad_norm": step.grad_norm}
     if rank() == 0:
         try:
-            with open(path, "a", opener=no_links) as f:
+            with open(path, "a", opener=no_links, encoding="utf-8") as f:
                 f.writelines(json_line(**found, **entry) for entry in named)
         except OSError as error:
             warn(f"{path} could not be written: {error.strerror}; the rows are in the log")

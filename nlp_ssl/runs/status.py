@@ -27,7 +27,7 @@ def write_status(folder: Path, status: str, step: int, **more: Any) -> None:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """`run_status.json`; empty where there is none."""
-    return json.loads((folder / STATUS_FILE).read_text()) if (folder / STATUS_FILE).exists() else {}
+    return json.loads((folder / STATUS_FILE).read_text(encoding="utf-8")) if (folder / STATUS_FILE).exists() else {}
 
 
 def note_interrupts_in(folder: Path) -> None:

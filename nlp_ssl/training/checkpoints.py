@@ -130,7 +130,7 @@ class Checkpoints:
                 with open(folder / name, "wb") as f:  # a path would hide what the disk says
                     torch.save(value, f)
             if rank() == 0:
-                (folder / RUN_STATE).write_text(json.dumps({"format": FORMAT, **state}, indent=1))
+                (folder / RUN_STATE).write_text(json.dumps({"format": FORMAT, **state}, indent=1), encoding="utf-8")
                 merged = {name: merge(model, weights[name]) for name, model in models.items()}
                 self.write_model(folder, merged, facts)
                 others = [p for p in _files(folder) if not p.name.startswith("rank-")]
@@ -186,7 +186,7 @@ class Checkpoints:
         """Write the manifest of a folder that is complete, and give the folder its name."""
         for path in (temporary / STATE).glob("rank-*.pt"):  # a few kB each; the large files were hashed by the thread
             self.digests[str(path.relative_to(temporary))] = _sync_and_hash(path)
-        (temporary / MANIFEST).write_text(json.dumps(self.digests, indent=1, sort_keys=True))
+        (temporary / MANIFEST).write_text(json.dumps(self.digests, indent=1, sort_keys=True), encoding="utf-8")
         for path in (temporary / MANIFEST, *(p for p in temporary.iterdir() if p.is_dir()), temporary):
             sync(path)
         final = temporary.with_name(temporary.name[1:].removesuffix(".tmp"))
@@ -266,7 +266,7 @@ class Checkpoints:
 def verify(folder: Path) -> str | None:
     """What is wrong with a checkpoint, by its manifest; `None` if all that is read is named and has its sha256."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except (ValueError, RecursionError):  # no JSON, or no UTF-8
@@ -330,7 +330,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is of a newer format than this version of nlp_ssl knows.
     """
-    state = json.loads((folder / RUN_STATE).read_text())
+    state = json.loads((folder / RUN_STATE).read_text(encoding="utf-8"))
     if (number := state.pop("format", 1)) not in range(1, FORMAT + 1):
         raise UserError(
             f"{folder} was made by a newer nlp_ssl (its format is {number}, this version reads up to {FORMAT}); "
@@ -343,7 +343,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 def publish(checkpoint: Path, folder: Path) -> None:
     """Put a checkpoint's models, without their training state, at the top of a folder, file by file, each whole."""
-    for name in json.loads((checkpoint / MANIFEST).read_text()):
+    for name in json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")):
         if not name.startswith(f"{STATE}/"):
             (folder / name).parent.mkdir(exist_ok=True)
             with open(checkpoint / name, "rb", opener=no_links) as source, replacing(folder / name) as target:
@@ -364,7 +364,7 @@ def _step(checkpoint: Path) -> int:
 def _value(checkpoint: Path) -> float | None:
     """What a checkpoint is judged by, if it was evaluated."""
     try:
-        state = json.loads((checkpoint / RUN_STATE).read_text())
+        state = json.loads((checkpoint / RUN_STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # damaged: no reason to keep it
         return None
     value = state.get("value")

@@ -1,5 +1,6 @@
 """Where the numbers of a run go: `log.jsonl` always, and the trackers that were asked for, through Accelerate."""
 
+import contextlib
 import json
 import math
 import os
@@ -19,6 +20,8 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 class Log:
     """One JSON object a line, on rank 0: `{"event": "step", "step": 10, "loss": 5.1, ...}`.
 
+    Once a run has begun, no disk ends it here: lines that cannot be written wait in memory.
+
     Args:
         path: the file.
         resume_at: keep the lines up to this step and go on after them; `None` begins a new file.
@@ -26,44 +29,62 @@ class Log:
 
     def __init__(self, path: Path, resume_at: int | None = None) -> None:
         self.path, self.waiting = path, ""
-        self.cut(resume_at)
+        if rank() == 0:
+            kept = [] if resume_at is None else self._up_to(resume_at)
+            replace(self.path, "".join(json_line(**event) for event in kept))
 
-    def cut(self, last_step: int | None) -> None:
-        """Keep the lines up to a step, or none; complete under its name at every moment."""
+    def cut(self, last_step: int) -> None:
+        """Keep the lines up to a step; complete under its name at every moment."""
         if rank() != 0:
             return
-        kept = []
-        if last_step is not None and self.path.exists():
-            for line in self.path.read_text().splitlines():
-                try:
-                    event = json.loads(line)
-                except json.JSONDecodeError:  # the line being written when the process was killed
-                    continue
-                if event.get("step", 0) <= last_step:
-                    kept.append(line + "\n")
-        replace(self.path, "".join(kept))
+        try:
+            replace(self.path, "".join(json_line(**event) for event in self._up_to(last_step)))
+            self.waiting = ""
+        except OSError as error:
+            warn(f"{self.path}: {error.strerror}; it keeps its lines of steps after {last_step:,}, which come again")
+
+    def _up_to(self, last_step: int) -> list[dict[str, Any]]:
+        """The lines up to a step, those in memory too, without any that cannot be read."""
+        written = self.path.read_bytes() if self.path.exists() else b""
+        lines = (written + self.waiting.encode()).splitlines()
+        found, broken = [], 0
+        for number, line in enumerate(lines, start=1):
+            try:
+                event = json.loads(line)
+            except ValueError:  # no JSON, or no UTF-8
+                event = None
+            if isinstance(event, dict) and isinstance(event.get("step", 0), int):
+                found += [event] if event.get("step", 0) <= last_step else []
+            else:  # the last one was being written when the process was killed
+                broken += number < len(lines)
+        if broken:
+            warn(f"{self.path}: {broken:,} lines are damaged, and were left out of it")
+        return found
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Append a line, or keep it in memory until the disk has room for it."""
+        """Append a line, or keep it in memory until it can be written."""
         if rank() != 0:
             return
-        first, size = not self.waiting, self.path.stat().st_size
+        first, size = not self.waiting, None
         self.waiting += json_line(event=event, step=step, **values)
         try:
-            with open(self.path, "a") as f:
+            with open(self.path, "a", encoding="utf-8") as f:
+                size = f.tell()
                 f.write(self.waiting)
             self.waiting = ""
         except OSError as error:
-            os.truncate(self.path, size)  # no half a line
+            if size is not None:
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path, size)  # no half a line
             if first:
                 warn(f"{self.path}: {error.strerror}; its lines wait in memory until they can be written")
 
     def ensure(self, event: str, step: int, **values: Any) -> None:
         """Append a line unless the log has one of this event and step."""
-        if rank() == 0:
-            lines = map(json.loads, self.path.read_text().splitlines())
-            if not any((line["event"], line["step"]) == (event, step) for line in lines):
-                self.write(event, step, **values)
+        if rank() == 0 and not any(
+            (line.get("event"), line.get("step")) == (event, step) for line in self._up_to(step)
+        ):
+            self.write(event, step, **values)
 
 
 def json_line(**values: Any) -> str:
@@ -80,7 +101,7 @@ def check_trackers(config: TrackingConfig) -> None:
         if name not in TRACKERS:
             raise UserError(f"--tracking.trackers: '{name}' is unknown; there are {', '.join(TRACKERS)}")
         if not find_spec(name):
-            raise UserError(f"--tracking.trackers: {name} is not installed; pip install 'nlp_ssl[{name}]'")
+            raise UserError(f"--tracking.trackers: {name} is not installed; pip install {name}")
 
 
 def start_trackers(accelerator: Accelerator, config: TrackingConfig, run_name: str, settings: dict[str, Any]) -> None:

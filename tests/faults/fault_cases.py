@@ -32,6 +32,7 @@ from launch import ROOT, TINY, command, environment, events, write_corpus
 
 from nlp_ssl.core import console, program
 from nlp_ssl.core.files import sha256
+from nlp_ssl.core.signals import SIGNALS
 from nlp_ssl.training.checkpoints import verify
 
 STEPS, KEPT, LOST = 12, 8, 12  # a run of 12 steps; its checkpoints of steps 4 and 8, and the last one
@@ -62,7 +63,7 @@ class Work:
         recipe = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(recipe)
         arguments, printed, code = sys.argv, io.StringIO(), 0
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
         sys.argv = ["pretrain_mlm.py", *self.command_line(out, *more)]
         variables = environment() | {"NLP_SSL_CACHE": str(cache or self.cache)}
         try:

@@ -38,6 +38,25 @@ def broken_rank() -> None:
     TrainBatches.__getitem__ = broken
 
 
+def broken_decorations() -> None:
+    """No picture can be drawn, no card be written."""
+    from matplotlib.figure import Figure
+
+    from nlp_ssl.runs import finetuning, pretraining
+
+    Figure.savefig = pretraining.model_card = finetuning.model_card = lambda *args, **kwargs: {}["missing"]
+
+
+def unsaved_tokenizer() -> None:
+    """The tokenizer reads texts and cannot be saved."""
+    from transformers import PreTrainedTokenizerFast
+
+    def refuse(self: PreTrainedTokenizerFast, *args: object, **kwargs: object) -> None:
+        raise ValueError("Invalid chat template name: '../x'")
+
+    PreTrainedTokenizerFast.save_pretrained = refuse
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]]()
     del sys.argv[:2]

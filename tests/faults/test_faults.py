@@ -10,7 +10,7 @@ SAID = {
     "no room for a checkpoint": [*SAVED_NOT, "File too large"],
     "no room for a checkpoint, then room again": ["step 8 could not be written", "older checkpoints are kept"],
     "a full disk": [*SAVED_NOT, "No space left on device"],
-    "a disk on which no byte is free": ["disk/run/", "No space left on device; make room there"],
+    "a disk on which no byte is free": ["disk/run", "No space left on device; make room there"],
     "no room in the cache": ["File too large", "NLP_SSL_CACHE"],
     "a truncated checkpoint file": ["model.safetensors has changed", DAMAGED],
     "a bit-flipped checkpoint file": ["training_state/optimizer.pt has changed", DAMAGED],
@@ -37,7 +37,7 @@ SAID = {
     "two runs on one output folder": ["is training in", "wait for it, stop it, or give another --output_dir"],
     "a clock that jumps by days, back and forth": ["nothing"],
     "a corpus file that changed since the run began": [
-        "the corpus changed (corpus.txt has changed), and with it the tokenizer", "--resume.allow_changed",
+        "the corpus changed (corpus.txt has changed), and with it its tokenizer", "--resume.allow_changed",
     ],
     "the same, with a tokenizer that was given": ["the corpus changed (corpus.txt has changed)", "allow_changed"],
     "a corpus file that changed since it was tokenised, a new run": ["nothing"],

@@ -17,7 +17,7 @@ SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
 @pytest.fixture
 def interrupts() -> Iterator[Interrupts]:
     """Handlers of a process that has called `listen`, as a recipe does, put back after the test."""
-    before = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM)}
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
     found = Interrupts()
     found.listen()
     yield found

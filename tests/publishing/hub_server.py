@@ -63,6 +63,7 @@ class Fault:
     reset: bool
     delay: float
     times: int
+    message: str
 
 
 class HubServer(ThreadingHTTPServer):
@@ -90,10 +91,17 @@ class HubServer(ThreadingHTTPServer):
         self.server_close()
 
     def fail(
-        self, pattern: str = "", *, status: int | None = None, reset: bool = False, delay: float = 0, times: int = 10**9
+        self,
+        pattern: str = "",
+        *,
+        status: int | None = None,
+        reset: bool = False,
+        delay: float = 0,
+        times: int = 10**9,
+        message: str = "a fault that the test asked for",
     ) -> None:
         """Let matching requests fail with a status, have their connection reset, or be answered late."""
-        self.faults.append(Fault(pattern, status, reset, delay, times))
+        self.faults.append(Fault(pattern, status, reset, delay, times, message))
 
     def handle_error(self, request, client_address):
         """Stay silent: clients that were reset or have gone are part of the tests."""
@@ -125,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.connection.close()
                 return
             if fault.status:
-                self.error(fault.status, "a fault that the test asked for")
+                self.error(fault.status, fault.message)
                 return
         for pattern, handler in ROUTES:
             if match := re.fullmatch(pattern, path):

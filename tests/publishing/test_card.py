@@ -111,6 +111,18 @@ def test_a_local_base_model_is_no_hub_id_and_its_path_stays_private(tmp_path, mo
         assert str(tmp_path) not in text
 
 
+def test_a_label_is_a_text_and_no_link_picture_code_or_control_of_a_terminal():
+    labels = "<img src=https://evil.example/x.png>, [click](javascript:alert), ![x](y), `code`, a\\[b](c), \x1b]0;X\x07"
+    text = card(facts={"labels": labels}, title="<script>", metrics=[Metric("f1", 1.0, "<b>")])
+    shown = [line for line in text.splitlines() if "script" in line or "<b" in line][-3:]
+    for line in shown:
+        unescaped = re.sub(r"\\[\\`<\[|]", "", line)  # CommonMark 2.4: what follows a backslash is a character
+        assert not re.search(r"[<`\[]", unescaped), line
+        assert unescaped.count("|") in (0, 3, 5)
+    assert len(shown) == 3
+    assert "\x1b" not in text
+
+
 def test_hostile_texts_break_neither_table_nor_metadata():
     corpus = "a | b\n---\nlicense: mit\n| c |"
     text = card(

@@ -389,6 +389,18 @@ def test_check_gives_up_on_a_hub_that_does_not_answer(server, monkeypatch):
     assert time.monotonic() - start < 2
 
 
+def test_an_answer_is_quoted_in_bearable_length_and_without_passwords(server, monkeypatch):
+    server.fail("repos/create", status=418, message="\x1b[2J teapot " * 2000)
+    with pytest.raises(UserError, match=r"answered 418 for tester/model \(.*teapot .*\.\.\.\)") as refused:
+        publisher(server).check()
+    assert len(str(refused.value)) < 600
+    hub = HubPublisher("tester/model", endpoint="http://me:secret@127.0.0.1:9", token=TOKEN)
+    with pytest.raises(UserError, match="cannot be reached") as refused:
+        hub.check()
+    assert "http://127.0.0.1:9" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
 # -- when the Hub fails -----------------------------------------------------------------------------------------------
 
 

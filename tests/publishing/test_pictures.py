@@ -3,6 +3,7 @@ import sys
 
 import matplotlib.figure
 import pytest
+from matplotlib.text import Text
 
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.publishing import plots
@@ -37,6 +38,24 @@ def drawn(monkeypatch):
 def line(figure, label: str, axes: int = 0) -> list[tuple[float, float]]:
     (found,) = [line for line in figure.axes[axes].lines if line.get_label() == label]
     return [(float(x), float(y)) for x, y in found.get_xydata()]
+
+
+@pytest.mark.parametrize(
+    "labels", [["price_$10_to_$20", "price_$20_to_$50"], ["$5-$10", "a^b$x_1$"], ["$\\frac$", "&"]]
+)
+def test_dollars_in_a_label_are_dollars(labels, tmp_path, drawn):
+    assert plots.plot_confusion([(0, 1), (1, 1)], labels, tmp_path / "confusion.png") == tmp_path / "confusion.png"
+    texts = [text for text in drawn[-1].findobj(Text) if text.get_text() in labels]
+    assert {text.get_text() for text in texts} == set(labels)
+    assert not any(text.get_parse_math() for text in texts)
+
+
+def test_a_picture_that_fails_is_said_and_ends_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda *a, **k: 1 / 0)
+    assert plots.plot_confusion([(0, 1)], ["a", "b"], tmp_path / "confusion.png") is None
+    assert plot_curves(write(tmp_path / "log.jsonl", [step(10)]), tmp_path / "curves.png") is None
+    assert "the picture of confusion could not be made (ZeroDivisionError" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 
 # -- the log ----------------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def content_hashes(paths: list[Path]) -> list[str]:
 
 def _noted(note: Path) -> str | None:
     """What was noted, written twice, so that damage is seen."""
-    text = note.read_text(errors="replace") if note.is_file() else ""
+    text = note.read_text(encoding="utf-8", errors="replace") if note.is_file() else ""
     found = re.fullmatch(r"([0-9a-f]{64})\n\1\n", text)
     return found and found[1]
 

@@ -5,7 +5,6 @@ micro-batches. So neither the number of processes, nor the micro-batch, nor the 
 step learns from.
 """
 
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from nlp_ssl.core.signals import block_signals_in_children
 from nlp_ssl.data.sequences.order import rows_at
 from nlp_ssl.data.sequences.phases import Phases, Rows, Selection
 
@@ -146,20 +146,14 @@ class TrainBatches(Dataset):
             num_workers=self.workers,
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.workers else None,
-            worker_init_fn=_ignore_signals,
             generator=torch.Generator(),  # its seeds for workers must not come out of the generator of dropout
         )
-        batches = iter(loader)
+        with block_signals_in_children():  # a signal to the whole group must not take the batches of the last step
+            batches = iter(loader)
         while True:
             self.check()
             first = next(batches)
             yield [first, *(next(batches) for _ in range(plan.sizes.popleft() - 1))]
-
-
-def _ignore_signals(worker: int) -> None:
-    """A signal to the whole process group must not take a worker's batches from the step that is being finished."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
 
 
 class _Plan:

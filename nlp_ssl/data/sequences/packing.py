@@ -43,7 +43,7 @@ class PackedRows:
         self.tokens, self.folder, self.sequence_length = tokens, folder, sequence_length
         self.prefix, self.suffix, self.pad = prefix, suffix, pad
         self.fixed_length = fixed_length
-        noted = json.loads((folder / "packing.json").read_text())
+        noted = json.loads((folder / "packing.json").read_text(encoding="utf-8"))
         self._digests = noted.pop("sha256", {})
         self.stats = PackingStats(**noted)
         self.pieces = np.memmap(folder / "pieces.bin", dtype=PIECE, mode="r")
@@ -193,14 +193,14 @@ def pack(
             temporary.mkdir()
             stats = IndexBuilder(np.asarray(tokens.offsets), sequence_length, special, one_document, temporary).run()
             digests = {name: sha256(temporary / name) for name in ("pieces.bin", "row_starts.bin")}
-            (temporary / "packing.json").write_text(json.dumps({**asdict(stats), "sha256": digests}))
+            (temporary / "packing.json").write_text(json.dumps({**asdict(stats), "sha256": digests}), encoding="utf-8")
     return PackedRows(tokens, folder, sequence_length, prefix, suffix, pad, fixed_length=not one_document)
 
 
 def _is_whole(folder: Path) -> bool:
     """Whether an index has all its files, of the sizes that they should have."""
     try:
-        noted = json.loads((folder / "packing.json").read_text())
+        noted = json.loads((folder / "packing.json").read_text(encoding="utf-8"))
         pieces, row_starts = ((folder / name).stat().st_size for name in ("pieces.bin", "row_starts.bin"))
         return pieces == noted["pieces"] * PIECE.itemsize and row_starts == (noted["rows"] + 1) * 8
     except (FileNotFoundError, ValueError, KeyError):

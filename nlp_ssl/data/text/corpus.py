@@ -232,13 +232,13 @@ def _copy(parts: list[_Part], config: CorpusConfig, folder: Path, names: str, he
         if not held.num_documents:
             raise UserError(_nothing_held_out(config, held_out))
         counts = {"documents": train.num_documents, "bytes": train.num_bytes, "held_out": held.num_documents}
-        (temporary / "counts.json").write_text(json.dumps(counts))
+        (temporary / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
 
 def _open_copy(folder: Path, fingerprint: str, names: str, files: dict[str, str]) -> Corpus:
     from datasets import Dataset
 
-    counts = json.loads((folder / "counts.json").read_text())
+    counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
     size = human_bytes(counts["bytes"])
     description = f"{names}: {counts['documents']:,} documents, {size}; {counts['held_out']:,} held out"
     if counts["held_out"] < FEW:

@@ -8,19 +8,20 @@ also make labelled tasks (`labelled.py`).
 import ast
 import gc
 import hashlib
-import multiprocessing
 import os
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nlp_ssl.core.cache import caching, is_whole
 from nlp_ssl.core.console import human_bytes, progress, say
 from nlp_ssl.core.files import cache_dir
+from nlp_ssl.core.workers import worker_pool
 
 RULES = 1  # raise it when the same files would give other documents
 MIN_CHARACTERS = 100
@@ -29,6 +30,7 @@ _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-package
 _SKIPPED_FOLDERS |= {"_vendor", "_vendored", "vendor", "vendored", "externals", "extern"}
 _OURS = "nlp_ssl"  # editing this package must not change its corpus
 
+_Parsed = tuple[list["PyDoc"], int, int]  # documents, number of unreadable files, bytes read
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 Documented = ast.Module | Definition
 
@@ -132,19 +134,15 @@ def _parse_all(files: list[tuple[str, str, int]], num_proc: int | None) -> tuple
     chunks = [files[i : i + 32] for i in range(0, len(files), 32)]
     num_proc = min(num_proc or _num_cores(), max(1, len(chunks)))
     found, num_skipped = [], 0
-    # Workers only parse, so forking is safe here, and spares them the imports of the recipe that called.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = context.Pool(num_proc) if num_proc > 1 else None
-    try:
-        with progress(total=sum(size for *_, size in files), desc="read documentation", unit="B") as bar:
-            for docs, skipped, size in (pool.imap if pool else map)(_parse_chunk, chunks):
-                found += docs
-                num_skipped += skipped
-                bar.update(size)
-    finally:
-        if pool:
-            pool.terminate()
-            pool.join()
+    total = sum(size for *_, size in files)
+    with (
+        progress(total=total, desc="read documentation", unit="B") as bar,
+        closing(_parse_chunks(chunks, num_proc)) as parsed,
+    ):
+        for docs, skipped, size in parsed:
+            found += docs
+            num_skipped += skipped
+            bar.update(size)
     # The hash mixes the packages, so that the first thousand documents are a fair sample; of equal texts the one with
     # the first qualified name stays.
     keyed = [(hashlib.sha256(doc.text.encode()).digest(), doc.name, doc.kind) for doc in found]
@@ -152,6 +150,18 @@ def _parse_all(files: list[tuple[str, str, int]], num_proc: int | None) -> tuple
     for key, doc in sorted(zip(keyed, found, strict=True), key=lambda pair: pair[0]):
         unique.setdefault(key[0], doc)
     return list(unique.values()), num_skipped
+
+
+def _parse_chunks(chunks: list[list[tuple[str, str, int]]], num_proc: int) -> Generator[_Parsed, None, None]:
+    """`_parse_chunk` of each, in order, by so many processes."""
+    if num_proc == 1:
+        yield from map(_parse_chunk, chunks)
+        return
+    # Workers only parse, so forking is safe here, and spares them the imports of the recipe that called.
+    method: Literal["fork", "spawn"] = "fork" if sys.platform == "linux" else "spawn"
+    again = "with less running beside it, on fewer cores (taskset -c 0), or with --data.sources of your own"
+    with worker_pool(num_proc, "the built-in corpus", again, method) as pool:
+        yield from pool.map(_parse_chunk, chunks)
 
 
 def _num_cores() -> int:

@@ -48,7 +48,7 @@ class TokenCorpus:
         if not (folder / "manifest.json").exists():
             raise errors.UserError(f"{folder} holds no finished tokenised corpus; make one with prepare_tokens.py")
         with _intact(folder / "manifest.json"):
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             records = [(shard["file"], shard["documents"], shard["tokens"]) for shard in manifest["shards"]]
         shards, ends = [], [(0, 0)]  # documents and tokens up to the end of each file
         for file, documents, tokens in records:

@@ -4,16 +4,13 @@ What it leaves is described in `tokens.py`, which reads it. `manifest.json` is w
 unfinished, and the next call goes on where the last one was interrupted.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import chain
-from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from nlp_ssl.core import console, errors, signals
 from nlp_ssl.core.files import making, sha256, write_atomically
 from nlp_ssl.core.fingerprint import fingerprint
+from nlp_ssl.core.workers import worker_pool
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 
 FORMAT = 1
@@ -109,7 +107,7 @@ def _claim(folder: Path, source: str) -> None:
     note = folder / "source"
     if not note.exists():
         write_atomically(note, source.encode())
-    elif note.read_text() != source:
+    elif note.read_text(encoding="utf-8") != source:
         raise errors.UserError(
             f"{folder} holds the unfinished tokens of another corpus or tokenizer; remove it, or give another folder"
         )
@@ -124,7 +122,7 @@ def _missing_parts(
     """
     number = skipped = 0
     while (record := folder / f"part-{label}-{number:05d}.json").exists():
-        skipped += json.loads(record.read_text())["documents"]
+        skipped += json.loads(record.read_text(encoding="utf-8"))["documents"]
         number += 1
     if skipped:
         console.say(f"tokenise: {number} parts with {skipped:,} documents are there already, continuing")
@@ -159,7 +157,8 @@ def _make_parts_in_processes(
 ) -> None:
     """Hand the parts to `num_proc` processes, never more than two waiting for each."""
     threads = str(max(1, (os.cpu_count() or 1) // num_proc))
-    with _killed_on_error(ProcessPoolExecutor(num_proc, get_context("spawn"), _start_worker, (threads,))) as pool:
+    again = "with a smaller --tokens.num_proc it takes less memory; what is finished is kept"
+    with worker_pool(num_proc, "tokenising", again, "spawn", _start_worker, (threads,)) as pool:
         running: dict[Future, int] = {}
 
         def collect(futures: Iterable[Future]) -> None:
@@ -168,37 +167,15 @@ def _make_parts_in_processes(
                 bar.update(running.pop(future))
 
         for texts, path in parts:
-            with signals.block_signals_in_children():
-                future = pool.submit(_make_part, serialized, texts, path, dtype)
+            future = pool.submit(_make_part, serialized, texts, path, dtype)
             running[future] = len(texts)
             if len(running) >= 2 * num_proc:
                 collect(wait(running, return_when=FIRST_COMPLETED).done)
         collect(list(running))
 
 
-@contextlib.contextmanager
-def _killed_on_error(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes end with an error or interrupt here: a part is on disk whole or not at all."""
-    others = set(active_children())
-    with pool:
-        try:
-            yield pool
-        except BaseException:
-            for process in set(active_children()) - others:
-                process.kill()
-            raise
-
-
 def _start_worker(threads: str) -> None:
     os.environ.update(RAYON_NUM_THREADS=threads, TOKENIZERS_PARALLELISM="true")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None  # this is a worker
-    parent.join()
-    os._exit(1)
 
 
 def _encoded(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[Encoding]]:
@@ -250,7 +227,7 @@ def _make_part(
 
 def _finish(folder: Path, records: list[Path], corpus_fingerprint: str, tokenizer_print: str, dtype: str) -> None:
     """Write what makes the parts one corpus; `manifest.json` comes last."""
-    shards = [json.loads(record.read_text()) for record in records]
+    shards = [json.loads(record.read_text(encoding="utf-8")) for record in records]
     if not shards:
         raise errors.UserError("the corpus has no documents to tokenise")
     lengths, num_bytes = [], []

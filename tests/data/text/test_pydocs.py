@@ -2,11 +2,15 @@
 
 import inspect
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.text import pydocs
 from nlp_ssl.data.text.pydocs import PyDoc, read_pydocs
 
@@ -164,3 +168,16 @@ def test_agrees_with_python_on_a_real_package(tmp_path):
     assert docs["json.loads"].parameters == tuple(inspect.signature(json.loads).parameters)
     assert docs["json.decoder.JSONDecoder"].parameters == tuple(inspect.signature(json.JSONDecoder).parameters)
     assert docs["json.loads"].exceptions == ("JSONDecodeError", "TypeError")
+
+
+def killed(chunk):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_said_and_nobody_waits_for_it(tmp_path, monkeypatch):
+    shutil.copytree(Path(inspect.__file__).parent / "email", tmp_path / "root/email")
+    shutil.copytree(Path(inspect.__file__).parent / "asyncio", tmp_path / "root/asyncio")
+    monkeypatch.setattr(pydocs, "_parse_chunk", killed)
+    with pytest.raises(UserError, match=r"built-in corpus was killed, out of memory\?.*--data.sources"):
+        read_pydocs(2, [tmp_path / "root"])
+    assert not multiprocessing.active_children()

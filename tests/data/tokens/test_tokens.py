@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 
 import datasets
 import numpy as np
@@ -193,3 +194,17 @@ def test_a_finished_folder_is_found_and_nothing_is_read(tmp_path, whole):
 def test_an_empty_corpus_is_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match="no documents"):
         tokenize_corpus(datasets.Dataset.from_dict({"text": []}), tokenizer("bpe"), tmp_path / "t", "x", num_proc=1)
+
+
+def killed(*part):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_said_and_what_was_finished_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizing, "_make_part", killed)
+    with pytest.raises(UserError, match=r"tokenising was killed, out of memory\? .*smaller --tokens.num_proc"):
+        tokenize_corpus(dataset(), tokenizer("bpe"), tmp_path / "t", "toy", num_proc=2)
+    monkeypatch.undo()
+    monkeypatch.setattr(tokenizing, "PART_BYTES", 7_000)
+    corpus = tokenize_corpus(dataset(), tokenizer("bpe"), tmp_path / "t", "toy", num_proc=2)
+    assert corpus.num_documents == len(texts())

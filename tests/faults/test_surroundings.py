@@ -1,0 +1,136 @@
+"""The terminal, the pipe, the disk beside the run fail: the run goes on, or ends in good order."""
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from interrupting import (
+    SECONDS,
+    STEPS,
+    Started,
+    assert_interrupted,
+    assert_same_run,
+    in_training,
+    last_step,
+    spoiled,
+    status,
+)
+from launch import TINY, command, environment, events, execute, run, write_corpus, write_labelled
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT])
+def test_a_signal_to_the_whole_group_is_the_main_process_s(
+    number: signal.Signals, arguments: list[str], whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    arguments = [*arguments, "--output_dir", str(out)]
+    with Started(command("pretrain_mlm.py", *arguments, "--train.workers", "2"), tmp_path / "0") as started:
+        started.wait_until(in_training(started, out))
+        started.send(number, group=True)
+        assert started.ends(SECONDS) == 75
+    step = assert_interrupted(out, started, number.name)
+    assert 0 < step < STEPS
+    assert (out / "checkpoints" / f"step-{step:08d}" / "MANIFEST.json").exists()
+    if number == signal.SIGHUP:
+        run("pretrain_mlm.py", *arguments, "--resume")
+        assert_same_run(out, whole)
+
+
+def test_a_terminal_that_closes(arguments: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process, terminal = pty.fork()
+    if process == 0:
+        recipe = command("pretrain_mlm.py", *arguments, "--train.workers", "2", "--output_dir", out)
+        os.execve(recipe[0], recipe, environment())
+    deadline = time.monotonic() + 120
+    while last_step(out) < 3:
+        assert os.read(terminal, 4096)
+        assert time.monotonic() < deadline
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 75
+    found = status(out)
+    assert (found["status"], found["reason"]) == ("interrupted", "SIGHUP")
+    assert (out / "checkpoints" / f"step-{found['step']:08d}" / "MANIFEST.json").exists()
+
+
+def test_what_nohup_ignores_stays_ignored(arguments: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = command("pretrain_mlm.py", *arguments, "--train.steps", "20", "--output_dir", out)
+    with Started(["nohup", *recipe], tmp_path / "0") as started:
+        started.wait_until(in_training(started, out))
+        started.send(signal.SIGHUP, group=True)
+        assert started.ends(120) == 0
+    assert status(out)["status"] == "finished"
+
+
+def test_an_output_folder_that_is_removed_is_made_again_at_the_next_save(arguments: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with Started(command("pretrain_mlm.py", *arguments, "--output_dir", out), tmp_path / "0") as started:
+        started.wait_until(in_training(started, out))
+        shutil.rmtree(out, ignore_errors=True)
+        assert started.ends(120) == 0, started.printed
+    assert "its lines wait in memory" in started.printed
+    assert status(out)["status"] == "finished"
+    assert (out / "model.safetensors").exists()
+    assert last_step(out) == STEPS
+
+
+def test_what_decorates_a_run_does_not_decide_whether_it_is_kept(whole: Path, tmp_path: Path) -> None:
+    labelled, _ = write_labelled(tmp_path)
+    labelled.write_text(labelled.read_text().replace(",cat", ",$10 to $20").replace(",other", ",$20 to $50"))
+    options = ["--model.name", whole, "--data.train_file", labelled, "--train.steps", "2", "--seeds", "[0, 1]"]
+    options += ["--train.mixed_precision", "no", "--output_dir", tmp_path / "run"]
+    printed = execute(spoiled("broken_decorations", "finetune_classification.py", *options))
+    for seed in (0, 1):
+        assert status(tmp_path / "run" / f"seed-{seed}")["status"] == "finished"
+        assert (tmp_path / "run" / f"seed-{seed}" / "model.safetensors").exists()
+    assert (tmp_path / "run" / "results.json").exists()
+    assert "the picture of curves could not be made (KeyError" in printed
+    assert "the picture of confusion could not be made (KeyError" in printed
+    assert "the model card could not be made (KeyError" in printed
+    assert "Traceback" not in printed
+
+
+def test_what_cannot_be_saved_is_found_before_the_first_step(arguments: list[str], whole: Path, tmp_path: Path) -> None:
+    options = [*arguments, "--tokenizer.path", whole, "--output_dir", tmp_path / "run"]
+    printed = execute(spoiled("unsaved_tokenizer", "pretrain_mlm.py", *options), expect=2)
+    assert "cannot be saved, and so no checkpoint (ValueError: Invalid chat template name" in printed
+    assert "train:" not in printed
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    text = write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt")
+    text.write_text(text.read_text().replace("stone", "pierre-à-feu 日本"))  # which samples and bars then show
+    return text
+
+
+HOW = {
+    "the reader of a pipe ends": "set -o pipefail; {recipe} 2>&1 | head -c 300 > /dev/null",
+    "the disk of both streams is full": "{recipe} > /dev/full 2> /dev/full",
+    "stdout is closed": "{recipe} >&-",
+    "all of them are closed": "{recipe} <&- >&- 2>&-",
+    "ASCII": "LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii {recipe}",
+    "Latin 1": "PYTHONIOENCODING=latin-1 {recipe} 2>&1",
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_console_that_takes_nothing_changes_nothing(how: str, corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--data.sources", corpus, *TINY, "--train.steps", "6", "--train.global_batch_size", "8"]
+    recipe = " ".join(command("pretrain_mlm.py", *options, "--output_dir", out))
+    done = subprocess.run(
+        ["bash", "-c", HOW[how].format(recipe=recipe)], env=environment(), capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"Traceback" not in done.stderr + done.stdout
+    assert b"Exception ignored" not in done.stderr + done.stdout
+    assert status(out)["status"] == "finished"
+    assert [event["step"] for event in events(out, "step")] == list(range(1, 7))

@@ -1,0 +1,61 @@
+"""What is said is best effort, and shows what a terminal would obey."""
+
+import io
+import os
+import sys
+
+import pytest
+
+from nlp_ssl.core import console
+
+
+def test_what_a_terminal_would_obey_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("a\x1b]0;HACKED\x07b\r\n\tc \u202egnp.exe \x9b2J é 日本")
+    console.warn("\x1b[2J")
+    console.fail("\x1b[2J")
+    list(console.progress([1], desc="\x1b[2J"))
+    said = capsys.readouterr()
+    assert said.out == "a\\x1b]0;HACKED\\x07b\\r\n\tc \\u202egnp.exe \\x9b2J é 日本\n"
+    assert "warning: \\x1b[2J\n" in said.err
+    assert "error: \\x1b[2J\n" in said.err
+    assert "\x1b[2J" not in said.err
+
+
+@pytest.mark.parametrize("how", ["broken pipe", "full", "closed", "none", "latin-1"])
+def test_no_line_and_no_bar_raises(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = broken(how)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    console.say("before a recipe begins")
+    console.protect()
+    for each in console.progress(range(3), desc="日本"):
+        console.say(f"日本 {each}")
+        console.warn("日本" * 10_000)
+    console.fail("日本")
+    print("日本", flush=True)  # as other libraries do
+    if how == "latin-1":
+        assert b"\\u65e5\\u672c 2\n" in stream.buffer.getvalue()
+
+
+def broken(how: str) -> io.TextIOWrapper | None:
+    """A stream that takes nothing, or not everything."""
+    if how == "none":
+        return None
+    if how == "latin-1":
+        return io.TextIOWrapper(io.BytesIO(), encoding="latin-1", write_through=True)
+    if how == "broken pipe":
+        reading, writing = os.pipe()
+        os.close(reading)
+        return os.fdopen(writing, "w")
+    stream = open("/dev/full", "w")  # noqa: SIM115
+    if how == "closed":
+        stream.close()
+    return stream
+
+
+def test_lines_above_a_bar_do_not_cut_it(capsys: pytest.CaptureFixture[str]) -> None:
+    console.protect()
+    bar = console.progress(total=2, desc="train")
+    console.say("a line")
+    bar.close()
+    assert "a line\n" in capsys.readouterr().out
