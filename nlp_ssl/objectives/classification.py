@@ -15,6 +15,7 @@ from nlp_ssl.core.console import say, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.labelled_data import LabelledData, open_classification
 from nlp_ssl.data.sequences.batches import Batch
+from nlp_ssl.data.tokens.text_only import text_only
 from nlp_ssl.objectives.labelled import (
     IGNORED,
     LabelledObjective,
@@ -33,7 +34,7 @@ class ClassificationCollator:
     """Reads texts, or pairs of texts, each with one target: a class, several, or a score.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's; text that spells one of its special tokens is read as text.
         labels: names of the classes in the order of their ids, which is that of a trained head (see `match_labels`);
             `None` for regression.
         text_columns: one column of the data set, or the two of a pair.
@@ -55,6 +56,7 @@ class ClassificationCollator:
         check_max_length(tokenizer, max_length, tokenizer.num_special_tokens_to_add(pair=len(text_columns) == 2))
         self.tokenizer, self.labels, self.text_columns, self.max_length = tokenizer, labels, text_columns, max_length
         self.several = several
+        self._reader = text_only(tokenizer)
         self.pad_id = padding_id(tokenizer)
         if len(text_columns) == 2:
             _warn_of_unseparated_pairs(tokenizer)
@@ -86,10 +88,10 @@ class ClassificationCollator:
 
         def read(batch: dict[str, list]) -> dict[str, list]:
             texts = [batch[column] for column in self.text_columns]
-            encoded = self.tokenizer(*texts, truncation=False, verbose=False, return_attention_mask=False)
+            encoded = self._reader(*texts, truncation=False, verbose=False, return_attention_mask=False)
             too_long = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) > self.max_length]
             for i in too_long:
-                cut = self.tokenizer(
+                cut = self._reader(
                     *[column[i] for column in texts],
                     truncation="longest_first",
                     max_length=self.max_length,
@@ -97,8 +99,6 @@ class ClassificationCollator:
                 )
                 for key in encoded:
                     encoded[key][i] = cut[key]
-            if too_long and self.tokenizer.is_fast:  # or the last cut would be saved with the tokenizer as a rule
-                self.tokenizer.backend_tokenizer.no_truncation()
             columns = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
             # a text of characters that the tokenizer drops is still a row
             for key, empty in (("input_ids", self.pad_id), ("token_type_ids", 0)):

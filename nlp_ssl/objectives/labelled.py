@@ -22,7 +22,7 @@ from nlp_ssl.objectives.objective import Objective, Sums
 from nlp_ssl.publishing.card import CardText
 
 IGNORED = -100
-RULES = 2  # raise it when the same rows would be tokenised otherwise
+RULES = 3  # raise it when the same rows would be tokenised otherwise
 
 
 @dataclass(frozen=True)
