@@ -20,6 +20,7 @@ from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.core.console import say, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.network import hub_answers
+from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.models import presets
 from nlp_ssl.models.attention import ISOLATED, can_isolate
 
@@ -128,10 +129,10 @@ def architecture(
         raise UserError(f"--model.overrides: {' '.join(str(error).split())}") from None
     if type(model_config) not in auto_class._model_mapping:
         raise UserError(f"{config.name} ({model_config.model_type}) has no head for {auto_class.__name__}")
-    if len(tokenizer) > model_config.vocab_size:
+    if num_ids(tokenizer) > model_config.vocab_size:
         raise UserError(
-            f"the tokenizer has {len(tokenizer):,} entries, more than the {model_config.vocab_size:,} of {config.name};"
-            " use its own tokenizer (leave --tokenizer.path out)"
+            f"the tokenizer has {num_ids(tokenizer):,} ids, more than the {model_config.vocab_size:,} entries of"
+            f" {config.name}; use its own tokenizer (leave --tokenizer.path out)"
         )
     if (limit := max_positions(model_config)) and sequence_length > limit:
         raise UserError(f"rows of {sequence_length} tokens are longer than the {limit} positions of {config.name}")
@@ -153,14 +154,14 @@ def architecture(
 def _complete(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, special: dict[str, int]) -> PreTrainedConfig:
     """The preset's or the folder's configuration, with the tokenizer's ids and the user's fields if from scratch."""
     if presets.split_name(config.name):
-        model_config = presets.preset_config(config.name, len(tokenizer), **special)
+        model_config = presets.preset_config(config.name, num_ids(tokenizer), **special)
         _check_fields(model_config, config.overrides)
-        return presets.preset_config(config.name, len(tokenizer), **{**special, **config.overrides})
+        return presets.preset_config(config.name, num_ids(tokenizer), **{**special, **config.overrides})
     model_config = find_config(config.name, config.revision)
     if not config.from_scratch:
         return model_config
     _check_fields(model_config, config.overrides)
-    fields = {**model_config.to_dict(), "vocab_size": len(tokenizer), **special, **config.overrides}
+    fields = {**model_config.to_dict(), "vocab_size": num_ids(tokenizer), **special, **config.overrides}
     if "num_hidden_layers" in config.overrides:
         fields.pop("layer_types", None)  # one entry a layer; made anew
     return type(model_config).from_dict(fields)

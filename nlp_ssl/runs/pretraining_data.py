@@ -13,6 +13,7 @@ from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, making, write_atomically
 from nlp_ssl.core.fingerprint import fingerprint
+from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.data.sequences.packing import PackedRows, pack
 from nlp_ssl.data.text.corpus import Corpus, open_corpus
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
@@ -170,7 +171,7 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     rows = {length: packed(train, length) for length in sorted(lengths)}
     for length, some in rows.items():
         console.say(f"sequences of {length}: {some.stats}")
-    unigram = _unigram_entropy(train, held_out, len(tokenizer))
+    unigram = _unigram_entropy(train, held_out, num_ids(tokenizer))
     return PretrainingData(
         config,
         rows,
@@ -222,23 +223,24 @@ def get_tokenizer(
         console.say(f"tokenizer: {path}, {len(tokenizer):,} entries")
         return config, tokenizer
     assert preset is not None  # or it would be the model's own
+    is_given = config.tokenizer.vocab_size is not None
     size = config.tokenizer.vocab_size or derive_vocab_size(num_text_bytes(corpus.train))
-    config = resolve.tokenizer(config, presets.FAMILIES[preset[0]].tokenizer, size)
-    wanted = config.tokenizer
+    wanted = resolve.tokenizer(config, presets.FAMILIES[preset[0]].tokenizer, size).tokenizer
     decoder = objective.trains == "decoder"
     folder = cache_dir() / "tokenizers" / fingerprint(corpus.fingerprint, to_dict(wanted), RECIPE_OF[objective.trains])
-    if not folder.exists():
+    # one that was fitted to its text is not the one of a size that was given, which training then refuses
+    if not folder.exists() or (is_given and len(load_tokenizer(str(folder))) != size):
         console.say(f"tokenizer: training {wanted.kind} with {wanted.vocab_size:,} entries on the corpus")
-        tokenizer = train_on(corpus, wanted)
+        tokenizer = train_on(corpus, wanted, exact=is_given)
         with making(folder) as temporary:
             save_tokenizer(add_bos_only(tokenizer) if decoder else tokenizer, temporary)
     tokenizer = load_tokenizer(str(folder), needs_mask=objective.needs_mask_token())
     console.say(f"tokenizer: {wanted.kind}, {len(tokenizer):,} entries, {folder}")
-    return config, tokenizer
+    return resolve.tokenizer(config, wanted.kind, len(tokenizer)), tokenizer
 
 
-def train_on(corpus: Corpus, config: TokenizerConfig) -> PreTrainedTokenizerFast:
-    """A new tokenizer, trained on the corpus's training text."""
+def train_on(corpus: Corpus, config: TokenizerConfig, exact: bool = True) -> PreTrainedTokenizerFast:
+    """A new tokenizer, trained on the corpus's training text; a size that is not `exact` is fitted to the text."""
     return train_tokenizer(
         (row["text"] for row in corpus.train),
         config.kind,
@@ -247,6 +249,7 @@ def train_on(corpus: Corpus, config: TokenizerConfig) -> PreTrainedTokenizerFast
         special_tokens=config.special_tokens,
         model_max_length=config.model_max_length,
         sample_bytes=config.sample_mb * 1e6,
+        exact=exact,
     )
 
 
