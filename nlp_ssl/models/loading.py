@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForMaskedLM,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
@@ -24,6 +25,10 @@ from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.models import presets
 from nlp_ssl.models.attention import ISOLATED, can_isolate
 
+_NO_LIMIT = 10**9  # transformers writes 10**30 in a tokenizer that announces no length, and people write -1
+# Their positions begin after the padding index.
+_COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "longformer", "data2vec-text"}
+_COUNT_FROM_PADDING |= {"roberta-prelayernorm", "ibert", "luke", "xmod", "lilt", "markuplm", "esm"}
 _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask")
 
 
@@ -174,11 +179,17 @@ def _check_fields(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:
 
 
 def max_positions(config: PreTrainedConfig) -> int | None:
-    """Longest input of an architecture, or `None` where there is no limit."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit and config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "longformer"):
-        limit -= (config.pad_token_id or 0) + 1  # their positions begin after the padding index
-    return limit
+    """Longest input of an architecture, or `None` where there is no limit (XLNet writes that as -1)."""
+    limit = getattr(config, "max_position_embeddings", None) or 0
+    if config.model_type in _COUNT_FROM_PADDING:
+        limit -= (config.pad_token_id or 0) + 1
+    return limit if limit > 0 else None
+
+
+def longest_input(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int | None:
+    """The smaller one of the limits that a tokenizer announces and a model has; `None` where there is none."""
+    limits = [tokenizer.model_max_length, max_positions(config) or 0]
+    return min((n for n in limits if 0 < n < _NO_LIMIT), default=None)
 
 
 def model_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedModel]:

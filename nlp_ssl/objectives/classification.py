@@ -183,6 +183,10 @@ print(classify({example}))""",
     ) -> None:
         super().__init__(model, collator)
         self.class_weights = class_weights
+        # XLNet's head reads the last position, whatever stands there
+        self._pads_left = any(getattr(module, "summary_type", None) == "last" for module in model.modules())
+        has_segments = any("seg_embed" in name for name, _ in model.named_parameters())
+        self._has_segments = has_segments or (getattr(model.config, "type_vocab_size", None) or 0) > 1
 
     @classmethod
     def read(cls, config: LabelledConfig) -> LabelledData:
@@ -227,8 +231,10 @@ print(classify({example}))""",
         """(B, classes)."""
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         # only where the model learned segments: GPT-2 would take them for words, ModernBERT not at all
-        if "token_type_ids" in batch and (getattr(self.model.config, "type_vocab_size", None) or 0) > 1:
+        if "token_type_ids" in batch and self._has_segments:
             inputs["token_type_ids"] = batch["token_type_ids"]
+        if self._pads_left:
+            inputs = padded_left(inputs)
         return loss_precision(self.model(**inputs).logits)
 
     def loss(self, logits: Tensor, batch: Batch) -> Sums:
@@ -265,6 +271,14 @@ print(classify({example}))""",
         else:
             predicted, probabilities = logits.argmax(dim=-1), logits.softmax(dim=-1)
         return list(map(Prediction, predicted.tolist(), references, probabilities.tolist()))
+
+
+def padded_left(inputs: Batch) -> Batch:
+    """A batch that is padded on the right with its padding on the left; tensors of shape (B, S)."""
+    mask = inputs["attention_mask"]
+    length = mask.shape[1]
+    places = (torch.arange(length, device=mask.device) - (length - mask.sum(1, keepdim=True))) % length
+    return {name: value.gather(1, places) for name, value in inputs.items()}
 
 
 def balanced_weights(data: LabelledData) -> list[float]:

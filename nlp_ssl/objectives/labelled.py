@@ -126,7 +126,7 @@ class LabelledObjective(Objective):
 
 def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, num_special: int) -> None:
     """Refuse a length that the model's positions do not reach, or that special tokens fill."""
-    if max_length > tokenizer.model_max_length:
+    if 0 < tokenizer.model_max_length < max_length:
         raise UserError(f"--max_length {max_length} is beyond the model's {tokenizer.model_max_length} positions")
     if max_length <= num_special:
         raise UserError(f"--max_length {max_length} leaves no room for text beside {num_special} special tokens")

@@ -28,7 +28,7 @@ from nlp_ssl.data.tokens.tokenizer import (
 from nlp_ssl.data.tokens.tokenizing import tokenize_corpus, tokenizer_fingerprint
 from nlp_ssl.evaluation.held_out import unigram_cross_entropy
 from nlp_ssl.models import presets
-from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, max_positions
+from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, longest_input
 from nlp_ssl.objectives.objective import PretrainingObjective, find_objective
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
@@ -149,8 +149,7 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     if dropout is None and is_from_scratch(config.model):
         dropout = 0.0
     model_config = architecture(config.model, objective.auto_class, tokenizer, max(lengths), dropout)
-    if tokenizer.model_max_length > 1e9:  # transformers' word for "nobody said"
-        tokenizer.model_max_length = max_positions(model_config) or max(lengths)
+    tokenizer.model_max_length = max(longest_input(tokenizer, model_config) or 0, *lengths)
     config = resolve.packing(config, model_config, isolates(model_config, objective.auto_class))
     if config.tokens.packing != "packed" and any(phase.objective for phase in config.phases):
         raise UserError("--phases: a phase with an objective of its own needs packed rows (--tokens.packing packed)")
