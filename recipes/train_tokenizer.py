@@ -62,6 +62,7 @@ def main(config: TokenizerRunConfig) -> None:
         special_tokens=wanted.special_tokens,
         model_max_length=wanted.model_max_length,
         sample_bytes=wanted.sample_mb * 1e6,
+        exact=wanted.vocab_size is not None,
     )
     tokenizers.save_tokenizer(tokenizer, config.output_dir)
     say(f"saved in {config.output_dir}")

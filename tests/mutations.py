@@ -243,8 +243,8 @@ FAULTS = [
     Fault(
         "special tokens drawn as replacements",
         "objectives/masking.py",
-        "np.flatnonzero(self.is_ordinary[: len(tokenizer)])",
-        "np.arange(len(tokenizer))",
+        "self.ordinary = np.flatnonzero(self.is_ordinary)",
+        "self.ordinary = np.flatnonzero(self.is_ordinary | True)",
         "objectives/test_masking.py",
     ),
     Fault(

@@ -65,7 +65,7 @@ class TokenizerConfig:
     lowercase: bool = False
     """Lowercase and strip accents (WordPiece and Unigram)."""
     special_tokens: list[str] = field(default_factory=list)
-    """Additional special tokens, such as `['<|user|>']`."""
+    """Additional special tokens, such as `['<|user|>']`. A corpus that spells one holds text, and not the token."""
     sample_mb: float = 256.0
     """Train on about so many megabytes of text, documents chosen by a hash of their text."""
     model_max_length: int | None = None

@@ -92,7 +92,7 @@ def unigram_cross_entropy(
     Args:
         train: gives the frequencies, from its first `max_tokens` tokens.
         held_out: is scored.
-        vocab_size: entries of the vocabulary.
+        vocab_size: the highest token id and one.
         max_tokens: bound on the work.
     """
     counts = np.ones(vocab_size)

@@ -18,7 +18,6 @@ from nlp_ssl.data.labelled.detokenize import Span, as_typed, as_written
 from nlp_ssl.data.labelled.tag_schemes import entities
 from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.objectives.tagging import Tagging, TaggingCollator
-from nlp_ssl.objectives.word_tokens import word_tokens
 
 Found = set[tuple[Any, ...]]
 
@@ -117,7 +116,7 @@ def read_tagger(
 def _why(reader: TaggingCollator, sentences: Sequence[list[str]]) -> str:
     """Why `pipeline` reads otherwise than the run: what the tokenizer hides from it, else what the model gets wrong."""
     dropped, joined, run_on = [], [], []
-    for words, tokens in zip(sentences, word_tokens(reader.tokenizer, sentences), strict=True):
+    for words, tokens in zip(sentences, reader.word_tokens(sentences), strict=True):
         run_on += tokens.run_on
         for word, first, has_token in zip(words, tokens.first, tokens.has_token, strict=True):
             if not has_token:

@@ -12,6 +12,7 @@ from nlp_ssl.models.attention import (
 )
 from nlp_ssl.models.packed import REFUSED, PackedModel
 
+_SPECIAL = ("pad_token", "bos_token", "eos_token", "sep_token", "cls_token", "mask_token", "decoder_start_token")
 ROUNDING = 1e-4  # of float32, through some dozen layers
 
 
@@ -25,7 +26,8 @@ def check_isolation(packed: PackedModel, vocab_size: int, sequence_length: int =
 
     Args:
         packed: the model in float32 or float64, on any device.
-        vocab_size: tokens to draw from.
+        vocab_size: ids below this are drawn, but no special ones, which a model may treat in a way of its own (RoBERTa
+            gives padding no position).
         sequence_length: tokens of the row.
 
     Returns:
@@ -38,7 +40,8 @@ def check_isolation(packed: PackedModel, vocab_size: int, sequence_length: int =
     device = next(packed.parameters()).device
     generator = torch.Generator().manual_seed(0)
     lengths = (sequence_length // 3, sequence_length // 3, sequence_length - sequence_length // 3)
-    first, other, second = (torch.randint(0, vocab_size, (1, n), generator=generator).to(device) for n in lengths)
+    drawn = text_ids(packed.model.config, vocab_size)
+    first, other, second = (drawn[torch.randint(len(drawn), (1, n), generator=generator)].to(device) for n in lengths)
     was_training = packed.training
     packed.eval()
 
@@ -126,6 +129,14 @@ def check_varlen(
     if not torch.equal(outputs[0][ids != 1], after[ids != 1]):
         return False, "another document changes what it gives"
     return True, f"at most {worst:.1f} times as far from float64 as under a mask"
+
+
+def text_ids(config: PreTrainedConfig, vocab_size: int) -> Tensor:
+    """The ids below `vocab_size` that a model's configuration does not call special, int64."""
+    named = (getattr(config, f"{name}_id", None) for name in _SPECIAL)
+    special = {i for ids in named for i in (ids if isinstance(ids, list) else [ids]) if i is not None}
+    ids = [i for i in range(vocab_size) if i not in special]
+    return torch.tensor(ids or range(vocab_size))
 
 
 def has_experts(config: PreTrainedConfig) -> bool:

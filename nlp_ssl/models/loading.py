@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForMaskedLM,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
@@ -20,9 +21,14 @@ from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.core.console import say, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.network import hub_answers
+from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.models import presets
 from nlp_ssl.models.attention import ISOLATED, can_isolate
 
+_NO_LIMIT = 10**9  # transformers writes 10**30 in a tokenizer that announces no length, and people write -1
+# Their positions begin after the padding index.
+_COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "longformer", "data2vec-text"}
+_COUNT_FROM_PADDING |= {"roberta-prelayernorm", "ibert", "luke", "xmod", "lilt", "markuplm", "esm"}
 _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask")
 
 
@@ -128,10 +134,10 @@ def architecture(
         raise UserError(f"--model.overrides: {' '.join(str(error).split())}") from None
     if type(model_config) not in auto_class._model_mapping:
         raise UserError(f"{config.name} ({model_config.model_type}) has no head for {auto_class.__name__}")
-    if len(tokenizer) > model_config.vocab_size:
+    if num_ids(tokenizer) > model_config.vocab_size:
         raise UserError(
-            f"the tokenizer has {len(tokenizer):,} entries, more than the {model_config.vocab_size:,} of {config.name};"
-            " use its own tokenizer (leave --tokenizer.path out)"
+            f"the tokenizer has {num_ids(tokenizer):,} ids, more than the {model_config.vocab_size:,} entries of"
+            f" {config.name}; use its own tokenizer (leave --tokenizer.path out)"
         )
     if (limit := max_positions(model_config)) and sequence_length > limit:
         raise UserError(f"rows of {sequence_length} tokens are longer than the {limit} positions of {config.name}")
@@ -153,14 +159,14 @@ def architecture(
 def _complete(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, special: dict[str, int]) -> PreTrainedConfig:
     """The preset's or the folder's configuration, with the tokenizer's ids and the user's fields if from scratch."""
     if presets.split_name(config.name):
-        model_config = presets.preset_config(config.name, len(tokenizer), **special)
+        model_config = presets.preset_config(config.name, num_ids(tokenizer), **special)
         _check_fields(model_config, config.overrides)
-        return presets.preset_config(config.name, len(tokenizer), **{**special, **config.overrides})
+        return presets.preset_config(config.name, num_ids(tokenizer), **{**special, **config.overrides})
     model_config = find_config(config.name, config.revision)
     if not config.from_scratch:
         return model_config
     _check_fields(model_config, config.overrides)
-    fields = {**model_config.to_dict(), "vocab_size": len(tokenizer), **special, **config.overrides}
+    fields = {**model_config.to_dict(), "vocab_size": num_ids(tokenizer), **special, **config.overrides}
     if "num_hidden_layers" in config.overrides:
         fields.pop("layer_types", None)  # one entry a layer; made anew
     return type(model_config).from_dict(fields)
@@ -173,11 +179,17 @@ def _check_fields(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:
 
 
 def max_positions(config: PreTrainedConfig) -> int | None:
-    """Longest input of an architecture, or `None` where there is no limit."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit and config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "mpnet", "longformer"):
-        limit -= (config.pad_token_id or 0) + 1  # their positions begin after the padding index
-    return limit
+    """Longest input of an architecture, or `None` where there is no limit (XLNet writes that as -1)."""
+    limit = getattr(config, "max_position_embeddings", None) or 0
+    if config.model_type in _COUNT_FROM_PADDING:
+        limit -= (config.pad_token_id or 0) + 1
+    return limit if limit > 0 else None
+
+
+def longest_input(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int | None:
+    """The smaller one of the limits that a tokenizer announces and a model has; `None` where there is none."""
+    limits = [tokenizer.model_max_length, max_positions(config) or 0]
+    return min((n for n in limits if 0 < n < _NO_LIMIT), default=None)
 
 
 def model_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedModel]:

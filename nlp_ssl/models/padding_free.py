@@ -17,7 +17,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.models.attention import Documents, can_isolate, isolated_attention
-from nlp_ssl.models.checks import ROUNDING
+from nlp_ssl.models.checks import ROUNDING, text_ids
 from nlp_ssl.models.label_gather import with_hidden_states
 from nlp_ssl.models.packed import position_offset
 
@@ -190,6 +190,6 @@ def _trial(model: PreTrainedModel, sequence_length: int) -> dict[str, Tensor]:
     lengths = torch.tensor([sequence_length, max(1, sequence_length // 5), max(1, sequence_length * 2 // 3), 1])
     mask = (torch.arange(sequence_length) < lengths[:, None]).long()
     pad_id = max(0, config.pad_token_id or 0)
-    words = torch.randint(0, config.vocab_size - 1, mask.shape, generator=torch.Generator().manual_seed(0))
-    words += words >= pad_id  # decoders look for the last token that is not padding
+    drawn = text_ids(config, config.vocab_size)  # decoders look for the last token that is not padding
+    words = drawn[torch.randint(len(drawn), mask.shape, generator=torch.Generator().manual_seed(0))]
     return {"input_ids": torch.where(mask > 0, words, pad_id), "attention_mask": mask}

@@ -15,6 +15,7 @@ from nlp_ssl.core.console import say, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.labelled_data import LabelledData, open_classification
 from nlp_ssl.data.sequences.batches import Batch
+from nlp_ssl.data.tokens.text_only import text_only
 from nlp_ssl.objectives.labelled import (
     IGNORED,
     LabelledObjective,
@@ -33,7 +34,7 @@ class ClassificationCollator:
     """Reads texts, or pairs of texts, each with one target: a class, several, or a score.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's; text that spells one of its special tokens is read as text.
         labels: names of the classes in the order of their ids, which is that of a trained head (see `match_labels`);
             `None` for regression.
         text_columns: one column of the data set, or the two of a pair.
@@ -55,6 +56,7 @@ class ClassificationCollator:
         check_max_length(tokenizer, max_length, tokenizer.num_special_tokens_to_add(pair=len(text_columns) == 2))
         self.tokenizer, self.labels, self.text_columns, self.max_length = tokenizer, labels, text_columns, max_length
         self.several = several
+        self._reader = text_only(tokenizer)
         self.pad_id = padding_id(tokenizer)
         if len(text_columns) == 2:
             _warn_of_unseparated_pairs(tokenizer)
@@ -86,10 +88,10 @@ class ClassificationCollator:
 
         def read(batch: dict[str, list]) -> dict[str, list]:
             texts = [batch[column] for column in self.text_columns]
-            encoded = self.tokenizer(*texts, truncation=False, verbose=False, return_attention_mask=False)
+            encoded = self._reader(*texts, truncation=False, verbose=False, return_attention_mask=False)
             too_long = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) > self.max_length]
             for i in too_long:
-                cut = self.tokenizer(
+                cut = self._reader(
                     *[column[i] for column in texts],
                     truncation="longest_first",
                     max_length=self.max_length,
@@ -97,8 +99,6 @@ class ClassificationCollator:
                 )
                 for key in encoded:
                     encoded[key][i] = cut[key]
-            if too_long and self.tokenizer.is_fast:  # or the last cut would be saved with the tokenizer as a rule
-                self.tokenizer.backend_tokenizer.no_truncation()
             columns = {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
             # a text of characters that the tokenizer drops is still a row
             for key, empty in (("input_ids", self.pad_id), ("token_type_ids", 0)):
@@ -183,6 +183,10 @@ print(classify({example}))""",
     ) -> None:
         super().__init__(model, collator)
         self.class_weights = class_weights
+        # XLNet's head reads the last position, whatever stands there
+        self._pads_left = any(getattr(module, "summary_type", None) == "last" for module in model.modules())
+        has_segments = any("seg_embed" in name for name, _ in model.named_parameters())
+        self._has_segments = has_segments or (getattr(model.config, "type_vocab_size", None) or 0) > 1
 
     @classmethod
     def read(cls, config: LabelledConfig) -> LabelledData:
@@ -227,8 +231,10 @@ print(classify({example}))""",
         """(B, classes)."""
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         # only where the model learned segments: GPT-2 would take them for words, ModernBERT not at all
-        if "token_type_ids" in batch and (getattr(self.model.config, "type_vocab_size", None) or 0) > 1:
+        if "token_type_ids" in batch and self._has_segments:
             inputs["token_type_ids"] = batch["token_type_ids"]
+        if self._pads_left:
+            inputs = padded_left(inputs)
         return loss_precision(self.model(**inputs).logits)
 
     def loss(self, logits: Tensor, batch: Batch) -> Sums:
@@ -265,6 +271,14 @@ print(classify({example}))""",
         else:
             predicted, probabilities = logits.argmax(dim=-1), logits.softmax(dim=-1)
         return list(map(Prediction, predicted.tolist(), references, probabilities.tolist()))
+
+
+def padded_left(inputs: Batch) -> Batch:
+    """A batch that is padded on the right with its padding on the left; tensors of shape (B, S)."""
+    mask = inputs["attention_mask"]
+    length = mask.shape[1]
+    places = (torch.arange(length, device=mask.device) - (length - mask.sum(1, keepdim=True))) % length
+    return {name: value.gather(1, places) for name, value in inputs.items()}
 
 
 def balanced_weights(data: LabelledData) -> list[float]:

@@ -23,7 +23,7 @@ from nlp_ssl.objectives.objective import Objective, Sums
 from nlp_ssl.publishing.card import CardText
 
 IGNORED = -100
-RULES = 2  # raise it when the same rows would be tokenised otherwise
+RULES = 3  # raise it when the same rows would be tokenised otherwise
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class LabelledObjective(Objective):
 
 def check_max_length(tokenizer: PreTrainedTokenizerBase, max_length: int, num_special: int) -> None:
     """Refuse a length that the model's positions do not reach, or that special tokens fill."""
-    if max_length > tokenizer.model_max_length:
+    if 0 < tokenizer.model_max_length < max_length:
         raise UserError(f"--max_length {max_length} is beyond the model's {tokenizer.model_max_length} positions")
     if max_length <= num_special:
         raise UserError(f"--max_length {max_length} leaves no room for text beside {num_special} special tokens")

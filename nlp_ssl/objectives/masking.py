@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.config.pretraining import MaskingConfig
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.vocabulary import num_ids, special_ids
 from nlp_ssl.data.sequences.order import hash64
 from nlp_ssl.data.tokens.word_boundaries import word_tables
 from nlp_ssl.objectives.cross_entropy import IGNORE
@@ -68,11 +69,12 @@ class MaskingCollator:
             raise UserError("--masking.mask_share and --masking.random_share must be shares that add up to at most 1")
         self.tokenizer, self.seed, self.source, self.generator = tokenizer, seed, source, generator
         self.pad_to_multiple_of = pad_to_multiple_of
-        self.is_ordinary = np.ones(max(len(tokenizer), max(tokenizer.all_special_ids) + 1), dtype=bool)
-        self.is_ordinary[tokenizer.all_special_ids] = False
-        self.ordinary = np.flatnonzero(self.is_ordinary[: len(tokenizer)])
+        self.is_ordinary = np.zeros(num_ids(tokenizer), dtype=bool)  # a vocabulary may have holes: nothing to draw
+        self.is_ordinary[list(tokenizer.get_vocab().values())] = True
+        self.is_ordinary[special_ids(tokenizer)] = False
+        self.ordinary = np.flatnonzero(self.is_ordinary)
         if config.unit == "word":
-            self.begins, self.joins = word_tables(tokenizer)
+            self.words = word_tables(tokenizer)
         if config.unit == "span":
             self.span_rate = _span_rate(config.probability)
 
@@ -155,8 +157,9 @@ class MaskingCollator:
 
     def _word_beginnings(self, input_ids: np.ndarray, ordinary: np.ndarray) -> np.ndarray:
         """Position at which each position's word begins."""
-        joined = np.pad(self.joins[input_ids] & ordinary, ((0, 0), (1, 0)))[:, :-1]
-        begins = self.begins[input_ids] | ~joined
+        words = self.words
+        joined = np.pad(words.joins[input_ids] & ordinary, ((0, 0), (1, 0)))[:, :-1]
+        begins = words.begins[input_ids] | ~(joined | words.attaches[input_ids])
         return np.maximum.accumulate(np.where(begins, np.arange(input_ids.shape[1]), 0), axis=1)
 
     def _spans(self, keys: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -29,6 +29,8 @@ def fill_masks(
     """Mask a word in held-out sentences and let `pipeline("fill-mask", folder)` guess it; one line each."""
     fill = pipeline("fill-mask", str(folder), top_k=top, device="cpu", trust_remote_code=False)
     for text in held_out_paragraphs(tokens, tokenizer, count):
+        if tokenizer.mask_token in text:  # which spells it, and the pipeline would fill that too
+            continue
         words = [match for match in CHOICE.finditer(text) if _is_one_token(tokenizer, match[0])]
         if not words:
             continue

@@ -17,6 +17,7 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.detokenize import as_written
 from nlp_ssl.data.labelled.labelled_data import LabelledData, open_tagging
 from nlp_ssl.data.sequences.batches import Batch
+from nlp_ssl.data.tokens.text_only import text_only
 from nlp_ssl.objectives.labelled import (
     IGNORED,
     LabelledObjective,
@@ -76,6 +77,7 @@ class TaggingCollator:
         if not tokenizer.is_fast:
             raise UserError(f"tagging needs a fast tokenizer (tokenizer.json), not a {type(tokenizer).__name__}")
         self.tokenizer, self.tags, self.max_length, self.reading = tokenizer, tags, max_length, reading
+        self._reader = text_only(tokenizer)
         self.pad_id = padding_id(tokenizer)
         # a sentence without any token still needs one
         self.unknown_id = self.pad_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
@@ -114,7 +116,7 @@ class TaggingCollator:
         def read(batch: dict[str, list]) -> dict[str, list]:
             rows = [
                 self._row(found, tags)
-                for found, tags in zip(word_tokens(self.tokenizer, batch["tokens"]), batch["tags"], strict=True)
+                for found, tags in zip(self.word_tokens(batch["tokens"]), batch["tags"], strict=True)
             ]
             return {key: [row[key] for row in rows] for key in rows[0]}
 
@@ -124,6 +126,10 @@ class TaggingCollator:
             if n := sum(prepared[name]):
                 say(remark.format(n=n, total=len(prepared), max_length=self.max_length))
         return prepared.remove_columns(list(REMARKS))
+
+    def word_tokens(self, sentences: Sequence[Sequence[str]]) -> list[WordTokens]:
+        """The tokens of sentences; words that spell a special token are read as text."""
+        return word_tokens(self.tokenizer, sentences, self._reader)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Lay the windows of all sentences below each other and pad to the longest, rounded up to a multiple of 8.

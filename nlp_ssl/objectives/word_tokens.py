@@ -12,6 +12,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from nlp_ssl.data.labelled.detokenize import Span, as_written
+from nlp_ssl.data.tokens.text_only import text_only
 
 Reading = Literal["first", "simple"]
 
@@ -45,15 +46,20 @@ class WordTokens:
     run_on: list[str]
 
 
-def word_tokens(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sequence[str]]) -> list[WordTokens]:
-    """Tokenise sentences, given as words, as they are written.
+def word_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[Sequence[str]],
+    reader: PreTrainedTokenizerBase | None = None,
+) -> list[WordTokens]:
+    """Tokenise sentences, given as words, as they are written; a word that spells a special token is text.
 
     Args:
         tokenizer: a fast one.
         sentences: the words of each; at least one.
+        reader: `text_only(tokenizer)`, from callers that have it already.
     """
     texts = [as_written(words) for words in sentences]
-    encoded = tokenizer(
+    encoded = (text_only(tokenizer) if reader is None else reader)(
         [text for text, _ in texts],
         add_special_tokens=False,
         return_offsets_mapping=True,

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, pipeline
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from nlp_ssl.config.common import to_dict
 from nlp_ssl.config.finetuning import FinetuneConfig, TransferConfig
@@ -32,7 +33,7 @@ from nlp_ssl.evaluation.predict import in_own_order, measure, predict
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write_predictions
 from nlp_ssl.evaluation.tagger_readings import TaggerReadings, read_tagger
 from nlp_ssl.models import presets
-from nlp_ssl.models.loading import architecture, build_model, describe, find_config, is_from_scratch
+from nlp_ssl.models.loading import architecture, build_model, describe, find_config, is_from_scratch, longest_input
 from nlp_ssl.models.padding_free import unpad
 from nlp_ssl.objectives.label_matching import fit_head
 from nlp_ssl.objectives.labelled import LabelledCollator, LabelledObjective, Prediction
@@ -96,8 +97,10 @@ def prepare(config: FinetuneConfig, objective: type[LabelledObjective]) -> Prepa
     if not is_from_scratch(config.model):
         stored = find_config(config.model.name, config.model.revision)
         data, keep_head = fit_head(config.model.name, stored, objective.auto_class, data, config.head_labels)
+    model_config = architecture(config.model, objective.auto_class, tokenizer, 1, config.model.dropout)
+    # saved with the model, so that whoever lets the tokenizer cut gets what the model can read
+    tokenizer.model_max_length = longest_input(tokenizer, model_config) or VERY_LARGE_INTEGER
     collator = objective.reader(tokenizer, data, config)
-    model_config = architecture(config.model, objective.auto_class, tokenizer, config.max_length, config.model.dropout)
     model_config.update(collator.config_kwargs())
     objective.adapt(model_config, config)
     sets = {name: getattr(data, name) for name in ("train", "validation", "test", "hidden")}

@@ -13,6 +13,7 @@ from nlp_ssl.config.common import freeze, to_dict
 from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.fingerprint import fingerprint
+from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.data.sequences.batches import Collator, held_out_batches, held_out_rows
 from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.data.tokens.checksums import Verification
@@ -45,7 +46,7 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
     packed = packed_model(config, objective, data)
     console.say(f"model: {describe(packed.model)}")
     if data.isolated:
-        difference = check_isolation(packed, len(data.tokenizer), config.tokens.sequence_length)
+        difference = check_isolation(packed, num_ids(data.tokenizer), config.tokens.sequence_length)
         console.say(f"packing: documents of a row cannot see each other; alone, logits differ by {difference:.0e}")
         packed.varlen = packed.pairwise is None and _use_varlen(config, packed.model.config, accelerator)
     module, collators = with_phases(objective(packed, data.tokenizer, config), config, data)

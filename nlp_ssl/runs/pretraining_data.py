@@ -14,6 +14,7 @@ from nlp_ssl.core.cache import caching, is_whole
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, write_atomically
 from nlp_ssl.core.fingerprint import fingerprint
+from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.data.sequences.packing import PackedRows, pack
 from nlp_ssl.data.text.corpus import Corpus, open_corpus
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
@@ -28,7 +29,7 @@ from nlp_ssl.data.tokens.tokenizer import (
 from nlp_ssl.data.tokens.tokenizing import tokenize_corpus, tokenizer_fingerprint
 from nlp_ssl.evaluation.held_out import unigram_cross_entropy
 from nlp_ssl.models import presets
-from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, max_positions
+from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, longest_input
 from nlp_ssl.objectives.objective import PretrainingObjective, find_objective
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
@@ -149,8 +150,7 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     if dropout is None and is_from_scratch(config.model):
         dropout = 0.0
     model_config = architecture(config.model, objective.auto_class, tokenizer, max(lengths), dropout)
-    if tokenizer.model_max_length > 1e9:  # transformers' word for "nobody said"
-        tokenizer.model_max_length = max_positions(model_config) or max(lengths)
+    tokenizer.model_max_length = max(longest_input(tokenizer, model_config) or 0, *lengths)
     config = resolve.packing(config, model_config, isolates(model_config, objective.auto_class))
     if config.tokens.packing != "packed" and any(phase.objective for phase in config.phases):
         raise UserError("--phases: a phase with an objective of its own needs packed rows (--tokens.packing packed)")
@@ -171,7 +171,7 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     rows = {length: packed(train, length) for length in sorted(lengths)}
     for length, some in rows.items():
         console.say(f"sequences of {length}: {some.stats}")
-    unigram = _unigram_entropy(train, held_out, len(tokenizer))
+    unigram = _unigram_entropy(train, held_out, num_ids(tokenizer))
     return PretrainingData(
         config,
         rows,
@@ -223,23 +223,24 @@ def get_tokenizer(
         console.say(f"tokenizer: {path}, {len(tokenizer):,} entries")
         return config, tokenizer
     assert preset is not None  # or it would be the model's own
+    is_given = config.tokenizer.vocab_size is not None
     size = config.tokenizer.vocab_size or derive_vocab_size(num_text_bytes(corpus.train))
-    config = resolve.tokenizer(config, presets.FAMILIES[preset[0]].tokenizer, size)
-    wanted = config.tokenizer
+    wanted = resolve.tokenizer(config, presets.FAMILIES[preset[0]].tokenizer, size).tokenizer
     decoder = objective.trains == "decoder"
     folder = cache_dir() / "tokenizers" / fingerprint(corpus.fingerprint, to_dict(wanted), RECIPE_OF[objective.trains])
-    if not is_whole(folder):
+    # one that was fitted to its text is not the one of a size that was given, which training then refuses
+    if not is_whole(folder) or (is_given and len(load_tokenizer(str(folder))) != size):
         console.say(f"tokenizer: training {wanted.kind} with {wanted.vocab_size:,} entries on the corpus")
-        tokenizer = train_on(corpus, wanted)
+        tokenizer = train_on(corpus, wanted, exact=is_given)
         with caching(folder) as temporary:
             save_tokenizer(add_bos_only(tokenizer) if decoder else tokenizer, temporary)
     tokenizer = load_tokenizer(str(folder), needs_mask=objective.needs_mask_token())
     console.say(f"tokenizer: {wanted.kind}, {len(tokenizer):,} entries, {folder}")
-    return config, tokenizer
+    return resolve.tokenizer(config, wanted.kind, len(tokenizer)), tokenizer
 
 
-def train_on(corpus: Corpus, config: TokenizerConfig) -> PreTrainedTokenizerFast:
-    """A new tokenizer, trained on the corpus's training text."""
+def train_on(corpus: Corpus, config: TokenizerConfig, exact: bool = True) -> PreTrainedTokenizerFast:
+    """A new tokenizer, trained on the corpus's training text; a size that is not `exact` is fitted to the text."""
     return train_tokenizer(
         (row["text"] for row in corpus.train),
         config.kind,
@@ -248,6 +249,7 @@ def train_on(corpus: Corpus, config: TokenizerConfig) -> PreTrainedTokenizerFast
         special_tokens=config.special_tokens,
         model_max_length=config.model_max_length,
         sample_bytes=config.sample_mb * 1e6,
+        exact=exact,
     )
 
 

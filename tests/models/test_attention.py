@@ -7,7 +7,7 @@ from toys import CAUSAL, MASKED, tiny_model
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.models import attention
 from nlp_ssl.models.attention import can_isolate, document_mask
-from nlp_ssl.models.checks import check_isolation
+from nlp_ssl.models.checks import check_isolation, text_ids
 from nlp_ssl.models.packed import PackedModel
 
 REFUSED = ("mpnet", "gemma2")
@@ -50,6 +50,15 @@ def test_another_document_changes_no_bit_and_alone_is_the_same(name, documents):
         alone = plain(input_ids=document[None], use_cache=False) if name in CAUSAL else plain(document[None])
         assert close(together[0, begin : begin + len(document)], alone.logits[0])
     assert check_isolation(packed, 100) < 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in ISOLATING if "roberta" in name or name in ("bert", "gpt2")])
+def test_the_proof_draws_words_and_no_padding_however_small_the_vocabulary(name):
+    """RoBERTa counts no position for padding, also in the middle of a text, where packed rows do."""
+    model = tiny_model(name, isolated=True)
+    assert check_isolation(PackedModel(model, True), 12) < 1e-5
+    special = {model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id} - {None}
+    assert special.isdisjoint(text_ids(model.config, 12).tolist())
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Models from presets and folders: what is refused, and that a saved model owes nothing to us."""
 
+import copy
 import json
 import sys
 
@@ -13,11 +14,22 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    BertConfig,
+    RobertaConfig,
+    XLNetConfig,
 )
 
 from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.models.loading import architecture, build_model, find_config, isolates, max_positions, save_model
+from nlp_ssl.models.loading import (
+    architecture,
+    build_model,
+    find_config,
+    isolates,
+    longest_input,
+    max_positions,
+    save_model,
+)
 from nlp_ssl.models.packed import PackedModel
 
 MLM, CLM = AutoModelForMaskedLM, AutoModelForCausalLM
@@ -235,3 +247,22 @@ def test_settings_for_generation_are_saved_as_they_were_published(tmp_path):
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     prompt = torch.tensor([[5, 6, 7]])
     assert torch.equal(again.generate(prompt), model.generate(prompt, **published))
+
+
+@pytest.mark.parametrize(
+    ("announced", "config", "expected"),
+    [
+        (10**30, BertConfig(max_position_embeddings=48), 48),  # how transformers writes that nobody said
+        (-1, BertConfig(max_position_embeddings=48), 48),
+        (32, BertConfig(max_position_embeddings=48), 32),
+        (100, BertConfig(max_position_embeddings=48), 48),
+        (10**30, RobertaConfig(max_position_embeddings=50, pad_token_id=1), 48),
+        (10**30, XLNetConfig(), None),  # announces -1
+        (-1, XLNetConfig(), None),
+        (64, XLNetConfig(), 64),
+    ],
+)
+def test_the_longest_input_is_the_smallest_limit_that_is_one(announced, config, expected):
+    t = copy.copy(tokenizer("bpe"))
+    t.model_max_length = announced
+    assert longest_input(t, config) == expected

@@ -10,6 +10,7 @@ from transformers import (
     GPT2Config,
     ModernBertConfig,
     PreTrainedTokenizerFast,
+    XLNetConfig,
 )
 
 from nlp_ssl.core.errors import UserError
@@ -36,6 +37,8 @@ def tiny(config_class, reader, **kwargs):
     """An objective over a tiny model."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    if config_class is XLNetConfig:
+        sizes = {"d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32}
     if config_class is GPT2Config:
         sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2}
     config = config_class(vocab_size=len(VOCAB), **sizes, **kwargs, **reader.config_kwargs())
@@ -253,3 +256,20 @@ def test_a_text_that_the_tokenizer_drops_is_still_a_row():
         alone = model(torch.tensor([rows[1]["input_ids"]])).logits
         together = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     assert torch.allclose(alone[0], together[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("config_class", [XLNetConfig, BertConfig, GPT2Config, ModernBertConfig])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_a_row_gets_does_not_depend_on_its_padding_whatever_side_the_tokenizer_announces(config_class, side):
+    """XLNet reads its last position, and counts none: it is padded on the left; the others count from the left."""
+    reader = ClassificationCollator(word_tokenizer(padding_side=side), ["no", "yes"], ["text"])
+    objective = tiny(config_class, reader)
+    rows = list(reader.tokenize(Dataset.from_dict({"text": texts(6), "label": [0, 1] * 3})))
+    with torch.no_grad():
+        together = objective.logits(reader(rows))
+        for row, logits in zip(rows, together, strict=True):
+            given = {"input_ids": row["input_ids"]}
+            if config_class in (BertConfig, XLNetConfig):
+                given["token_type_ids"] = row["token_type_ids"]
+            alone = objective.model(**{name: torch.tensor([ids]) for name, ids in given.items()}).logits[0]
+            assert torch.allclose(logits, alone, atol=1e-5)

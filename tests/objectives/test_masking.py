@@ -2,15 +2,19 @@
 
 import math
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from toys import texts, tiny_model, tokenizer, word_tokenizer
-from transformers import DataCollatorForLanguageModeling
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
 from nlp_ssl.config.pretraining import MaskingConfig
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.data.tokens.tokenizer import train_tokenizer
 from nlp_ssl.data.tokens.word_boundaries import word_tables
 from nlp_ssl.objectives.masking import IGNORE, MaskingCollator
 
@@ -61,7 +65,7 @@ def z(count, total, share, together=1.0):
 def test_fifteen_percent_and_80_10_10_over_a_million_tokens(rows, unit, together):
     collate = collator(unit)
     if unit == "word":  # words of two tokens on average: lengths are geometric, E[n^2] / E[n] = 3
-        collate.begins[:] = np.random.default_rng(1).random(len(collate.begins)) < 0.5
+        collate.words.begins[:] = np.random.default_rng(1).random(len(collate.words.begins)) < 0.5
     out, labels = masked(collate, rows)
     found = shares(rows, out, labels, collate.tokenizer.mask_token_id, VOCAB - 5)
     assert found["chosen"][1] >= 1_000_000
@@ -217,10 +221,37 @@ def test_a_chinese_sentence_is_not_one_word(kind):
     assert len({tuple(column) for column in inner.T}) >= 4
 
 
+UNSPACED = {
+    "Thai": "ภาษาไทยเขียนติดกันไม่มีช่องว่างระหว่างคำ",
+    "Lao": "ພາສາລາວຂຽນຕິດກັນບໍ່ມີຊ່ອງຫວ່າງ",
+    "Khmer": "ភាសាខ្មែរសរសេរជាប់គ្នាគ្មានដកឃ្លា",
+    "Burmese": "မြန်မာဘာသာကိုစာလုံးများကပ်၍ရေးသည်",
+    "Chinese": "中文的词之间没有空格，所以一句话不是一个词。",
+    "Japanese": "カタカナとひらがなと漢字を続けて書きます",
+}
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+@pytest.mark.parametrize("script", UNSPACED)
+def test_a_sentence_written_without_spaces_is_many_words(script, kind):
+    sentence = UNSPACED[script]
+    t = train_tokenizer([sentence, *sentence] * 3, kind, 20, min_frequency=2, exact=False)
+    encoding, chosen = whole_words(t, sentence)
+    words = {tuple(column) for column in chosen[:, 1:-1].T}
+    marks = sum(unicodedata.category(c).startswith("M") for c in sentence)
+    assert len(words) >= 0.6 * min(len(encoding["input_ids"]) - 2, len(sentence) - marks)
+    if kind == "bpe":  # byte by byte it is not known what a character is
+        return
+    # a vowel sign or a tone is hidden with its letter
+    for column, (start, end) in enumerate(encoding.encodings[0].offsets):
+        if column and start < end and unicodedata.category(sentence[start]).startswith("M"):
+            assert (chosen[:, column] == chosen[:, column - 1]).all()
+
+
 def test_tokens_added_as_plain_text_are_words_of_their_own():
     t = pickle.loads(pickle.dumps(tokenizer("bpe")))
     t.add_tokens(["    ", "日本", "joined"])  # as ModernBERT's runs of spaces
-    begins, joins = word_tables(t)
+    begins, joins, _ = word_tables(t)
     space, japan, joined = t.convert_tokens_to_ids(["    ", "日本", "joined"])
     assert begins[space]
     assert not joins[space]
@@ -249,6 +280,21 @@ def test_a_span_is_replaced_as_a_whole():
             kinds = {"mask" if t == 4 else "kept" if t == 7 else "random" for t in row[begin:end].tolist()}
             assert len(kinds - {"kept"}) <= 1  # a draw may be the token that was there
             assert kinds != {"mask", "kept"}
+
+
+@pytest.mark.parametrize("unit", ["token", "word", "span"])
+def test_a_vocabulary_with_holes_has_masks_up_to_its_highest_id_and_draws_nothing_from_a_hole(unit):
+    """As one from which entries were taken: `len(tokenizer)` is less than the highest id."""
+    there = [*range(5), *range(8, 1000), 1003]
+    core = Tokenizer(WordLevel({f"w{i}": i for i in there}, unk_token="w1"))
+    names = {"unk_token": "w1", "cls_token": "w2", "sep_token": "w3", "mask_token": "w4", "pad_token": "w0"}
+    t = PreTrainedTokenizerFast(tokenizer_object=core, **names)
+    ids = np.full((200, 64), 1003)
+    out, labels = masked(MaskingCollator(t, MaskingConfig(0.5, random_share=0.2, unit=unit)), ids)
+    assert (labels == 1003).any()
+    drawn = set(out[out != 1003].tolist()) - {4}
+    assert len(drawn) > 500
+    assert drawn <= {*range(8, 1000)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from nlp_ssl.core.console import human_bytes, progress, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.network import hub_answers
 from nlp_ssl.core.signals import run_in_thread
-from nlp_ssl.data.tokens.tokenizer_training import TRAINERS, Kind
+from nlp_ssl.data.tokens.tokenizer_training import TRAINERS, Kind, VocabularyTooSmall
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -60,22 +60,25 @@ def train_tokenizer(
     model_max_length: int | None = None,
     sample_bytes: float = 256e6,
     min_frequency: int = 2,
+    exact: bool = True,
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer on a stream of texts.
 
     Args:
         texts: documents; read once, never held in memory beyond `sample_bytes` of UTF-8.
         kind: `"wordpiece"`, `"bpe"` (byte-level) or `"unigram"`.
-        vocab_size: exact number of entries, special tokens included.
+        vocab_size: number of entries, special tokens included.
         lowercase: lowercase and strip accents (not for `bpe`, which changes no text).
         special_tokens: further special tokens; they get the ids after the five conventional ones.
         model_max_length: longest input in tokens that the tokenizer announces; `None` for no limit.
         sample_bytes: a stream with more text than this (for `unigram`, than 32 MB) is sampled: documents with the
             smallest hash are kept.
         min_frequency: a pair of pieces must be seen so often to be merged (`wordpiece`, `bpe`).
+        exact: refuse a size that the text does not fit. Otherwise, as for a derived one, a text that fills fewer
+            entries gets these, and one whose alphabet needs more gets half of `vocab_size` beside its alphabet.
 
     Returns:
-        A tokenizer with all of cls, sep, bos, eos, pad, unk and mask; `len(tokenizer) == vocab_size`.
+        A tokenizer with all of cls, sep, bos, eos, pad, unk and mask; `len(tokenizer) == vocab_size` if exact.
 
     Raises:
         UserError: no text; a vocabulary too small for the alphabet, or larger than the text can fill.
@@ -95,8 +98,15 @@ def train_tokenizer(
     say(f"training a {kind} tokenizer of {vocab_size:,} entries")
     # RoBERTa's mask takes the space before it, so that what is predicted is a word with its space.
     added = [AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>") for t in specials]
-    backend = run_in_thread(lambda: TRAINERS[kind](sample, vocab_size, added, lowercase, min_frequency))
-    if (size := backend.get_vocab_size()) < vocab_size:
+    try:
+        backend = run_in_thread(lambda: TRAINERS[kind](sample, vocab_size, added, lowercase, min_frequency))
+    except VocabularyTooSmall as error:
+        if exact:
+            raise
+        larger = error.needed + vocab_size // 2
+        say(f"the alphabet of the text needs {error.needed:,} entries: {larger:,} in all")
+        backend = run_in_thread(lambda: TRAINERS[kind](sample, larger, added, lowercase, min_frequency))
+    if exact and (size := backend.get_vocab_size()) < vocab_size:
         raise UserError(
             f"the text fills only {size:,} of the {vocab_size:,} entries of the {kind} tokenizer: lower the"
             f" vocabulary size to {size:,} or less, or give more text than {human_bytes(sum(map(len, sample)))}"

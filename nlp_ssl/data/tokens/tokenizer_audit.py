@@ -10,6 +10,8 @@ from tokenizers import Encoding
 from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.core.console import human_bytes, progress
+from nlp_ssl.core.vocabulary import special_ids
+from nlp_ssl.data.tokens.text_only import backend_of, text_rules
 
 _NUM_LONGEST = 8
 _BATCH = 64  # texts encoded together
@@ -55,11 +57,14 @@ def audit(
     """
     num_texts = num_bytes = num_tokens = num_words = num_unknown = num_letter_words = num_whole = baseline_tokens = 0
     unknown_id = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
-    ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+    ordinary = set(tokenizer.get_vocab().values()) - set(special_ids(tokenizer))
     unused = set(ordinary)
+    reader = backend_of(text_rules(tokenizer))
+    baseline_reader = None if baseline is None else backend_of(text_rules(baseline))
     with progress(desc="audit", unit="B") as bar:
         for batch in _batches(texts):
-            for text, encoding in zip(batch, _encode(tokenizer, batch), strict=True):
+            encodings = reader.encode_batch(batch, add_special_tokens=False)
+            for text, encoding in zip(batch, encodings, strict=True):
                 ids = np.array(encoding.ids, dtype=np.int64)
                 unused.difference_update(encoding.ids)
                 words, whole = _whole_words(text, encoding, ids, unknown_id)
@@ -68,8 +73,9 @@ def audit(
                 num_words += len(text.split())
                 num_tokens += len(ids)
                 num_unknown += int((ids == unknown_id).sum())
-            if baseline is not None:
-                baseline_tokens += sum(len(encoding.ids) for encoding in _encode(baseline, batch))
+            if baseline_reader is not None:
+                others = baseline_reader.encode_batch(batch, add_special_tokens=False)
+                baseline_tokens += sum(len(encoding.ids) for encoding in others)
             batch_bytes = sum(len(text.encode()) for text in batch)
             num_texts += len(batch)
             num_bytes += batch_bytes
@@ -125,14 +131,6 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     remaining = iter(texts)
     while batch := list(islice(remaining, _BATCH)):
         yield batch
-
-
-def _encode(tokenizer: PreTrainedTokenizerFast, batch: list[str]) -> list[Encoding]:
-    """Encode by the backend, which warns of no long text; the tokenizer itself sets both again when called."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    return backend.encode_batch(batch, add_special_tokens=False)
 
 
 def _whole_words(text: str, encoding: Encoding, ids: np.ndarray, unknown_id: int) -> tuple[int, int]:

@@ -219,11 +219,24 @@ def _for_training(pre_tokenizer: pre_tokenizers.PreTokenizer, rare: list[str], k
     return pre_tokenizers.Sequence([*drop, pre_tokenizer, pre_tokenizers.FixedLength(_WORD_CHARS[kind])])
 
 
+class VocabularyTooSmall(UserError):
+    """A vocabulary has no room for the alphabet of a text.
+
+    Attributes:
+        needed: entries that have.
+    """
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+
+
 def _check_minimum(kind: Kind, vocab_size: int, num_special: int, num_basic: int, basic: str) -> None:
-    if vocab_size < num_special + num_basic:
-        raise UserError(
+    if vocab_size < (needed := num_special + num_basic):
+        raise VocabularyTooSmall(
             f"a vocabulary of {vocab_size:,} is too small for a {kind} tokenizer on this text: {num_special} special"
-            f" tokens and {num_basic:,} {basic} need at least {num_special + num_basic:,}"
+            f" tokens and {num_basic:,} {basic} need at least {needed:,}",
+            needed,
         )
 
 

@@ -23,7 +23,9 @@ from transformers import PreTrainedTokenizerFast
 from nlp_ssl.core import console, errors, signals
 from nlp_ssl.core.files import making, sha256, write_atomically
 from nlp_ssl.core.fingerprint import fingerprint
+from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.core.workers import worker_pool
+from nlp_ssl.data.tokens.text_only import backend_of, text_rules
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 
 FORMAT = 1
@@ -33,14 +35,7 @@ ENCODE_BATCH = 512
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """Fingerprint of what a tokenizer does to text; padding and truncation, which a caller may have set, left out."""
-    return fingerprint(_plain(tokenizer).to_str())
-
-
-def _plain(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    plain.no_padding()
-    plain.no_truncation()
-    return plain
+    return fingerprint(text_rules(tokenizer))
 
 
 def tokenize_corpus(
@@ -59,7 +54,7 @@ def tokenize_corpus(
 
     Args:
         documents: a data set (map-style or streaming) with a `text` column.
-        tokenizer: any fast tokenizer.
+        tokenizer: any fast tokenizer; it reads text as text, also where that spells a special token.
         folder: where to write; several machines may share it.
         corpus_fingerprint: of the text.
         num_proc: processes; each uses up to 8 threads. Derived from the cores when `None`.
@@ -80,9 +75,9 @@ def tokenize_corpus(
             total = len(documents)
         else:  # a stream can be sharded only as far as its files go, so every machine reads all of it
             documents = documents.filter(lambda _, i: i % num_shards == shard, with_indices=True)
-    dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
-    serialized = _plain(tokenizer).to_str()
-    tokenizer_print = tokenizer_fingerprint(tokenizer)
+    dtype = "uint16" if num_ids(tokenizer) <= 2**16 else "uint32"
+    serialized = text_rules(tokenizer)
+    tokenizer_print = fingerprint(serialized)
     _claim(folder, fingerprint(corpus_fingerprint, tokenizer_print, FORMAT))
     cores = os.cpu_count() or 1
     num_proc = num_proc or max(1, cores // 8)
@@ -196,7 +191,7 @@ def _make_part(
     serialized: str, texts: list[str], path: Path, dtype: str, on_documents: Callable[[int], Any] = lambda count: None
 ) -> None:
     """Tokenise one part and write its Arrow file, then the record that says it is complete."""
-    tokenizer = Tokenizer.from_str(serialized)
+    tokenizer = backend_of(serialized)
     ids = []
     lengths: list[int] = []
     for encodings in _encoded(tokenizer, texts):

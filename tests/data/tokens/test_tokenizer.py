@@ -12,6 +12,7 @@ from pathlib import Path
 
 import forks
 import pytest
+from launch import run
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -462,3 +463,25 @@ def test_recipe_trains_saves_and_audits(trained, tmp_path):
     assert "words kept whole" in done.stdout
     assert "tokens to baseline's" in done.stdout
     assert len(AutoTokenizer.from_pretrained(folder)) == 1000
+
+
+HAN = ["".join(map(chr, range(begin, begin + 60))) for begin in range(0x4E00, 0x4E00 + 3000, 60)] * 3
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_a_derived_size_fits_the_alphabet_of_the_text_and_what_the_text_fills(kind):
+    derived = derive_vocab_size(sum(len(text.encode()) for text in HAN))
+    t = train_tokenizer(HAN, kind, derived, exact=False)
+    assert t.unk_token_id not in t(HAN[0])["input_ids"]
+    assert t.decode(t(HAN[0])["input_ids"], skip_special_tokens=True).replace(" ", "") == HAN[0]
+    assert len(train_tokenizer(["a few words " * 9] * 9, kind, 5_000, exact=False)) < 5_000
+
+
+def test_a_given_size_that_the_alphabet_does_not_fit_is_refused_also_when_a_derived_one_was_fitted(tmp_path):
+    (tmp_path / "han.txt").write_text("\n\n".join(HAN))
+    options = ["--model.name", "bert-tiny", "--data.sources", tmp_path / "han.txt", "--data.held_out_fraction", "0.1"]
+    options += ["--tokens.sequence_length", "32", "--output_dir", tmp_path / "run"]
+    size = derive_vocab_size(sum(len(text.encode()) for text in HAN))
+    run("prepare_tokens.py", *options)
+    said = run("prepare_tokens.py", *options, "--tokenizer.vocab_size", size, expect=2)
+    assert f"a vocabulary of {size:,} is too small" in said
