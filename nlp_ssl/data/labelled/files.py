@@ -6,7 +6,6 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,8 +13,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.data.labelled.conll import read_conll
 from nlp_ssl.data.labelled.rows import Rows, from_dataset, from_lists, joined
-from nlp_ssl.data.labelled.tag_schemes import read_conll
 from nlp_ssl.data.text.readers import COMPRESSIONS, find_files
 
 EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".conll")
@@ -111,8 +110,7 @@ def read_text(path: Path) -> str:
 
 def _parse(where: str, extension: str, text: str) -> Rows:
     if extension == ".conll":
-        words, tags, lines = read_conll(text, where)
-        return replace(from_lists(where, {"tokens": words, "tags": tags}, lines, "line"), word_lines=True)
+        return read_conll(text, where)
     if extension in (".csv", ".tsv"):
         (_, header), *records = list(_csv_records(where, text) if extension == ".csv" else tsv_records(text)) or [
             (0, [])
