@@ -42,9 +42,14 @@ class LabelledConfig(FilesConfig):
     text_columns: list[str] | None = None
     """Classification: the column with the text, or the two columns of a pair. Derived from the columns there are."""
     tokens_column: str | None = None
-    """Tagging: the column with the words. Derived: `tokens` or `words`."""
+    """Tagging: the column with the words. Derived: `tokens`, `words`, `token`, `word`; of a .conll file, whose columns
+    are called `1`, `2`, ..., the first that is no running number."""
     label_column: str | None = None
-    """Column with the label, score or tags. Derived: `label`, `labels`, `score`, `ner_tags`, `tags`, `ner`."""
+    """Column with the label, score or tags. Derived: `label`, `labels`, `score`, `ner_tags`, `tags`, `ner`, `tag`; of a
+    .conll file the last."""
+    kind: Literal["classification", "multilabel", "regression"] | None = None
+    """Classification: whether the labels are a class a row, lists of classes, or scores. Derived: lists are several
+    classes, numbers with fractions are scores, all else is a class, also a few whole numbers such as 0.0 and 1.0."""
     max_train: int | None = None
     """Use at most so many training rows."""
     max_validation: int | None = None

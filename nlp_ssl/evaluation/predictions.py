@@ -16,7 +16,7 @@ PREDICTIONS_FILE = "predictions.jsonl"
 
 
 def write_predictions(path: Path, data: LabelledData, found: Mapping[str, list[Prediction]]) -> None:
-    """One JSON object a row: `set`, `row`, the texts, `label`, `predicted`, and `probabilities` of the classes.
+    """One JSON object a row: `set`, `row`, `texts` by column, `label`, `predicted`, and `probabilities` of the classes.
 
     Args:
         path: the file; written apart and renamed.
@@ -31,7 +31,8 @@ def write_predictions(path: Path, data: LabelledData, found: Mapping[str, list[P
 
 def _lines(part: str, rows: Dataset, data: LabelledData, predictions: list[Prediction]) -> Iterator[dict[str, Any]]:
     for number, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
-        line = {"set": part, "row": number} | {column: row[column] for column in data.text_columns}
+        texts = {column: row[column] for column in data.text_columns}
+        line = {"set": part, "row": number, "texts": texts}
         line |= {"label": data.named(prediction.reference), "predicted": data.named(prediction.predicted)}
         if prediction.probabilities is not None:
             line["probabilities"] = {

@@ -78,9 +78,9 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
     trained = isinstance(config, PretrainConfig) and config.tokenizer.path is None  # the tokenizer, on the corpus
     if changed == {"data", "tokenizer"} and files and trained:
         raise UserError(
-            f"cannot continue from {checkpoint}: the corpus changed ({files}), and with it its tokenizer; "
-            f"give the corpus as it was, or continue with the new text by --tokenizer.path {checkpoint} "
-            "--resume.allow_changed, or start anew in another --output_dir"
+            f"cannot continue from {checkpoint}: the corpus changed ({files}), and with it "
+            "the tokenizer trained on it; give the corpus as it was, or continue with the new text by "
+            f"--tokenizer.path {checkpoint} --resume.allow_changed, or start anew in another --output_dir"
         )
     if fatal := [NAMES[key] for key in sorted(changed - {"data"})]:
         raise UserError(

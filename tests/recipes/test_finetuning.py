@@ -53,7 +53,7 @@ def test_seeds_their_spread_and_what_is_written(model: Path, labelled: tuple[Pat
 
     # plain transformers says the same of every row
     rows = predictions(out / "seed-3")
-    theirs = pipeline("text-classification", str(out / "seed-3"))([row["text"] for row in rows])
+    theirs = pipeline("text-classification", str(out / "seed-3"))([row["texts"]["text"] for row in rows])
     assert [row["row"] for row in rows] == list(range(160))
     for row, label in zip(rows, theirs, strict=True):
         assert row["predicted"] == label["label"]
@@ -117,7 +117,7 @@ def test_several_classes_a_row(model: Path, tmp_path: Path) -> None:
     assert events(tmp_path / "run", "evaluation")[-1]["f1_micro"] > 0.9
     classify = pipeline("text-classification", str(tmp_path / "run"), top_k=None)
     for row in predictions(tmp_path / "run"):
-        (theirs,) = classify([row["text"]])
+        (theirs,) = classify([row["texts"]["text"]])
         assert row["probabilities"] == pytest.approx({each["label"]: each["score"] for each in theirs}, abs=1e-4)
         assert row["predicted"] == sorted(each["label"] for each in theirs if each["score"] > 0.5)
 
@@ -129,7 +129,7 @@ def test_hidden_test_rows_are_predicted(model: Path, labelled: tuple[Path, Path]
         "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.epochs", 1,
     )  # fmt: skip
     hidden = [row for row in predictions(tmp_path / "run") if row["set"] == "hidden"]
-    assert [row["text"] for row in hidden] == ["while cats sleep", "", "old stone"]
+    assert [row["texts"]["text"] for row in hidden] == ["while cats sleep", "", "old stone"]
     assert {row["label"] for row in hidden} == {None}
     assert {row["predicted"] for row in hidden} <= {"cat", "other"}
 
@@ -367,7 +367,7 @@ def test_adapters_are_resumed_exactly_and_saved_merged(
         elif not name.startswith("pooler."):
             assert not change.any(), name
     rows = predictions(tmp_path / "whole")
-    theirs = pipeline("text-classification", str(tmp_path / "whole"))([row["text"] for row in rows])
+    theirs = pipeline("text-classification", str(tmp_path / "whole"))([row["texts"]["text"] for row in rows])
     assert [row["predicted"] for row in rows] == [each["label"] for each in theirs]
 
 

@@ -19,8 +19,8 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.files.finding import find_files
 from nlp_ssl.data.files.forms import FileForm, form_of, not_utf8, unpacked
 from nlp_ssl.data.files.tables import records
+from nlp_ssl.data.labelled.conll import read_conll
 from nlp_ssl.data.labelled.rows import Rows, from_dataset, from_lists, joined
-from nlp_ssl.data.labelled.tag_schemes import read_conll
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "conll")
 SPLITS = {"train": "train_file", "validation": "validation_file", "valid": "validation_file", "dev": "validation_file"}
@@ -130,8 +130,7 @@ def read_text(path: Path, form: FileForm) -> str:
 
 def _parse(where: str, form: FileForm, text: str) -> Rows:
     if form.format == "conll":
-        words, tags, lines = read_conll(text, where)
-        return replace(from_lists(where, {"tokens": words, "tags": tags}, lines, "line"), word_lines=True)
+        return read_conll(text, where)
     if form.format in ("csv", "tsv"):
         return _table(where, form, text)
     unit = "line"
@@ -161,7 +160,8 @@ def _table(where: str, form: FileForm, text: str) -> Rows:
         f"{name}.{n}" if (n := header[:i].count(name)) else name for i, name in enumerate(header)
     ]  # as pandas does
     columns = {name: [row.fields[i] for row in rows] for i, name in enumerate(names)}
-    return from_lists(where, columns, [row.line for row in rows], "line")
+    rows_read = from_lists(where, columns, [row.line for row in rows], "line")
+    return replace(rows_read, has_header=form.column_names is None)
 
 
 def _json(text: str, where: str, line: int | None = None) -> Any:

@@ -12,8 +12,6 @@ from typing import Any, ClassVar
 
 from datasets import ClassLabel, Dataset, List, Value
 
-from nlp_ssl.data.labelled.label_values import read_class, read_classes, read_score
-from nlp_ssl.data.labelled.rows import Rows
 from nlp_ssl.data.labelled.tag_schemes import OUTSIDE, is_tag
 
 
@@ -78,10 +76,6 @@ class OneClass(Kind):
     metrics: ClassVar[list[str]] = ["accuracy", "f1_macro"]
     exclusive = True
 
-    def read(self, rows: Rows, row: int, value: Any, names: list[str] | None, column: str) -> str | None:
-        """The label of a row, written; `None` where it has none."""
-        return read_class(rows, row, value, names, column)
-
     def classes_in(self, written: str) -> list[str]:
         """That class."""
         return [written]
@@ -144,10 +138,6 @@ class SeveralClasses(Names):
     metrics: ClassVar[list[str]] = ["f1_micro_multilabel", "f1_macro_multilabel"]
     several = True
 
-    def read(self, rows: Rows, row: int, value: Any, names: list[str] | None, column: str) -> list[str] | None:
-        """The label of a row, written; `None` where it has none."""
-        return read_classes(rows, row, value, names)
-
     def named(self, predicted: list[int], names: list[str] | None) -> list[str]:
         """The names that hold."""
         assert names is not None
@@ -168,10 +158,6 @@ class Score(Kind):
 
     name = "regression"
     metrics: ClassVar[list[str]] = ["pearson_spearman"]
-
-    def read(self, rows: Rows, row: int, value: Any, names: list[str] | None, column: str) -> float:
-        """The label of a row."""
-        return read_score(rows, row, value)
 
     def classes_in(self, written: float) -> list[str]:
         """None."""

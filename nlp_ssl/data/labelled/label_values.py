@@ -3,12 +3,14 @@
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from decimal import Decimal
+from typing import Any, Literal
 
 from nlp_ssl.core.console import warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.rows import Rows
 from nlp_ssl.data.labelled.tag_schemes import find_scheme
+from nlp_ssl.data.labelled.written_lists import read_written_lists
 
 TEXT_PAIRS = (
     ("sentence1", "sentence2"),
@@ -17,6 +19,11 @@ TEXT_PAIRS = (
     ("question", "sentence"),
 )
 TEXT_NAMES = ("text", "sentence", "content", "review", "document")
+NO_VALUE = ("nan", "NaN", "None", "<NA>")
+"""What pandas and Python write for a missing value into text. `NA` and `null` are not among them: a label may be so
+called, and no program writes them unasked."""
+MAX_WHOLE_CLASSES = 20  # of whole numbers written with a fraction; more are scores
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def find_column(rows: Rows, wanted: str | None, usual: Sequence[str], option: str) -> str:
@@ -24,8 +31,13 @@ def find_column(rows: Rows, wanted: str | None, usual: Sequence[str], option: st
     for name in [wanted] if wanted else usual:
         if name in rows.names:
             return name
+    in_other_case = [name for u in usual for name in rows.names if name.lower() == u and not wanted]
+    if in_other_case:
+        return in_other_case[0]
     missing = f"no column {wanted!r}" if wanted else f"none of the columns {', '.join(usual)}"
-    raise UserError(f"{rows.where} has {missing}, only {', '.join(rows.names)}; name the right one by --data.{option}")
+    advice = " (or --data.column_names, if its first line is a row already)" if rows.has_header else ""
+    columns = ", ".join(name[:40] for name in rows.names)
+    raise UserError(f"{rows.where} has {missing}, only {columns}; name the right one by --data.{option}{advice}")
 
 
 def find_text_columns(rows: Rows, label: str) -> list[str]:
@@ -38,58 +50,123 @@ def find_text_columns(rows: Rows, label: str) -> list[str]:
     return [usual[0] if usual else find_column(rows, None, TEXT_NAMES, "text_columns")]
 
 
-def are_scores(values: list) -> bool:
-    """Whether a label column holds scores: floats, or text that is mostly numbers, of which some have fractions."""
-    if any(isinstance(value, float) and not math.isnan(value) for value in values):
-        return True
-    text = [value for value in values if isinstance(value, str) and value.strip()]
-    num_numbers = sum(as_number(value) is not None for value in text)
-    return 2 * num_numbers > len(text) and any(as_number(v) is not None and not v.strip("+- ").isdigit() for v in text)
+def check_text_columns(text_columns: list[str], label: str) -> None:
+    """Refuse more columns than a pair has, and names that another column of the task's rows has."""
+    if len(text_columns) > 2:
+        raise UserError(
+            f"--data.text_columns names {len(text_columns)} columns, but a row is one text or a pair of two"
+        )
+    if len(set(text_columns)) < len(text_columns) or label in text_columns:
+        raise UserError(
+            f"column {text_columns[-1]!r} is named twice; texts and label are each in a column of their own"
+        )
+    if "label" in text_columns:
+        raise UserError(f"a column of text cannot be called 'label' where {label!r} is the label; give it another name")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is none: null, not a number, nothing but blanks, or what programs write for these into text."""
+    if isinstance(value, str):
+        return value.strip() in ("", *NO_VALUE)
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def as_number(value: Any) -> float | None:
     """A finite number, or a text that spells one; else `None`."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
+    if isinstance(value, str):
+        value = float(value) if _NUMBER.fullmatch(value.strip()) else None
+    if value is None or isinstance(value, bool | list | dict) or not isinstance(value, int | float | Decimal):
         return None
-    return number if math.isfinite(number) else None
+    return float(value) if math.isfinite(value) else None
+
+
+def number_kind(values: list) -> Literal["scores", "whole"] | None:
+    """Whether a label column is mostly numbers with fractions in them; `"whole"` if all are 0, and they are few.
+
+    Whole numbers without a fraction are classes (`None`), however many they are. Programs that keep missing values
+    in a column write its classes with a fraction: 0.0, 1.0.
+    """
+    numbers = [(value, number) for value in values if (number := as_number(value)) is not None]
+    with_fraction = any(not re.fullmatch(r"\s*[+-]?\d+\s*", str(value)) for value, _ in numbers)
+    if not with_fraction or 2 * len(numbers) <= len(values):
+        return None
+    distinct = {number for _, number in numbers}
+    return "whole" if len(distinct) <= MAX_WHOLE_CLASSES and all(map(float.is_integer, distinct)) else "scores"
+
+
+def class_name(value: Any, whole: bool = False) -> str:
+    """What the class of a label is called; a whole number is without a fraction, as a text if `whole`."""
+    number = as_number(value) if whole or not isinstance(value, str) else None
+    plain = isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip())  # 007 stays 007
+    return str(int(number)) if number is not None and number.is_integer() and not plain else str(value).strip()
 
 
 def read_score(rows: Rows, row: int, value: Any) -> float:
     """A row's score."""
     check_labelled(rows, row, value)
-    number = None if isinstance(value, bool) else as_number(value)
+    number = as_number(value)
     if number is None:
-        raise UserError(f"{rows.at(row)}: the score {value!r} is no finite number, but other labels of the column are")
+        raise UserError(
+            f"{rows.at(row)}: the score {value!r} is no finite number; write one, or say --data.kind classification"
+        )
     return number
 
 
-def read_class(rows: Rows, row: int, value: Any, names: list[str] | None, column: str) -> str | None:
-    """The name of a row's class; `None` where a `ClassLabel` is -1, which is how `datasets` writes "no label"."""
-    if names is not None and value in (None, -1):
-        return None
-    check_labelled(rows, row, value)
+def read_class(rows: Rows, row: int, value: Any, whole: bool, column: str, any_text: bool = False) -> str:
+    """The name of a row's class; with `any_text` also a text that stands for a missing value elsewhere."""
+    if not any_text:
+        check_labelled(rows, row, value)
     if isinstance(value, list | dict):
         raise UserError(f"{rows.at(row)}: column {column!r} holds a {type(value).__name__}, not one label")
-    return str(value) if names is None else names[value]
+    name = class_name(value, whole)
+    check_characters(rows, row, name)
+    return name
 
 
-def read_classes(rows: Rows, row: int, value: Any, names: list[str] | None) -> list[str] | None:
-    """The names of a row's classes, of which there may be none; `None` where the row has no label."""
-    if value is None and names is not None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
+def read_classes(rows: Rows, row: int, value: Any) -> list[str]:
+    """The names of a row's classes, of which there may be none."""
+    check_labelled(rows, row, value)
+    simple = isinstance(value, list) and not any(is_missing(item) or isinstance(item, list | dict) for item in value)
+    if not simple or any(isinstance(item, float) and not item.is_integer() for item in value):
         raise UserError(
-            f"{rows.at(row)}: the label {value!r} is no list of classes, but other rows have lists; write [] for none"
+            f"{rows.at(row)}: the label {value!r} is no list of classes; give every row a list, [] for none"
         )
-    return sorted({str(item) if names is None else names[item] for item in value})
+    names = sorted({class_name(item) for item in value})
+    if len(names) < len(value) and not any(isinstance(item, str) for item in value):
+        raise UserError(
+            f"{rows.at(row)}: the label {value!r} has a class twice; lists of 0 and 1 must be as long in every row"
+        )
+    for name in names:
+        check_characters(rows, row, name)
+    return names
+
+
+def name_number(rows: Rows, row: int, value: Any, names: list[str]) -> str:
+    """The name of a class that a data set numbers."""
+    if isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    raise UserError(f"{rows.at(row)}: {value!r} is no class; the classes are numbered from 0 to {len(names) - 1}")
 
 
 def check_labelled(rows: Rows, row: int, value: Any) -> None:
     """Refuse a row without a label."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if isinstance(value, str) and value.strip() and is_missing(value):
+        raise UserError(
+            f"{rows.at(row)}: the label {value!r} is what programs write for no label; remove the row, or say "
+            "--data.kind classification if it is the name of a class"
+        )
+    if is_missing(value):
         raise UserError(f"{rows.at(row)} has no label; give it one or remove the row")
+
+
+def check_characters(rows: Rows, row: int, text: str) -> None:
+    """Refuse text that no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # "\ud83d" alone is valid JSON but no character
+        raise UserError(
+            f"{rows.at(row)}: a lone surrogate, \\u{ord(text[error.start]):04x}, which UTF-8 cannot hold; remove it"
+        ) from None
 
 
 def label_order(label: str) -> tuple[int, int, str]:
@@ -105,25 +182,45 @@ def has_text(rows: Rows, row: int, table: dict[str, list], text_columns: list[st
             raise UserError(f"{rows.at(row)}: column {column!r} holds a {type(value).__name__}, not text")
         if not (value and value.strip()):
             return False
+        check_characters(rows, row, value)
     return True
 
 
-def read_words(rows: Rows, row: int, value: Any, column: str) -> list:
-    """A row's words or tags; one string is taken as separated by blanks (a .csv cell cannot hold a list)."""
-    if isinstance(value, str):
-        return value.split()
-    if not isinstance(value, list) or not all(isinstance(item, str | int) for item in value):
-        raise UserError(f"{rows.at(row)}: column {column!r} must hold a list of words or tags, one tag a word")
-    return value
+def read_hidden(rows: Rows, column: str) -> list[str]:
+    """A column of text of rows that are predicted, not scored, in which a row may have none."""
+    texts = [value if isinstance(value, str) else "" for value in rows.column(column)]
+    for row, text in enumerate(texts):
+        check_characters(rows, row, text)
+    return texts
+
+
+def read_words(rows: Rows, column: str) -> list[list]:
+    """The words or tags of every row; of a text (a .csv cell cannot hold a list) those that blanks separate."""
+    found = []
+    for row, value in enumerate(read_written_lists(rows, column, rows.column(column))):
+        items = value.split() if isinstance(value, str) else [] if value is None else value
+        if not isinstance(items, list) or not all(isinstance(item, str | int) for item in items):
+            raise UserError(f"{rows.at(row)}: column {column!r} must hold a list of words or tags, one tag a word")
+        for word, item in enumerate(items):
+            if isinstance(item, str) and not item.strip():
+                raise UserError(
+                    f"{rows.at(row, word)}: column {column!r} has nothing for a word; write one, or remove it"
+                )
+            check_characters(rows, row, str(item))
+        found.append(items)
+    return found
 
 
 def name_tags(rows: Rows, tags: list[list], column: str) -> list[list[str]]:
     """Tags by name, where a data set numbers them."""
     names = rows.class_names(column)
+    if names is not None:
+        return [[name_number(rows, i, tag, names) for tag in row] for i, row in enumerate(tags)]
+    all_numbers = all(re.fullmatch(r"\s*-?\d+\s*", str(tag)) for row in tags for tag in row)
     for i, row in enumerate(tags):
-        if names is None and any(isinstance(tag, int) for tag in row):
+        if any(isinstance(tag, int) or all_numbers for tag in row):
             raise UserError(f"{rows.at(i)}: the tags are numbers without names; give names such as B-PER and O")
-    return tags if names is None else [[names[tag] for tag in row] for row in tags]
+    return [[tag.strip() for tag in row] for row in tags]
 
 
 def scheme_of(rows: Rows, tags: list[list[str]]) -> str:

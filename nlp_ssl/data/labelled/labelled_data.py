@@ -16,34 +16,40 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.builtin_tasks import library_task, signature_task
 from nlp_ssl.data.labelled.kinds import (
     ENTITY_TAGS,
-    ONE_CLASS,
     SCORE,
-    SEVERAL_CLASSES,
     TAGS,
     Kind,
-    OneClass,
-    Score,
-    SeveralClasses,
 )
+from nlp_ssl.data.labelled.label_form import find_form
 from nlp_ssl.data.labelled.label_values import (
-    are_scores,
     check_known,
+    check_text_columns,
     find_column,
     find_text_columns,
     has_text,
-    label_order,
     name_tags,
+    read_hidden,
     read_words,
     scheme_of,
 )
+from nlp_ssl.data.labelled.reading import say_classes, say_tags
 from nlp_ssl.data.labelled.rows import Rows, Task
-from nlp_ssl.data.labelled.sources import read_splits
-from nlp_ssl.data.labelled.tag_schemes import OUTSIDE, entities, tag_set, to_bio2
+from nlp_ssl.data.labelled.sources import TASKS, read_splits
+from nlp_ssl.data.labelled.tag_schemes import (
+    ONLY_TYPE,
+    OUTSIDE,
+    entities,
+    tag_set,
+    to_bio2,
+    with_type,
+    without_types,
+)
+from nlp_ssl.data.labelled.word_rows import ADVICE, join_words
 
 HELD_OUT_FRACTION = 0.1
 LABEL_NAMES = ("label", "labels", "score")
-TOKEN_NAMES = ("tokens", "words")
-TAG_NAMES = ("ner_tags", "tags", "ner", "labels", "label")
+TOKEN_NAMES = ("tokens", "words", "token", "word")
+TAG_NAMES = ("ner_tags", "tags", "ner", "labels", "label", "tag")
 
 
 @dataclass
@@ -99,8 +105,9 @@ class LabelledData:
 def open_classification(config: LabelledConfig) -> LabelledData:
     """Open texts, or pairs of texts, with a class, several classes or a score each.
 
-    The labels are several classes a row where the column holds lists, and scores (regression) where it holds floats.
-    Classes keep the order of a `ClassLabel` feature; others are sorted, whole numbers by value.
+    The labels are several classes a row where the column holds lists, and scores (regression) where it holds numbers
+    with fractions, unless `config.kind` says otherwise. Classes keep the order of a `ClassLabel` feature; others are
+    sorted, whole numbers by value.
 
     Raises:
         UserError: nothing there, a column that is missing, no network for a Hub name, labels that are missing, unknown
@@ -110,42 +117,38 @@ def open_classification(config: LabelledConfig) -> LabelledData:
     train = splits["train"]
     label = find_column(train, config.label_column or task.label_column, LABEL_NAMES, "label_column")
     text_columns = config.text_columns or task.text_columns or find_text_columns(train, label)
-    if len(text_columns) > 2:
-        raise UserError(
-            f"--data.text_columns names {len(text_columns)} columns, but a row is one text or a pair of two"
-        )
-    names, kind = train.class_names(label), _kind(train, label)
+    check_text_columns(text_columns, label)
+    scores = "pearson_spearman" in (task.metrics or ())
+    form = find_form(train, label, config.kind or ("regression" if scores else None))
     tables: dict[str, tuple[Rows, dict[str, list]]] = {}
     hidden = None
     for split, rows in splits.items():
-        if split == "hidden" or (split == "test" and _hides_labels(rows, label)):
-            say(f"{rows.where} hides its labels: its rows are predicted, not scored")
-            hidden = Dataset.from_dict({column: list(map(_text, rows.column(column))) for column in text_columns})
-            continue
-        for column in (*text_columns, label):
+        for column in text_columns:
             find_column(rows, column, (), "text_columns")
-        labels = [kind.read(rows, i, value, names, label) for i, value in enumerate(rows.column(label))]
-        table = {column: rows.column(column) for column in text_columns} | {"label": labels}
-        tables[split] = _drop(rows, table, [has_text(rows, i, table, text_columns) for i in range(len(labels))])
+        if split == "hidden" or (split == "test" and form.hides(rows)):
+            say(f"{rows.where} hides its labels: its rows are predicted, not scored")
+            hidden = Dataset.from_dict({column: read_hidden(rows, column) for column in text_columns})
+            continue
+        find_column(rows, label, (), "label_column")
+        table = {column: rows.column(column) for column in text_columns} | {"label": form.read(rows)}
+        tables[split] = _drop(rows, table, [has_text(rows, i, table, text_columns) for i in range(rows.num_rows)])
     classes = None
-    if kind is not SCORE:
-        trained = {name for row in tables["train"][1]["label"] for name in kind.classes_in(row)}
-        classes = names or sorted(trained, key=label_order)
+    if form.kind is not SCORE:
+        trained = {name for row in tables["train"][1]["label"] for name in form.kind.classes_in(row)}
+        classes = form.classes(trained)
         if len(trained) < 2:
             only = "no label" if not trained else f"the label {next(iter(trained))!r}"
             raise UserError(f"every row of {train.where} has {only}; a classifier needs two classes")
         for rows, table in tables.values():
-            check_known(
-                rows,
-                ((i, n) for i, row in enumerate(table["label"]) for n in kind.classes_in(row)),
-                trained,
-                train.where,
-            )
+            labels = ((i, n) for i, row in enumerate(table["label"]) for n in form.kind.classes_in(row))
+            check_known(rows, labels, trained, train.where)
+    if _is_unknown(config):
+        say_classes(tables["train"][0], tables["train"][1], form, classes)
     features = Features({column: Value("string") for column in text_columns})
-    data = _finish(config, task, tables, features, kind, classes)
+    data = _finish(config, task, tables, features, form.kind, classes)
     data.hidden = hidden
-    if names:
-        data.other_names = list(map(str, range(len(names))))
+    if form.names:
+        data.other_names = list(map(str, range(len(form.names))))
     elif classes and set(classes) == set(task.classes):
         data.other_names = [str(task.classes.index(name)) for name in classes]
     elif classes == list(map(str, range(len(task.classes)))):
@@ -153,29 +156,22 @@ def open_classification(config: LabelledConfig) -> LabelledData:
     return data
 
 
-def _kind(train: Rows, label: str) -> OneClass | SeveralClasses | Score:
-    values = train.column(label)
-    if any(isinstance(value, list) for value in values):
-        return SEVERAL_CLASSES
-    return SCORE if train.class_names(label) is None and are_scores(values) else ONE_CLASS
-
-
-def _hides_labels(rows: Rows, label: str) -> bool:
-    return label not in rows.names or all(value in (None, "", -1) for value in rows.column(label))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+def _is_unknown(config: LabelledConfig) -> bool:
+    """Whether how to read the data is found out, not known."""
+    return config.train_file is not None or config.task not in {"builtin", *TASKS}
 
 
 def open_tagging(config: LabelledConfig) -> LabelledData:
-    """Open sentences with one tag a word; entity tags in IOB1, IOB2, BIOES or BILOU are rewritten as IOB2.
+    """Open sentences with one tag a word; entity tags in IOB1, IOB2, BIOES, BILOU or BMES are rewritten as IOB2.
 
-    Tags without prefixes, such as parts of speech, stay as they are and are measured by word, not by entity.
+    Tags without prefixes, such as parts of speech, stay as they are and are measured by word, not by entity. The rows
+    of a table with one word each are joined to sentences.
 
     Raises:
         UserError: as for `open_classification`, and tags that do not match their words, or belong to no scheme.
     """
+    if config.kind is not None:
+        raise UserError("--data.kind is about labels of texts; a tagger reads one tag a word, leave it out")
     splits, task = read_splits(config, signature_task, tagged=True)
     train = splits["train"]
     tokens_column = find_column(train, config.tokens_column, TOKEN_NAMES, "tokens_column")
@@ -183,15 +179,9 @@ def open_tagging(config: LabelledConfig) -> LabelledData:
     tables: dict[str, tuple[Rows, dict[str, list]]] = {}
     plain = False
     for split, rows in splits.items():
-        for column in (tokens_column, tags_column):
-            find_column(rows, column, (), "tokens_column")
-        tokens = [read_words(rows, i, value, tokens_column) for i, value in enumerate(rows.column(tokens_column))]
-        tags = [read_words(rows, i, value, tags_column) for i, value in enumerate(rows.column(tags_column))]
-        for i, (words, row) in enumerate(zip(tokens, tags, strict=True)):
-            if len(words) != len(row):
-                raise UserError(f"{rows.at(i)}: {len(words)} words but {len(row)} tags; every word needs one tag")
-        tags = name_tags(rows, tags, tags_column)
-        rows, table = _drop(rows, {"tokens": tokens, "tags": tags}, [len(words) > 0 for words in tokens])
+        find_column(rows, tokens_column, (), "tokens_column")
+        find_column(rows, tags_column, (), "label_column")
+        rows, table = _read_sentences(rows, tokens_column, tags_column, is_train=split == "train")
         scheme = scheme_of(rows, table["tags"])
         plain = scheme == "plain" if split == "train" else plain
         if (scheme == "plain") != plain and any(tag != OUTSIDE for row in table["tags"] for tag in row):
@@ -212,11 +202,32 @@ def open_tagging(config: LabelledConfig) -> LabelledData:
     known = present if plain else set(labels)
     for rows, table in tables.values():
         check_known(rows, ((i, tag) for i, row in enumerate(table["tags"]) for tag in row), known, train.where)
+    if _is_unknown(config):
+        say_tags(*tables["train"], tokens_column, tags_column)
     features = Features({"tokens": List(Value("string"))})
     data = _finish(config, task, tables, features, TAGS if plain else ENTITY_TAGS, labels)
     if labels is names:
         data.other_names = list(map(str, range(len(names))))
     return data
+
+
+def _read_sentences(
+    rows: Rows, tokens_column: str, tags_column: str, is_train: bool
+) -> tuple[Rows, dict[str, list[list[str]]]]:
+    """The words and tags of a split, checked."""
+    rows = join_words(rows, tokens_column, tags_column)
+    tokens, tags = read_words(rows, tokens_column), read_words(rows, tags_column)
+    for i, (words, row) in enumerate(zip(tokens, tags, strict=True)):
+        if len(words) != len(row):
+            raise UserError(f"{rows.at(i)}: {len(words)} words but {len(row)} tags; every word needs one tag")
+    if is_train and rows.num_rows > 1 and all(len(words) < 2 for words in tokens):
+        raise UserError(f"every sentence of {rows.where} has one word; {ADVICE}")
+    tags = name_tags(rows, tags, tags_column)
+    if without_types(tag for row in tags for tag in row):
+        say(f"{rows.where}: tags without a type, such as B, are read as B-{ONLY_TYPE}")
+        tags = [list(map(with_type, row)) for row in tags]
+    words = [list(map(str, row)) for row in tokens]
+    return _drop(rows, {"tokens": words, "tags": tags}, [len(row) > 0 for row in words])
 
 
 def arrange(data: LabelledData, labels: list[str]) -> LabelledData:
@@ -257,8 +268,7 @@ def _drop(rows: Rows, table: dict[str, list], keep: list[bool]) -> tuple[Rows, d
         say(f"{rows.where}: {len(keep) - num_empty - len(kept):,} rows without a label are left out")
     if not kept:
         raise UserError(f"no row of {rows.where} has both text and a label")
-    places = [rows.places[i] for i in kept]
-    return replace(rows, places=places), {column: [values[i] for i in kept] for column, values in table.items()}
+    return rows.kept(kept), {column: [values[i] for i in kept] for column, values in table.items()}
 
 
 def _finish(
@@ -295,7 +305,7 @@ def _finish(
 
 def _hashes(dataset: Dataset) -> list[int]:
     """64 bits of a hash of every row's text: a draw that depends on neither order nor seed."""
-    columns = [dataset[column][:] for column in dataset.column_names if column not in ("label", "tags")]
+    columns = [dataset[column][:] for column in dataset.column_names[:-1]]  # the last is the label
     texts = ("\n".join(map(str, row)).encode("utf-8", "surrogatepass") for row in zip(*columns, strict=True))
     return [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") for text in texts]
 
@@ -305,7 +315,7 @@ def _hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:
     hashes = _hashes(dataset)
     limit = max(HELD_OUT_FRACTION * 2**64, min(hashes))
     held_out = {i for i, value in enumerate(hashes) if value <= limit}
-    labels = dataset["label" if "label" in dataset.column_names else "tags"][:]
+    labels = dataset[dataset.column_names[-1]][:]
     kinds = [set(label) if isinstance(label, list) else {label} for label in labels]
     if not isinstance(labels[0], float):
         trained = set().union(*(kinds[i] for i in range(len(kinds)) if i not in held_out))

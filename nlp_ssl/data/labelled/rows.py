@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from datasets import ClassLabel, Dataset, Features
 
+from nlp_ssl.core.errors import UserError
+
 
 @dataclass
 class Task:
@@ -32,16 +34,27 @@ class Rows:
     places: Sequence[int]
     unit: str = "row"
     features: Features = field(default_factory=Features)
-    word_lines: bool = False  # every word stands on a line of its own, and a place is the line of the first
+    has_header: bool = False  # the names are the first line of a table
+    word_places: Sequence[Sequence[int]] | None = None  # of every word, where each stands on a line or row of its own
     wheres: Sequence[str] | None = None  # of each row, where they come from several sources
+    called: dict[str, str] = field(default_factory=dict)  # what a source without names of columns has in their place
 
     def at(self, row: int, word: int | None = None) -> str:
         """`"train.csv, line 7"`, in front of a message about a row, or about a word of it."""
         where = self.where if self.wheres is None else self.wheres[row]
-        if word is not None and self.word_lines:
-            return f"{where}, line {self.places[row] + word}"
+        if word is not None and self.word_places is not None:
+            return f"{where}, {self.unit} {self.word_places[row][word]}"
         place = f"{where}, {self.unit} {self.places[row]}"
         return place if word is None else f"{place}, word {word + 1}"
+
+    def kept(self, rows: Sequence[int]) -> "Rows":
+        """The places of some of the rows, for messages about a table that has only these."""
+        return replace(
+            self,
+            places=[self.places[i] for i in rows],
+            word_places=None if self.word_places is None else [self.word_places[i] for i in rows],
+            wheres=None if self.wheres is None else [self.wheres[i] for i in rows],
+        )
 
     @property
     def num_rows(self) -> int:
@@ -74,14 +87,31 @@ def joined(parts: Sequence[Rows]) -> Rows:
         names=names,
         column=columns.__getitem__,
         places=[place for rows in parts for place in rows.places],
+        word_places=None if parts[0].word_places is None else [p for rows in parts for p in rows.word_places or ()],
         wheres=[where for rows in parts for where in rows.wheres or [rows.where] * rows.num_rows],
     )
 
 
 def from_dataset(where: str, dataset: Dataset) -> Rows:
-    """The rows of a `datasets.Dataset`, which `where` names."""
+    """The rows of a `datasets.Dataset`, which `where` names; text in it that is not UTF-8 is a `UserError`."""
+
+    def column(name: str) -> list:
+        try:
+            return dataset[name][:]
+        except UnicodeDecodeError:  # other programs write such strings into parquet, and nothing checks them
+            bad = next(row for row in range(len(dataset)) if not _is_unicode(dataset, name, row))
+            raise UserError(f"{where}, row {bad + 1}: column {name!r} holds bytes that are not UTF-8") from None
+
     places = range(1, len(dataset) + 1)
-    return Rows(where, dataset.column_names, lambda name: dataset[name][:], places, features=dataset.features)
+    return Rows(where, dataset.column_names, column, places, features=dataset.features)
+
+
+def _is_unicode(dataset: Dataset, name: str, row: int) -> bool:
+    try:
+        dataset[name][row]
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def from_lists(where: str, columns: dict[str, list], places: Sequence[int] | None = None, unit: str = "row") -> Rows:

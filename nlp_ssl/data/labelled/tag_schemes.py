@@ -1,4 +1,4 @@
-"""Tags of words: how entities are written (IOB1, IOB2, BIOES), read, checked and rewritten as IOB2 (also called BIO2).
+"""Tags of words: how entities are written (IOB1, IOB2, BIOES, BILOU, BMES), read, checked, and rewritten as IOB2.
 
 All schemes are read by one rule, that of the CoNLL evaluation script: a tag goes on with the entity before it exactly
 when it is `I-` or `E-` of the same type and that entity is still open. So `entities` needs no scheme; the scheme only
@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from nlp_ssl.core.errors import UserError
-
 OUTSIDE = "O"
-# BILOU writes the last word of an entity as L and a one-word entity as U; the rest of the world says E and S.
-_PREFIXES = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}
+# BILOU writes the last word of an entity as L and a one-word entity as U; the rest of the world says E and S. BMES and
+# BMEWO write the words between as M, and BMEWO a one-word entity as W.
+_PREFIXES = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
+ONLY_TYPE = "ENTITY"
 
 
 class Entity(NamedTuple):
@@ -25,16 +25,16 @@ class Entity(NamedTuple):
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """`"B-PER"` -> `("B", "PER")`, `"O"` -> `("O", "")`; BILOU's L and U come back as E and S.
+    """`"B-PER"` -> `("B", "PER")`, `"O"` -> `("O", "")`; L, U, M and W come back as E, S, I and S.
 
     Raises:
-        ValueError: the tag is neither `O` nor one of `B- I- E- S- L- U-` followed by a type.
+        ValueError: the tag is neither `O` nor one of `B- I- E- S- L- U- M- W-` followed by a type.
     """
     if tag == OUTSIDE:
         return OUTSIDE, ""
     prefix, dash, kind = tag.partition("-")
     if prefix not in _PREFIXES or not dash or not kind:
-        raise ValueError(f"{tag!r} is neither O nor B-, I-, E-, S-, L- or U- with a type")
+        raise ValueError(f"{tag!r} is neither O nor B-, I-, E-, S-, L-, U-, M- or W- with a type")
     return _PREFIXES[prefix], kind
 
 
@@ -45,6 +45,23 @@ def is_tag(tag: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def without_types(tags: Iterable[str]) -> bool:
+    """Whether the tags of a whole file are prefixes alone: `B`, `I` and `O`, or those of another scheme."""
+    used = set(tags) - {OUTSIDE}
+    return bool(used & {"B", "I"}) and used <= _PREFIXES.keys()
+
+
+def with_type(tag: str) -> str:
+    """`"B"` -> `"B-ENTITY"`, `"O"` -> `"O"`."""
+    return tag if tag == OUTSIDE else f"{tag}-{ONLY_TYPE}"
+
+
+def are_entities(tags: Iterable[str]) -> bool:
+    """Whether all of some tags belong to a scheme of entities, and not all are outside of any."""
+    used = set(tags)
+    return without_types(used) or (bool(used - {OUTSIDE}) and all(map(is_tag, used)))
 
 
 def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
@@ -98,9 +115,9 @@ def find_scheme(sentences: Iterable[Sequence[str]]) -> tuple[str, list[tuple[int
         ValueError: tags with and without prefixes in one file; the second argument is (sentence, word).
     """
     sentences = list(sentences)
-    if not any(re.match(r"[BIESLU]-.", tag) for tag in {tag for tags in sentences for tag in tags}):
-        all_outside = all(tag == OUTSIDE for tags in sentences for tag in tags)
-        return ("IOB2" if all_outside else "plain"), []
+    used = {tag for tags in sentences for tag in tags}
+    if not any(re.match(r"[BIESLU]-.", tag) for tag in used) and not (used - {OUTSIDE} and all(map(is_tag, used))):
+        return ("plain" if used - {OUTSIDE} else "IOB2"), []
     loose_inside, loose_begin, unclosed, ends = [], [], [], False
     for s, tags in enumerate(sentences):
         before, before_kind = OUTSIDE, ""
@@ -132,46 +149,3 @@ def find_scheme(sentences: Iterable[Sequence[str]]) -> tuple[str, list[tuple[int
 def tag_set(types: Iterable[str]) -> list[str]:
     """`["PER", "LOC"]` -> `["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]`: every IOB2 tag, types sorted."""
     return [OUTSIDE] + [f"{prefix}-{kind}" for kind in sorted(set(types)) for prefix in "BI"]
-
-
-def read_conll(text: str, name: str) -> tuple[list[list[str]], list[list[str]], list[int]]:
-    """Read CoNLL columns: one word a line, its tag in the last column, a blank line after every sentence.
-
-    Columns are separated by tabs where the line has any, by blanks otherwise. `-DOCSTART-` lines are skipped.
-
-    Args:
-        text: the content of the file.
-        name: the file's name, for messages.
-
-    Returns:
-        Words and tags of every sentence, and the line number of every sentence's first word (from 1).
-
-    Raises:
-        UserError: a line without a tag, or with another number of columns than the first.
-    """
-    words: list[list[str]] = []
-    tags: list[list[str]] = []
-    first_lines = []
-    num_columns, inside = 0, False
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.rstrip("\r")
-        if not line.strip(" \t") or line.startswith("-DOCSTART-"):
-            inside = False
-            continue
-        columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
-        num_columns = num_columns or len(columns)
-        if len(columns) < 2 or not columns[-1].strip():
-            raise UserError(f"{name}, line {number}: the word {columns[0]!r} has no tag; write one behind it")
-        if len(columns) != num_columns:
-            raise UserError(
-                f"{name}, line {number}: {len(columns)} columns, but the first word has {num_columns}; "
-                "give every word the same columns"
-            )
-        if not inside:
-            words.append([])
-            tags.append([])
-            first_lines.append(number)
-        inside = True
-        words[-1].append(columns[0])
-        tags[-1].append(columns[-1].strip())
-    return words, tags, first_lines

@@ -276,7 +276,7 @@ def test_broken_tag_sequences_are_named_and_mended(tmp_path, capsys):
         ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}', "a.jsonl, line 1: 2 words but 1 tags"),
         ("a.jsonl", '{"tokens": ["a"], "tags": [3]}', "line 1: the tags are numbers without names"),
         ("a.jsonl", '{"tokens": [["a"]], "tags": ["O"]}', "line 1: column 'tokens' must hold a list of words"),
-        ("a.jsonl", '{"words": ["a"]}', "has none of the columns ner_tags, tags, ner, labels, label, only words"),
+        ("a.jsonl", '{"words": ["a"]}', "has none of the columns ner_tags, tags, ner, labels, label, tag, only words"),
         ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["B-X", "PER"]}', "line 1, word 2: the tag 'PER' is neither O nor"),
         ("a.conll", "a O\n\nb B-X\nc PER\n", "a.conll, line 4: the tag 'PER' is neither O nor"),
         ("a.conll", "a O\nb O\n", "every word of .*a.conll has the tag 'O'"),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.data.labelled.tag_schemes import Entity, entities, find_scheme, read_conll, tag_set, to_bio2
+from nlp_ssl.data.labelled.conll import read_conll
+from nlp_ssl.data.labelled.tag_schemes import Entity, entities, find_scheme, tag_set, to_bio2
 
 
 def write(spans, length, scheme):
@@ -64,10 +65,10 @@ def test_tag_set():
 
 def test_conll_columns():
     text = "-DOCSTART- -X- O\n\nEU NNP I-ORG\r\nsays VB O\n \nthe\u00a0end NN O\n-DOCSTART- -X- O\na\tb c\tB-X"
-    words, tags, lines = read_conll(text, "x.conll")
-    assert words == [["EU", "says"], ["the\u00a0end"], ["a"]]
-    assert tags == [["I-ORG", "O"], ["O"], ["B-X"]]
-    assert lines == [3, 6, 8]
+    rows = read_conll(text, "x.conll")
+    assert rows.column("tokens") == [["EU", "says"], ["the\u00a0end"], ["a"]]
+    assert rows.column("tags") == [["I-ORG", "O"], ["O"], ["B-X"]]
+    assert list(rows.places) == [3, 6, 8]
     with pytest.raises(UserError, match=r"x\.conll, line 2: the word 'alone' has no tag"):
         read_conll("a O\nalone\n", "x.conll")
     with pytest.raises(UserError, match=r"line 2: 3 columns, but the first word has 2"):
