@@ -1,5 +1,6 @@
 """The terminal, the pipe, the disk beside the run fail: the run goes on, or ends in good order."""
 
+import json
 import os
 import pty
 import shutil
@@ -23,6 +24,8 @@ from interrupting import (
 )
 from launch import TINY, command, environment, events, execute, run, write_corpus, write_labelled
 from toys import tiny_model, tokenizer
+
+from nlp_ssl.core.files import sha256
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT])
@@ -125,6 +128,27 @@ def test_tasks_beside_each_other_stop_with_the_one_that_started_them(number: sig
     for task in ("rte", "cola"):
         assert f"stopped ({reason})" in (out / f"{task}.txt").read_text()
     assert "Traceback" not in started.printed
+
+
+def test_a_status_that_was_cut_off_and_a_checkpoint_of_a_strange_version(
+    arguments: list[str], whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "run_status.json").write_text("")
+    resume = [*arguments, "--output_dir", out, "--resume"]
+    run("pretrain_mlm.py", *resume)
+    assert status(out)["status"] == "finished"
+    newest = max((out / "checkpoints").iterdir())
+    state = json.loads((newest / "training_state" / "run.json").read_text())
+    del state["identity"]
+    (newest / "training_state" / "run.json").write_text(json.dumps(state))
+    manifest = json.loads((newest / "MANIFEST.json").read_text())
+    manifest["training_state/run.json"] = sha256(newest / "training_state" / "run.json")
+    (newest / "MANIFEST.json").write_text(json.dumps(manifest))
+    printed = run("pretrain_mlm.py", *resume, expect=2)
+    assert "run.json has no identity" in printed
+    assert "start anew in another --output_dir" in printed
 
 
 @pytest.fixture(scope="module")
