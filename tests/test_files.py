@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from disks import Disk
 
-from nlp_ssl.core.files import advice, disk_error, making, no_links, replace, write_atomically
+from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.files import advice, cache_dir, disk_error, making, no_links, replace, write_atomically
 
 fork = multiprocessing.get_context("fork")
 
@@ -96,6 +97,16 @@ def test_what_the_disk_said_is_found_in_what_libraries_raise():
     assert advice(error).startswith("weights: File too large; give a place that takes larger files")
     assert advice(RuntimeError("shapes differ")) is None
     assert advice(FileNotFoundError(errno.ENOENT, "No such file")) is None
+
+
+def test_a_user_without_a_home_is_told_where_a_cache_can_be(monkeypatch):
+    for name in ("HOME", "NLP_SSL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where there is no entry in /etc/passwd either
+    with pytest.raises(UserError, match=r"no home folder.*set NLP_SSL_CACHE"):
+        cache_dir()
+    monkeypatch.setenv("NLP_SSL_CACHE", "/cache")
+    assert cache_dir() == Path("/cache")
 
 
 def test_nothing_is_written_through_a_link(tmp_path):

@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from nlp_ssl.core.errors import UserError
+
 # what the person at the machine can mend, and how
 REMEDIES = {errno.ENOSPC: "make room there", errno.EDQUOT: "make room there"}
 REMEDIES |= {errno.EFBIG: "give a place that takes larger files"}
 REMEDIES |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "give a place that can be written to")
 REMEDIES |= {errno.EIO: "its disk may be failing: give another place"}
+REMEDIES |= {errno.ENAMETOOLONG: "give a shorter name", errno.ENOTDIR: "a part of it is a file: give another place"}
 REMEDIES |= {errno.ELOOP: "it is a link, and nothing is written through one: remove it"}
 ABANDONED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # the names that `temporary_name` gives
 
@@ -24,7 +27,12 @@ ABANDONED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # the names that `temporary_n
 def cache_dir() -> Path:
     """Where corpora, tokenizers and tokens are kept between runs: `$NLP_SSL_CACHE`, or `~/.cache/nlp_ssl`."""
     root = os.environ.get("NLP_SSL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "nlp_ssl"
-    return Path(root).expanduser()
+    try:
+        return Path(root).expanduser()
+    except RuntimeError:
+        raise UserError(
+            "this user has no home folder ($HOME), where the cache would be; set NLP_SSL_CACHE to a folder"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from nlp_ssl.core.errors import Interrupted
 
-LAUNCHED = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+WATCHES_PARENT = "NLP_SSL_WATCHES_PARENT"  # set by a recipe that starts this one
+LAUNCHED = not os.environ.keys().isdisjoint(("LOCAL_RANK", "ACCELERATE_MIXED_PRECISION", WATCHES_PARENT))
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
 IGNORABLE = (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)  # SIGINT not: shells ignore it for what they start with &
 _PARENT = os.getppid()  # as early as possible

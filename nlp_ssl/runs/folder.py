@@ -26,8 +26,8 @@ def check_output_dir(config: RunConfig) -> None:
         UserError: why, and what to give instead.
     """
     folder = Path(config.output_dir)
-    if folder.is_file():
-        raise UserError(f"--output_dir {folder} is a file; give a folder")
+    if file := next((path for path in (folder, *folder.parents) if path.is_file()), None):
+        raise UserError(f"--output_dir {folder}: {file} is a file; give a folder")
     if folder.is_symlink() and not folder.exists():
         raise UserError(f"--output_dir {folder} is a link to {folder.readlink()}, which is not there; make that folder")
     check_links(folder)

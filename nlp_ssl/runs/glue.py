@@ -1,10 +1,7 @@
 """A model measured on GLUE under a named protocol: its tasks, in turn or one a GPU, and what they come to."""
 
 import json
-import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +19,8 @@ from nlp_ssl.config.common import (
 from nlp_ssl.config.finetuning import ClassificationConfig, GlueConfig, LabelledConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import no_links
 from nlp_ssl.core.files import replace as replace_file
+from nlp_ssl.core.subprograms import Program, run_beside
 from nlp_ssl.data.labelled.glue import GLUE_FILES, submission
 from nlp_ssl.data.labelled.sources import TASKS as HUB_TASKS
 from nlp_ssl.evaluation.glue_protocols import PROTOCOLS, TASKS, Protocol, TaskSettings
@@ -156,20 +153,15 @@ def _run_apart(config: GlueConfig, protocol: Protocol, tasks: list[str], paralle
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
 
-    def run(number: int, task: str) -> None:
-        log = folder / f"{task.removeprefix('glue/')}.txt"
-        more = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
-        arguments = [sys.executable, *sys.argv, "--resume", "--parallel", "1", "--tasks", f"[{task}]"]
-        with open(log, "w", opener=no_links, encoding="utf-8") as out:
-            done = subprocess.run(arguments, stdout=out, stderr=subprocess.STDOUT, env=os.environ | more, check=False)
-        if done.returncode:
-            last = (log.read_text(encoding="utf-8").strip().splitlines() or ["no word"])[-1]
-            raise UserError(f"{task} failed: {last} (all of it: {log})")
-        console.say(f"{task}: done")
+    def command(task: str) -> list[str]:
+        return [sys.executable, *sys.argv, "--resume", "--parallel", "1", "--tasks", f"[{task}]"]
 
     for batch in (first, [task for task in tasks if task not in first]):
-        with ThreadPoolExecutor(parallel) as pool:
-            list(pool.map(run, range(len(batch)), batch))
+        programs = []
+        for number, task in enumerate(batch):
+            more = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
+            programs.append(Program(task, command(task), folder / f"{task.removeprefix('glue/')}.txt", more))
+        run_beside(programs, parallel)
 
 
 def _write_submission(config: GlueConfig, task: str, run: Path) -> None:

@@ -19,8 +19,9 @@ from nlp_ssl.publishing.tables import format_table, to_json
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
 from nlp_ssl.runs.finetuning import Prepared, prepare, show, start
-from nlp_ssl.runs.folder import check_links
+from nlp_ssl.runs.folder import CHECKPOINTS, check_links
 from nlp_ssl.runs.status import note_interrupts_in, read_status
+from nlp_ssl.training.checkpoints import newest_name
 from nlp_ssl.training.distributed import rank_zero_first
 
 RESULTS_FILE = "results.json"
@@ -93,7 +94,7 @@ def _finished_at(config: FinetuneConfig) -> str | None:
 
 def _newest(config: FinetuneConfig) -> str:
     """The name of a run's last checkpoint; empty where they were removed, and the run begins anew."""
-    return max((path.name for path in Path(config.output_dir, "checkpoints").glob("step-*")), default="")
+    return newest_name(Path(config.output_dir, CHECKPOINTS))
 
 
 def summarize(task: Prepared, folders: list[Path], out: Path) -> list[dict[str, Any]]:

@@ -76,7 +76,8 @@ class Recovery:
         state = load(checkpoint, self.objective, self.optimizer)
         self.state.load(state)
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+            if name in state:  # a scaler is not, where the precision was another
+                part.load_state_dict(state[name])
 
     def rewind(self) -> tuple[int, int]:
         """Go back to the newest checkpoint, and on from it with the rows behind those that led to the last step.

@@ -15,7 +15,7 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.core.yaml_text import check_yaml
 from nlp_ssl.runs.folder import CONFIG_FILE, RunConfig
-from nlp_ssl.training.checkpoints import NAME, Checkpoints, read_state
+from nlp_ssl.training.checkpoints import NAME, RUN_STATE, Checkpoints, read_state
 
 # Options that do not change the result. Whatever is in none of these lists does, an objective's own section among them.
 HARMLESS: tuple[str, ...] = ("hub.", "tracking.", "train.micro_batch_size", "train.workers", "train.cpu_threads")
@@ -28,6 +28,7 @@ ELSEWHERE = ("resume.", "output_dir", "seeds", "train.compile")  # or in the set
 JUDGING: tuple[str, ...] = ("train.spike_factor", "train.on_spike", "train.on_nonfinite")
 JUDGING += ("evaluation.metric", "evaluation.patience", "checkpoint.keep_best")
 EVALUATED = ("evaluation.every", "evaluation.max_rows")  # likewise, where the best evaluation decides
+NEEDED = ("step", "identity", "setup", "horizon", "guard", "early_stopping")  # of a checkpoint, whatever its format
 NAMES = {
     "model": "the model's architecture",
     "tokenizer": "the tokenizer (trained on the corpus, unless one is named)",
@@ -73,6 +74,11 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
             change (other data, rates, batches, ...) and `--resume.allow_changed` was not given.
     """
     state = read_state(checkpoint)
+    if missing := [name for name in NEEDED if name not in state]:
+        raise UserError(
+            f"{checkpoint / RUN_STATE} has no {missing[0]}, so no version of nlp_ssl made it whose runs this one can "
+            "continue; continue with the version that did, or start anew in another --output_dir"
+        )
     changed = {key for key in NAMES if state["identity"].get(key) != identity[key]}
     files = _changed_files(state["identity"].get("files", {}), identity.get("files", {}))
     trained = isinstance(config, PretrainConfig) and config.tokenizer.path is None  # the tokenizer, on the corpus

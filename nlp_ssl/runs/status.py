@@ -26,8 +26,12 @@ def write_status(folder: Path, status: str, step: int, **more: Any) -> None:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """`run_status.json`; empty where there is none."""
-    return json.loads((folder / STATUS_FILE).read_text(encoding="utf-8")) if (folder / STATUS_FILE).exists() else {}
+    """`run_status.json`; empty where there is none that can be read."""
+    try:
+        found = json.loads((folder / STATUS_FILE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # none, or cut off by a full disk
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def note_interrupts_in(folder: Path) -> None:
@@ -81,9 +85,9 @@ def _end_with_peer(folder: Path, step: int) -> NoReturn:
     """End because another process has, with what that wrote of its end if it could."""
     status = read_status(folder)
     if status.get("status") == "interrupted":
-        signals.interrupts.reason = signals.interrupts.reason or status["reason"]
-        raise Interrupted(f"stopped with another process ({status['reason']}): continue with --resume") from None
-    if status.get("status") != "failed":
+        signals.interrupts.reason = reason = signals.interrupts.reason or status.get("reason")
+        raise Interrupted(f"stopped with another process ({reason}): continue with --resume") from None
+    if status.get("status") != "failed" or "error" not in status:
         status["error"] = "another process of the run has died without a word"
         _end(folder, "failed", step, error=status["error"], exit_code=1)
     raise PeerGone(f"{status['error']}; --resume continues from the newest checkpoint") from None

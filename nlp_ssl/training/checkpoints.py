@@ -92,7 +92,7 @@ class Checkpoints:
         self.error: BaseException | None = None
         self.digests: dict[str, str] = {}
         if rank() == 0:
-            for unfinished in folder.glob(".step-*.tmp"):  # of a run that was killed
+            for unfinished in _unfinished(folder):  # of a run that was killed
                 remove(unfinished)
 
     def save(self, step: int, objective: Objective, optimizer: Any, state: dict[str, Any], facts: dict) -> None:
@@ -177,7 +177,7 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             raise SaveError(step, str(error)) from None
         self.prune(final)
-        for stale in self.folder.glob(".step-*.tmp"):  # of a killed run; later steps may be being written
+        for stale in _unfinished(self.folder):  # of a killed run; later steps may be being written
             if stale.name <= temporary.name:
                 remove(stale)
         return final
@@ -353,6 +353,16 @@ def publish(checkpoint: Path, folder: Path) -> None:
 def _in_order(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: (_step(path), not path.name.endswith(FORMER)))
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """What saves are writing, or were when they were killed."""
+    return [path for path in folder.glob(".step-*.tmp") if re.fullmatch(r"\.step-\d{8,}\.tmp", path.name)]
+
+
+def newest_name(folder: Path) -> str:
+    """The name of the last checkpoint in a folder, whole or not; empty if there is none."""
+    return next((path.name for path in reversed(_in_order(folder))), "")
 
 
 def _step(checkpoint: Path) -> int:

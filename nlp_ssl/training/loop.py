@@ -4,7 +4,6 @@ It yields a `Step`; the caller logs, evaluates, saves and stops. It never touche
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,7 +18,7 @@ from nlp_ssl.data.sequences.batches import MicroBatch
 from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.training.distributed import host_group
 from nlp_ssl.training.gradients import accumulate
-from nlp_ssl.training.schedules import Horizon
+from nlp_ssl.training.schedules import Horizon, TrainedTime
 from nlp_ssl.training.step_guard import Incident, StepGuard
 
 SaveState = Literal["idle", "writing", "failed"]
@@ -111,7 +110,7 @@ def train(
     module.train()
     feed.prepare()
     agreed = feed.sync()
-    number, before = first_step, time.monotonic()
+    number, before = first_step, feed.clock.seconds()
     while horizon.steps is None or number < horizon.steps:
         factor = horizon.factor(schedule, number)
         for group in optimizer.param_groups:
@@ -138,7 +137,7 @@ def train(
         agreed = feed.sync()
         horizon.update(number, agreed.elapsed)
         stop = "interrupt" if agreed.stop else "budget" if number == horizon.steps else None
-        now = time.monotonic()
+        now = feed.clock.seconds()
         yield Step(
             number, loss, grad_norm, lr, sum(targets.values()), current.num_tokens, now - before, agreed.elapsed,
             digest=current.digest, incident=incident, saved=agreed.saved, save_failed=agreed.save_failed, stop=stop,
@@ -146,7 +145,7 @@ def train(
         )  # fmt: skip
         if stop:
             return
-        before = time.monotonic()
+        before = feed.clock.seconds()
         module.train()
 
 
@@ -188,7 +187,7 @@ class _Prefetcher:
         self.steps, self.terms = steps, terms
         self.empty: set[str] = set()  # terms without targets in some step, which was said
         self.stop_requested, self.save_state = stop_requested, save_state
-        self.started = time.monotonic() - elapsed
+        self.clock = TrainedTime(elapsed)
         self.is_main = accelerator.is_main_process
         self.group = host_group()
         self.batches: list[MicroBatch] = []
@@ -205,7 +204,7 @@ class _Prefetcher:
                 self.stop_requested(),
                 save == "writing",
                 save == "failed",
-                time.monotonic() - self.started if self.is_main else 0.0,
+                self.clock.seconds() if self.is_main else 0.0,
             ],
             dtype=torch.float64,
         )

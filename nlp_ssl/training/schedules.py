@@ -1,10 +1,14 @@
 """The learning rate as a pure function of the step, and how many steps a run has."""
 
 import math
+import threading
+import time
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
 from nlp_ssl.config.common import ScheduleConfig, TrainConfig
+from nlp_ssl.core.console import warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.phases import Phases
 
@@ -44,6 +48,41 @@ def budgets_of(config: TrainConfig) -> dict[str, float]:
         listed = " and ".join(f"--train.{key}" for key in given)
         raise UserError(f"give one budget of --train.steps, tokens, minutes or epochs; given: {listed}")
     return given
+
+
+class TrainedTime:
+    """Seconds of training: those in which the process was stopped (Ctrl-Z, a suspended job, `docker pause`) are none.
+
+    A thread looks at the clock a few times a second; where it could not for `LONGEST` seconds, nobody worked. Work in
+    which Python cannot change threads takes far less.
+
+    Args:
+        elapsed: seconds of training before.
+    """
+
+    BETWEEN, LONGEST = 0.25, 10.0
+
+    def __init__(self, elapsed: float = 0.0) -> None:
+        self._started, self._seen = time.monotonic() - elapsed, time.monotonic()
+        self._lock = threading.Lock()
+        threading.Thread(target=_look_often, args=(weakref.ref(self),), daemon=True).start()
+
+    def seconds(self) -> float:
+        """Of training until now."""
+        with self._lock:
+            now = time.monotonic()
+            gap, self._seen = now - self._seen, now
+            if gap > self.LONGEST:
+                self._started += gap
+                warn(f"this process was stopped for {gap:,.0f} s, which are not counted as training")
+            return now - self._started
+
+
+def _look_often(reference: "weakref.ref[TrainedTime]") -> None:
+    while (clock := reference()) is not None:
+        clock.seconds()
+        del clock
+        time.sleep(TrainedTime.BETWEEN)
 
 
 @dataclass

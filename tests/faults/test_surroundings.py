@@ -1,5 +1,6 @@
 """The terminal, the pipe, the disk beside the run fail: the run goes on, or ends in good order."""
 
+import json
 import os
 import pty
 import shutil
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from glue_layout import write_glue
 from interrupting import (
     SECONDS,
     STEPS,
@@ -21,6 +23,9 @@ from interrupting import (
     status,
 )
 from launch import TINY, command, environment, events, execute, run, write_corpus, write_labelled
+from toys import tiny_model, tokenizer
+
+from nlp_ssl.core.files import sha256
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT])
@@ -102,6 +107,48 @@ def test_what_cannot_be_saved_is_found_before_the_first_step(arguments: list[str
     assert "cannot be saved, and so no checkpoint (ValueError: Invalid chat template name" in printed
     assert "train:" not in printed
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_tasks_beside_each_other_stop_with_the_one_that_started_them(number: signal.Signals, tmp_path: Path) -> None:
+    glue, model, out = tmp_path / "glue", tmp_path / "model", tmp_path / "out"
+    for task in ("rte", "cola"):
+        write_glue(glue, task)
+    tiny_model("bert", vocab_size=len(tokenizer("wordpiece")), max_position_embeddings=256).save_pretrained(model)
+    tokenizer("wordpiece").save_pretrained(model)
+    options = ["--model.name", model, "--glue_dir", glue, "--mixed_precision", "no", "--lr", "[1e-3]"]
+    options += ["--tasks", "[rte,cola]", "--parallel", 2, "--seeds", list(range(200)), "--output_dir", out]
+    # not forked, as the tests' forks have another parent
+    with Started(["env", *command("evaluate_glue.py", *options)], tmp_path / "0") as started:
+        runs = [out / task / "lr-0.001" / "seed-0" / "run_status.json" for task in ("rte", "cola")]
+        started.wait_until(lambda: all(run.exists() for run in runs))
+        started.send(number)
+        assert started.ends(SECONDS) == (75 if number == signal.SIGTERM else -number)
+    reason = "SIGTERM" if number == signal.SIGTERM else "the launcher is gone"
+    for task in ("rte", "cola"):
+        assert f"stopped ({reason})" in (out / f"{task}.txt").read_text()
+    assert "Traceback" not in started.printed
+
+
+def test_a_status_that_was_cut_off_and_a_checkpoint_of_a_strange_version(
+    arguments: list[str], whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "run_status.json").write_text("")
+    resume = [*arguments, "--output_dir", out, "--resume"]
+    run("pretrain_mlm.py", *resume)
+    assert status(out)["status"] == "finished"
+    newest = max((out / "checkpoints").iterdir())
+    state = json.loads((newest / "training_state" / "run.json").read_text())
+    del state["identity"]
+    (newest / "training_state" / "run.json").write_text(json.dumps(state))
+    manifest = json.loads((newest / "MANIFEST.json").read_text())
+    manifest["training_state/run.json"] = sha256(newest / "training_state" / "run.json")
+    (newest / "MANIFEST.json").write_text(json.dumps(manifest))
+    printed = run("pretrain_mlm.py", *resume, expect=2)
+    assert "run.json has no identity" in printed
+    assert "start anew in another --output_dir" in printed
 
 
 @pytest.fixture(scope="module")

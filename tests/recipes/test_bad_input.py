@@ -70,6 +70,12 @@ CASES = {
         ["mask_probability", "causal language modelling"],
     ),
     "a folder in use": (MLM, "--data.sources {0}/corpus.txt --output_dir {0}", ["holds other files"]),
+    "a file where a folder should be": (
+        MLM, "--data.sources {0}/corpus.txt --output_dir {0}/corpus.txt/run", ["corpus.txt is a file; give a folder"],
+    ),
+    "a name that is too long": (
+        MLM, "--data.sources {0}/corpus.txt --output_dir " + 300 * "x", ["File name too long; give a shorter name"],
+    ),
     "no such tracker": (MLM, '--tracking.trackers ["tensorbored"]', ["tensorbored", "tensorboard"]),
     "a label never trained": (
         CLASSIFY, "--data.train_file {0}/train.csv --data.validation_file {0}/dev.csv --model.name {0}/short",

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import shutil
 
 import numpy as np
@@ -21,7 +22,7 @@ from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.training import checkpoints as module
 from nlp_ssl.training.adapters import add_adapters
-from nlp_ssl.training.checkpoints import Checkpoints, SaveError, load, publish, to_host, verify
+from nlp_ssl.training.checkpoints import Checkpoints, SaveError, load, newest_name, publish, to_host, verify
 from nlp_ssl.training.early_stopping import EarlyStopping
 from nlp_ssl.training.optimizers import build_optimizer
 
@@ -537,6 +538,36 @@ def test_the_checkpoint_of_this_run_is_chosen_whatever_lies_beside_it(tmp_path):
     assert store.chosen(2) == newer
     assert newer.is_dir()  # though the older run's has the higher name
     assert {"step-best", "step-00000001-good"} <= {p.name for p in store.folder.iterdir()}
+
+
+def test_no_room_for_the_model_at_the_top_names_the_place_and_leaves_nothing_half(tmp_path):
+    trained = Trained("bert", "adamw").step()
+    path = trained.save(trained.store(tmp_path)).finish()
+    (tmp_path / "run").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = (path / "model.safetensors").stat().st_size - 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as stopped:
+            publish(path, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert stopped.value.filename == str(tmp_path / "run" / "model.safetensors")
+    names = {file.name for file in (tmp_path / "run").iterdir()}
+    assert not any(name.endswith(".tmp") or name == "model.safetensors" for name in names)
+    assert all((tmp_path / "run" / name).read_bytes() == (path / name).read_bytes() for name in names)
+
+
+def test_what_a_person_keeps_under_a_similar_name_stays(tmp_path):
+    mine = ["step-best", "step-00000001-good", ".step-mine.tmp"]
+    for name in mine:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    trained = Trained("bert", "adamw").step()
+    store = trained.store(tmp_path, keep_last=1)
+    store.keep.keep_every = 2
+    assert [trained.step().save(store).finish().name for _ in range(3)][-1] == store.list()[-1].name
+    assert set(mine) < {path.name for path in store.folder.iterdir()}
+    assert newest_name(store.folder) == store.list()[-1].name
 
 
 def test_what_a_killed_run_left_is_removed_but_not_what_a_link_leads_to(tmp_path):

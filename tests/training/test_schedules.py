@@ -1,13 +1,17 @@
 """Learning rates against their closed forms, and horizons that end on time."""
 
 import math
+import multiprocessing
+import os
+import signal
+import time
 
 import pytest
 
 from nlp_ssl.config.common import ScheduleConfig, TrainConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.phases import Phase, Phases
-from nlp_ssl.training.schedules import Horizon, lr_factor
+from nlp_ssl.training.schedules import Horizon, TrainedTime, lr_factor
 
 
 def factors(total=1000, **config):
@@ -171,3 +175,25 @@ def test_a_resumed_minutes_budget_goes_on():
     longer = Horizon(None, minutes=10.0)  # another budget is measured anew
     longer.load_state_dict(first.state_dict())
     assert longer.steps is None
+
+
+def count_for(seconds: float, answers) -> None:
+    clock, begun = TrainedTime(elapsed=100), time.monotonic()
+    while time.monotonic() - begun < seconds:
+        time.sleep(0.05)
+    answers.put(clock.seconds())
+
+
+def test_time_in_which_the_process_was_stopped_is_no_training(monkeypatch, capfd):
+    monkeypatch.setattr(TrainedTime, "LONGEST", 1.5)
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    process = fork.Process(target=count_for, args=(5, answers))
+    process.start()
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(3)
+    os.kill(process.pid, signal.SIGCONT)
+    assert 101 < answers.get(timeout=60) < 103.5
+    process.join()
+    assert "this process was stopped for 3 s, which are not counted as training" in capfd.readouterr().err
