@@ -162,7 +162,10 @@ def num_text_bytes(documents: "Dataset | IterableDataset") -> int:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
-    """Write the tokenizer to `folder` in one rename; a tokenizer that is there is replaced, anything else refused.
+    """Write the tokenizer to `folder`; a tokenizer that is there is replaced, anything else refused.
+
+    The folder is renamed to its name when it is whole. One that is replaced is deleted after that: of a process that is
+    killed between the two renames, it is left beside it with the ending `.old`.
 
     Raises:
         UserError: the folder holds other files, or is a file.
@@ -174,8 +177,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     try:
         without_code(tokenizer).save_pretrained(temporary)
         temporary.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-        shutil.rmtree(folder, ignore_errors=True)
+        old = temporary.with_suffix(".old")
+        if folder.exists():
+            folder.rename(old)
         temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
