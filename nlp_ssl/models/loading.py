@@ -1,12 +1,15 @@
 """Models from presets, Hub ids and folders; from scratch, or continuing from their weights."""
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -40,7 +43,7 @@ def find_config(name: str, revision: str | None = None) -> PreTrainedConfig:
     """
     try:
         return without_code(AutoConfig.from_pretrained(name, **_source(name, revision)))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{name} is made of Python code of its own (auto_map in its config.json), and code that comes with a "
@@ -92,7 +95,8 @@ def without_code(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(". ") if str(error).strip() else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(". ")
 
 
 def is_from_scratch(config: ModelConfig) -> bool:
@@ -235,15 +239,16 @@ def build_model(
         stored = find_config(config.name, config.revision).dtype
         # the head of another number of classes, such as MNLI's, is made anew
         other_head = auto_class not in (AutoModelForMaskedLM, AutoModelForCausalLM)
-        model, found = auto_class.from_pretrained(
-            config.name,
-            config=model_config,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=other_head,
-            output_loading_info=True,
-            **source,
-            **extra,
-        )
+        with _readable_weights(config.name):
+            model, found = auto_class.from_pretrained(
+                config.name,
+                config=model_config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=other_head,
+                output_loading_info=True,
+                **source,
+                **extra,
+            )
         if other_head:
             new = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
             last = _last_layer(model, auto_class)
@@ -258,6 +263,19 @@ def build_model(
             f"dropout {', '.join(map(str, dropout))} (--model.dropout)"
         )
     return model
+
+
+@contextlib.contextmanager
+def _readable_weights(name: str) -> Iterator[None]:
+    """Say of weights that are cut, missing, or not those of their config.json what to do about it."""
+    try:
+        yield
+    except (SafetensorError, OSError, KeyError, ValueError, IndexError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UserError(
+            f"the weights of {name} cannot be read ({' '.join(str(error).split())[:200]}); copy or download them again"
+        ) from None
 
 
 def save_model(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor]) -> None:

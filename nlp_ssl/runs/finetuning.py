@@ -90,6 +90,7 @@ def prepare(config: FinetuneConfig, objective: type[LabelledObjective]) -> Prepa
         UserError: see `open_classification`, `open_tagging`, `load_tokenizer`, `architecture`, `fit_head`.
     """
     _check(config)
+    find_config(config.model.name, config.model.revision)  # a broken one is named before its tokenizer is
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
     data = rank_zero_first(lambda: objective.read(config.data))
     console.say(f"data: {data.description}")

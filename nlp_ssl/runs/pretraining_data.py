@@ -26,6 +26,7 @@ from nlp_ssl.data.tokens.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+from nlp_ssl.data.tokens.tokenizer_audit import say_unknown
 from nlp_ssl.data.tokens.tokenizing import tokenize_corpus, tokenizer_fingerprint
 from nlp_ssl.evaluation.held_out import unigram_cross_entropy
 from nlp_ssl.models import presets
@@ -168,6 +169,7 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
         f"tokens: {manifest['tokens']:,} in {manifest['documents']:,} documents "
         f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes per token), {train.folder}"
     )
+    say_unknown(tokenizer, corpus.train)
     rows = {length: packed(train, length) for length in sorted(lengths)}
     for length, some in rows.items():
         console.say(f"sequences of {length}: {some.stats}")

@@ -266,3 +266,41 @@ def test_the_longest_input_is_the_smallest_limit_that_is_one(announced, config, 
     t = copy.copy(tokenizer("bpe"))
     t.model_max_length = announced
     assert longest_input(t, config) == expected
+
+
+SPOILT = {
+    "cut": lambda folder: spoil(folder, lambda data: data[: len(data) // 2]),
+    "empty": lambda folder: spoil(folder, lambda data: b""),
+    "a header without end": lambda folder: spoil(folder, lambda data: (2**62).to_bytes(8, "little") + b"{}"),
+    "an index that is no JSON": lambda folder: index(folder, "nope"),
+    "an index without files": lambda folder: index(folder, "{}"),
+    "an index of a file that is not there": lambda folder: index(
+        folder, '{"metadata": {}, "weight_map": {"a": "missing.safetensors"}}'
+    ),
+}
+
+
+def spoil(folder, change):
+    file = folder / "model.safetensors"
+    file.write_bytes(change(file.read_bytes()))
+
+
+def index(folder, text):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_weights_that_cannot_be_read_get_one_sentence(tmp_path, name):
+    tiny_model("bert").save_pretrained(tmp_path)
+    SPOILT[name](tmp_path)
+    config = ModelConfig(name=str(tmp_path))
+    with pytest.raises(UserError, match=rf"the weights of {tmp_path} cannot be read \(.*copy or download them again"):
+        build_model(config, find_config(config.name), AutoModelForMaskedLM, isolated=False)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"model_type": "bert", "hidden_size": "x"}', "[]", "{"])
+def test_a_config_that_is_none_gets_one_sentence(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="holds no model that transformers can read"):
+        find_config(str(tmp_path))

@@ -94,7 +94,7 @@ def open_corpus(config: CorpusConfig) -> Corpus:
         train, held = (_stream(parts, config, side) for side in (False, True))
         if next(iter(train), None) is None:
             some_held_out = not held_out and next(iter(held), None) is not None
-            raise UserError(_nothing_to_read(names, every_document_held_out=some_held_out))
+            raise UserError(_nothing_to_read(config, names, every_document_held_out=some_held_out))
         if next(iter(held), None) is None:
             raise UserError(_nothing_held_out(config, held_out))
         return Corpus(train, held, fingerprint, f"{names}, streamed", files)
@@ -228,7 +228,9 @@ def _copy(parts: list[_Part], config: CorpusConfig, folder: Path, names: str, he
                 (held if is_held_out else train).write(text, source)
         skipped.say()
         if not train.num_documents:
-            raise UserError(_nothing_to_read(names, every_document_held_out=held.num_documents > 0 and not held_out))
+            raise UserError(
+                _nothing_to_read(config, names, every_document_held_out=held.num_documents > 0 and not held_out)
+            )
         if not held.num_documents:
             raise UserError(_nothing_held_out(config, held_out))
         counts = {"documents": train.num_documents, "bytes": train.num_bytes, "held_out": held.num_documents}
@@ -285,9 +287,9 @@ class _ArrowFile:
         self.writer.close()
 
 
-def _nothing_to_read(names: str, every_document_held_out: bool = False) -> str:
+def _nothing_to_read(config: CorpusConfig, names: str, every_document_held_out: bool = False) -> str:
     if every_document_held_out:
-        return f"{names}: every document was held out; lower --data.held_out_fraction"
+        return f"{names}: every document was held out; lower --data.held_out_fraction{_of_lines(config)}"
     return f"{names}: there is no text in it (empty documents do not count); check --data.sources"
 
 
@@ -296,8 +298,16 @@ def _nothing_held_out(config: CorpusConfig, held_out: list[str]) -> str:
         return f"{' + '.join(held_out)}: there is no text in it; check --data.held_out"
     return (
         f"no document was held out to measure on (--data.held_out_fraction {config.held_out_fraction:g}): raise the "
-        "fraction, or name a held-out file with --data.held_out"
+        f"fraction, or name a held-out file with --data.held_out{_of_lines(config)}"
     )
+
+
+def _of_lines(config: CorpusConfig) -> str:
+    """What else to say where a text file may be one document that was to be many."""
+    sources = [config.sources] if isinstance(config.sources, str) else config.sources
+    if config.txt_documents != "blank_line" or not any(".txt" in source for source in sources):
+        return ""
+    return "; in a .txt file a document ends at a blank line: if each line is one, give --data.txt_documents line"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -17,17 +17,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyarrow import compute
 from tokenizers import AddedToken, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from nlp_ssl.core.console import human_bytes, progress, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.network import hub_answers
 from nlp_ssl.core.signals import run_in_thread
+from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.data.tokens.tokenizer_training import TRAINERS, Kind, VocabularyTooSmall
 
 if TYPE_CHECKING:
@@ -160,7 +162,10 @@ def num_text_bytes(documents: "Dataset | IterableDataset") -> int:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
-    """Write the tokenizer to `folder` in one rename; a tokenizer that is there is replaced, anything else refused.
+    """Write the tokenizer to `folder`; a tokenizer that is there is replaced, anything else refused.
+
+    The folder is renamed to its name when it is whole. One that is replaced is deleted after that: of a process that is
+    killed between the two renames, it is left beside it with the ending `.old`.
 
     Raises:
         UserError: the folder holds other files, or is a file.
@@ -172,8 +177,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     try:
         without_code(tokenizer).save_pretrained(temporary)
         temporary.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-        shutil.rmtree(folder, ignore_errors=True)
+        old = temporary.with_suffix(".old")
+        if folder.exists():
+            folder.rename(old)
         temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -210,13 +218,22 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
     elif local.exists() or path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
         problem = "is a file, not a folder" if local.exists() else "does not exist"
         raise UserError(f"the tokenizer folder {path} {problem}; give a folder with a tokenizer.json, or a Hub id")
+    if (model := _sentencepiece_model(local)) and find_spec("sentencepiece") is None:
+        raise UserError(
+            f"the tokenizer in {path} is a SentencePiece model ({model}) without a tokenizer.json, and reading one"
+            " takes one more package: pip install sentencepiece"
+        )
     cached_only = not local.is_dir() and not hub_answers()
     try:
         # Without `trust_remote_code=False` a repository with code of its own would ask a question and wait.
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision, local_files_only=cached_only, trust_remote_code=False
         )
-    except Exception as error:  # `tokenizers` raises no narrower class for a broken file
+        if tokenizer.is_fast:
+            _try(tokenizer)
+    except BaseException as error:  # `tokenizers` raises no narrower class for a broken file, and panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"the tokenizer {path} is made of Python code of its own (auto_map in its tokenizer_config.json), and "
@@ -241,6 +258,17 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
         tokenizer.pad_token = tokenizer.eos_token
         say(f"the tokenizer {path} has no padding token: padding with {tokenizer.eos_token}")
     return without_code(tokenizer)
+
+
+def _try(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Read two short texts: rules that fit together in a file may fail, or give ids that there are not, on any text.
+
+    Raises:
+        ValueError: a template, or the unknown token, is not in the vocabulary.
+    """
+    ids = tokenizer.backend_tokenizer.encode("a b \u4e2d", "c").ids
+    if ids and not 0 <= min(ids) <= max(ids) < num_ids(tokenizer):
+        raise ValueError(f"a text gets the id {max(ids):,}, and there are {num_ids(tokenizer):,}")
 
 
 def without_code(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
@@ -320,12 +348,14 @@ def _pieces(text: str, number: int, piece_bytes: int) -> Iterator[bytes]:
 # small things
 
 
-def _explain(error: Exception, path: str, revision: str | None, is_folder: bool, cached_only: bool) -> str:
+def _explain(error: BaseException, path: str, revision: str | None, is_folder: bool, cached_only: bool) -> str:
     """One sentence for what `AutoTokenizer.from_pretrained` raised."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if "instantiate the backend tokenizer" in reason:
         reason = "there are no tokenizer files"
     reason = reason if len(reason) <= 160 else reason[:157] + "..."
+    if is_folder and (Path(path) / "tokenizer.json").exists():
+        return f"cannot use the tokenizer in the folder {path} ({reason}): copy or save it again"
     if is_folder:
         return f"cannot load a tokenizer from the folder {path} ({reason}): give one with a tokenizer.json"
     name = f"{path!r} at revision {revision!r}" if revision else repr(path)
@@ -335,6 +365,14 @@ def _explain(error: Exception, path: str, revision: str | None, is_folder: bool,
             " reached: offline, give a folder with a tokenizer.json, or no path at all to train a new tokenizer"
         )
     return f"cannot load the tokenizer {name} from the Hugging Face Hub ({reason}): check the name"
+
+
+def _sentencepiece_model(folder: Path) -> str | None:
+    """The name of a folder's SentencePiece file where it has no other; such a file begins with a tag, 0A."""
+    if any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+        return None
+    files = (path for path in sorted(folder.glob("*.model")) if path.is_file())
+    return next((path.name for path in files if path.read_bytes()[:1] == b"\n"), None)
 
 
 def _umask() -> int:

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from datasets import Dataset, IterableDataset
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerFast
 
-from nlp_ssl.core.console import human_bytes, progress
+from nlp_ssl.core.console import human_bytes, progress, say, warn
 from nlp_ssl.core.vocabulary import special_ids
 from nlp_ssl.data.tokens.text_only import backend_of, text_rules
 
 _NUM_LONGEST = 8
 _BATCH = 64  # texts encoded together
+_SAMPLED_TEXTS, _SAMPLED_CHARACTERS = 500, 2_000  # for the share of unknown characters of a corpus
+_MUCH_UNKNOWN = 0.01
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class TokenizerAudit:
     """Bytes of text a token stands for: how much of a text fits into a row."""
     unknown_rate: float
     """Share of the tokens that are the unknown token."""
+    unknown_characters: float
+    """Share of the characters that are inside unknown tokens: one of them may swallow a word, or a sentence."""
     whole_words: float
     """Share of the words (here: runs of letters and digits) that are one token, and not the unknown one."""
     unused: float
@@ -55,6 +60,7 @@ def audit(
         texts: documents; read once. Empty ones count as texts and add nothing. Without any text the ratios are NaN.
         baseline: another tokenizer, run on the same texts for `tokens_to_baseline`.
     """
+    num_characters = num_lost = 0
     num_texts = num_bytes = num_tokens = num_words = num_unknown = num_letter_words = num_whole = baseline_tokens = 0
     unknown_id = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
     ordinary = set(tokenizer.get_vocab().values()) - set(special_ids(tokenizer))
@@ -73,6 +79,8 @@ def audit(
                 num_words += len(text.split())
                 num_tokens += len(ids)
                 num_unknown += int((ids == unknown_id).sum())
+                num_characters += len(text)
+                num_lost += _num_lost(encoding, unknown_id)
             if baseline_reader is not None:
                 others = baseline_reader.encode_batch(batch, add_special_tokens=False)
                 baseline_tokens += sum(len(encoding.ids) for encoding in others)
@@ -89,6 +97,7 @@ def audit(
         fertility=_ratio(num_tokens, num_words),
         bytes_per_token=_ratio(num_bytes, num_tokens),
         unknown_rate=_ratio(num_unknown, num_tokens),
+        unknown_characters=_ratio(num_lost, num_characters),
         whole_words=_ratio(num_whole, num_letter_words),
         unused=_ratio(len(unused), len(ordinary)),
         longest_pieces=_longest_pieces(tokenizer, ordinary),
@@ -110,6 +119,7 @@ def format_audit(audits: dict[str, TokenizerAudit]) -> str:
         ("tokens per word", [f"{a.fertility:.3f}" for a in columns]),
         ("bytes per token", [f"{a.bytes_per_token:.3f}" for a in columns]),
         ("unknown tokens", [f"{a.unknown_rate:.4%}" for a in columns]),
+        ("characters in them", [f"{a.unknown_characters:.4%}" for a in columns]),
         ("words kept whole", [f"{a.whole_words:.1%}" for a in columns]),
         ("entries not used", [f"{a.unused:.1%}" for a in columns]),
     ]
@@ -125,6 +135,39 @@ def format_audit(audits: dict[str, TokenizerAudit]) -> str:
         lines.append(f"longest, {name}: " + " ".join(repr(_shorten(piece)) for piece in a.longest_pieces))
     measured = {f"{a.num_texts:,} texts, {human_bytes(a.num_bytes)}" for a in columns}
     return "\n".join([*lines, f"measured on {'; '.join(sorted(measured))}"])
+
+
+def say_unknown(tokenizer: PreTrainedTokenizerFast, documents: Dataset | IterableDataset) -> float:
+    """Say what share of a corpus's characters a tokenizer loses in unknown tokens; above 1 % it is a warning.
+
+    Args:
+        tokenizer: any fast tokenizer.
+        documents: with a `text` column; looked at are the beginnings of some, spread evenly (of a stream, the first).
+
+    Returns:
+        The share, from 0 to 1.
+    """
+    if isinstance(documents, Dataset):
+        sample = documents.select(range(0, len(documents), max(1, len(documents) // _SAMPLED_TEXTS)))
+    else:
+        sample = documents.take(_SAMPLED_TEXTS)
+    texts = [row["text"][:_SAMPLED_CHARACTERS] for row in sample]
+    unknown_id = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    encodings = backend_of(text_rules(tokenizer)).encode_batch(texts, add_special_tokens=False)
+    lost, total = sum(_num_lost(encoding, unknown_id) for encoding in encodings), sum(map(len, texts))
+    share = lost / max(1, total)
+    said = f"unknown text: {share:.2%} of the characters are inside unknown tokens ({total:,} characters looked at)"
+    if share > _MUCH_UNKNOWN:
+        warn(f"{said}: the model never sees them; take a tokenizer made for this text, or train a new one")
+    else:
+        say(said)
+    return share
+
+
+def _num_lost(encoding: Encoding, unknown_id: int) -> int:
+    """Characters inside unknown tokens."""
+    spans = zip(encoding.ids, encoding.offsets, strict=True)
+    return sum(end - start for token_id, (start, end) in spans if token_id == unknown_id)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -330,7 +331,7 @@ def test_loading_refuses_with_a_sentence(trained, tmp_path):
         "nowhere": "does not exist",
         "config/config.json": "is a file, not a folder",
         "empty": "cannot load a tokenizer from the folder",
-        "tokenizer": "cannot load a tokenizer from the folder",
+        "tokenizer": "cannot use the tokenizer in the folder",
         "config": "holds a model but no tokenizer",  # transformers would hand out an empty vocabulary
         "slow": "only a slow tokenizer",
     }.items():
@@ -485,3 +486,38 @@ def test_a_given_size_that_the_alphabet_does_not_fit_is_refused_also_when_a_deri
     run("prepare_tokens.py", *options)
     said = run("prepare_tokens.py", *options, "--tokenizer.vocab_size", size, expect=2)
     assert f"a vocabulary of {size:,} is too small" in said
+
+
+def missing_special(rules):
+    rules["post_processor"] = {"type": "BertProcessing", "sep": ["</s>", 70_000], "cls": ["<s>", 0]}
+
+
+BROKEN = {
+    "not JSON": None,
+    "a template of ids that there are not": missing_special,
+    "a charsmap that is none": lambda rules: rules.update(
+        normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    ),
+    "a pre-tokenizer that panics": lambda rules: rules.update(pre_tokenizer={"type": "FixedLength", "length": 0}),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_tokenizer_file_gets_one_sentence(trained, tmp_path, name):
+    trained["bpe"].save_pretrained(tmp_path)
+    file, spoil = tmp_path / "tokenizer.json", BROKEN[name]
+    rules = json.loads(file.read_text())
+    if spoil:
+        spoil(rules)
+    file.write_text(json.dumps(rules) if spoil else "{")
+    with pytest.raises(UserError, match=re.escape(f"cannot use the tokenizer in the folder {tmp_path} (")):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_sentencepiece_model_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_module, "find_spec", lambda name: None)
+    (tmp_path / "spm.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "AlbertTokenizer"}')
+    (tmp_path / "config.json").write_text('{"model_type": "albert"}')
+    with pytest.raises(UserError, match=r"SentencePiece model \(spm.model\).*pip install sentencepiece"):
+        load_tokenizer(str(tmp_path))
