@@ -72,9 +72,11 @@ def _read_hub(config: LabelledConfig) -> tuple[dict[str, Rows], Task]:
             f"{task.path!r} is no data set on the Hub that you may read; names of ours: builtin, {', '.join(TASKS)}"
         ) from None
     except ConnectionError:
+        published = "the benchmark's published files with --data.glue_dir (evaluate_glue.py: --glue_dir), "
         raise UserError(
-            f"the Hub cannot be reached for {task.path!r}; what works without a network: --data.task builtin, or "
-            f"--data.train_file with a local {', '.join(FORMATS)} file"
+            f"the Hub cannot be reached for {task.path!r}; what works without a network: "
+            f"{published if config.task in GLUE_TASKS else ''}--data.task builtin, or --data.train_file with a local "
+            f"{', '.join(FORMATS)} file"
         ) from None
     except (ValueError, RuntimeError, FileNotFoundError) as error:  # no such subset or revision, a script, no data
         raise UserError(f"data set {task.path!r} cannot be opened: {' '.join(str(error).split())}") from None
