@@ -17,6 +17,7 @@ LAUNCHED = not os.environ.keys().isdisjoint(("LOCAL_RANK", "ACCELERATE_MIXED_PRE
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
 IGNORABLE = (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)  # SIGINT not: shells ignore it for what they start with &
 _PARENT = os.getppid()  # as early as possible
+AGAIN = "run the same command again (a training run with --resume)"
 NATIVE = "native work"
 Result = TypeVar("Result")
 
@@ -98,7 +99,7 @@ class Interrupts:
     @staticmethod
     def _stopped(reason: str) -> Interrupted:
         return Interrupted(
-            f"stopped ({reason}); what was finished is kept: run the same command again (a training run with --resume)"
+            f"stopped ({reason}); what was finished is kept: {AGAIN}"
         )
 
 
