@@ -87,9 +87,7 @@ class Interrupts:
             if self._ctrl_c is not None and now - self._ctrl_c > 1:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 self.reason = "SIGINT, twice"
-                raise KeyboardInterrupt(
-                    "stopped at once; what was saved before is kept: run the same command again (a training run with --resume)"
-                )
+                raise KeyboardInterrupt(f"stopped at once; what was saved before is kept: {AGAIN}")
             self._ctrl_c = self._ctrl_c or now
         if self.reason is None:
             self.reason = "the launcher is gone" if self._launcher_gone else signal.Signals(number).name
@@ -98,9 +96,7 @@ class Interrupts:
 
     @staticmethod
     def _stopped(reason: str) -> Interrupted:
-        return Interrupted(
-            f"stopped ({reason}); what was finished is kept: {AGAIN}"
-        )
+        return Interrupted(f"stopped ({reason}); what was finished is kept: {AGAIN}")
 
 
 def _default_signals() -> None:
