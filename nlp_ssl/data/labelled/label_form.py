@@ -9,6 +9,7 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.kinds import ONE_CLASS, SCORE, SEVERAL_CLASSES, OneClass, Score, SeveralClasses
 from nlp_ssl.data.labelled.label_values import (
     as_number,
+    check_decimal_points,
     is_missing,
     label_order,
     name_number,
@@ -73,7 +74,7 @@ class LabelForm:
         """Such as `"3 classes (0, 1, 2)"`."""
         if classes is None:
             return f"scores from {min(labels):g} to {max(labels):g} (regression)"
-        shown = ", ".join(repr(name)[1:-1] for name in classes[:5]) + ", ..." * (len(classes) > 5)
+        shown = some(classes)
         if self.ones:
             return f"a 0 or 1 for each of {self.ones} classes ({shown})"
         return f"{len(classes)} classes ({shown})" + ", several a row" * self.kind.several
@@ -111,6 +112,11 @@ class LabelForm:
         return read_score(rows, row, name) if self.kind is SCORE else name
 
 
+def some(names: Sequence[str]) -> str:
+    """The first of some names, for a message."""
+    return ", ".join(repr(name)[1:-1][:40] for name in names[:5]) + ", ..." * (len(names) > 5)
+
+
 def find_form(rows: Rows, column: str, asked: LabelKind | None) -> LabelForm:
     """What the labels of the training rows are, or what the user says that they are.
 
@@ -125,6 +131,7 @@ def find_form(rows: Rows, column: str, asked: LabelKind | None) -> LabelForm:
     lists = [value for value in values if isinstance(value, list)]
     if asked == "multilabel" or (lists and asked is None):
         return LabelForm(column, SEVERAL_CLASSES, names, ones=0 if names else _number_of_ones(lists))
+    check_decimal_points(rows, values)
     numbers = None if names else number_kind([value for value in values if not is_missing(value)])
     if asked == "regression" or numbers == "scores":
         return LabelForm(column, SCORE, names)

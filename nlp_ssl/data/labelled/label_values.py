@@ -60,6 +60,9 @@ def check_text_columns(text_columns: list[str], label: str) -> None:
         raise UserError(
             f"column {text_columns[-1]!r} is named twice; texts and label are each in a column of their own"
         )
+    for name in text_columns:
+        if name.encode(errors="replace").decode() != name:
+            raise UserError(f"the name of column {name!r} has a lone surrogate, which UTF-8 cannot hold; rename it")
     if "label" in text_columns:
         raise UserError(f"a column of text cannot be called 'label' where {label!r} is the label; give it another name")
 
@@ -92,6 +95,17 @@ def number_kind(values: list) -> Literal["scores", "whole"] | None:
         return None
     distinct = {number for _, number in numbers}
     return "whole" if len(distinct) <= MAX_WHOLE_CLASSES and all(map(float.is_integer, distinct)) else "scores"
+
+
+def check_decimal_points(rows: Rows, values: list) -> None:
+    """Refuse a column that is mostly of numbers such as `1,5`: scores of some countries, or lists of classes."""
+    commas = [i for i, v in enumerate(values) if isinstance(v, str) and re.fullmatch(r"\s*[+-]?\d+(,\d+)+\s*", v)]
+    if 2 * len(commas) > len(values):
+        value = values[commas[0]]
+        raise UserError(
+            f"{rows.at(commas[0])}: the label {value!r} may be a score or a list of classes; write a score with a "
+            "point, a list in brackets, or say --data.kind classification if it is the name of a class"
+        )
 
 
 def class_name(value: Any, whole: bool = False) -> str:

@@ -1,7 +1,7 @@
 """One line that says how a file was read, with an example and the options that have it read otherwise."""
 
 from nlp_ssl.core.console import say, warn
-from nlp_ssl.data.labelled.label_form import LabelForm
+from nlp_ssl.data.labelled.label_form import LabelForm, some
 from nlp_ssl.data.labelled.rows import Rows
 from nlp_ssl.data.labelled.tag_schemes import OUTSIDE, is_tag, split_tag
 
@@ -39,10 +39,9 @@ def say_tags(rows: Rows, table: dict[str, list[list[str]]], tokens_column: str, 
     used = {tag for row in table["tags"] for tag in row} - {OUTSIDE}
     entities = all(map(is_tag, used))
     kinds = sorted({split_tag(tag)[1] if entities else tag for tag in used})
-    shown = ", ".join(repr(kind)[1:-1] for kind in kinds[:5]) + ", ..." * (len(kinds) > 5)
-    what = f"{len(kinds)} types of entities ({shown})" if entities else f"tags of words, not of entities ({shown})"
+    what = f"{len(kinds)} types of entities" if entities else "tags of words, not of entities"
     words = " ".join(table["tokens"][0])
     say(
-        f"{rows.where}: words from {columns[0]}, tags from {columns[1]}: {rows.num_rows:,} sentences, {what}; "
-        f"such as {words[:60]!r}; --data.tokens_column and --data.label_column decide otherwise"
+        f"{rows.where}: words from {columns[0]}, tags from {columns[1]}: {rows.num_rows:,} sentences, {what} "
+        f"({some(kinds)}); such as {words[:60]!r}; --data.tokens_column and --data.label_column decide otherwise"
     )

@@ -28,12 +28,12 @@ def split_tag(tag: str) -> tuple[str, str]:
     """`"B-PER"` -> `("B", "PER")`, `"O"` -> `("O", "")`; L, U, M and W come back as E, S, I and S.
 
     Raises:
-        ValueError: the tag is neither `O` nor one of `B- I- E- S- L- U- M- W-` followed by a type.
+        ValueError: the tag is neither `O` nor one of `B- I- E- S- L- U- M- W-` followed by a type, or with `_`.
     """
     if tag == OUTSIDE:
         return OUTSIDE, ""
-    prefix, dash, kind = tag.partition("-")
-    if prefix not in _PREFIXES or not dash or not kind:
+    prefix, dash, kind = tag[:1], tag[1:2], tag[2:]
+    if prefix not in _PREFIXES or dash not in ("-", "_") or not kind:
         raise ValueError(f"{tag!r} is neither O nor B-, I-, E-, S-, L-, U-, M- or W- with a type")
     return _PREFIXES[prefix], kind
 

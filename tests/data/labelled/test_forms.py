@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
@@ -72,6 +74,7 @@ COLUMNS = {
 # sent_id = 2
 1\t7\tX\tO\n2\tof\tX\tO\n3\tAnna's\tX\tB-PER
 """,
+    "underscores": "# O\nCarla B_PER\nSmith I_PER\nwent O\nto O\nRome B_LOC\n\n7 O\nof O\nAnna's B_PER\n",
     "BMES": "# O\nCarla B-PER\nSmith E-PER\nwent O\nto O\nRome S-LOC\n\n7 O\nof O\nAnna's W-PER\n",
 }
 
@@ -255,6 +258,7 @@ def test_no_label_is_no_class(tmp_path, value, others):
         (["a", "b"], {"text_columns": ["label"]}, "column 'label' is named twice"),
         (["a", "b"], {"text_columns": ["label"], "label_column": "text"}, "of text cannot be called 'label'"),
         (["a", "b\ud83d"], {}, r"line 2: a lone surrogate, \\ud83d, which UTF-8 cannot hold"),
+        (["1,5", "2,25", "3"], {}, "line 1: the label '1,5' may be a score or a list of classes; write a score with a"),
         ([["a"], ["b\ud83d"]], {}, r"line 2: a lone surrogate"),
     ],
 )
@@ -278,6 +282,25 @@ def test_half_a_character_is_refused_in_every_format(tmp_path):
     cells = 'tokens,tags\n"[""a"", ""b""]","[\'O\', \'B-X\']"\n"[""\\ud83d"", ""b""]","[\'O\', \'B-X\']"\n'
     with pytest.raises(UserError, match="line 3: a lone surrogate"):
         open_file(tmp_path / "a.csv", cells, open_tagging)
+
+
+def test_bytes_that_are_no_text_are_refused_with_their_row(tmp_path):
+    bad = pa.array([b"good", b"half \xed\xa0\xbd"], pa.binary())  # as programs write it that do not check
+    texts = pa.Array.from_buffers(pa.string(), 2, bad.buffers())
+    pq.write_table(pa.table({"text": texts, "label": ["x", "y"]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet, row 2: column 'text' holds bytes that are not UTF-8"):
+        open_file(tmp_path / "a.parquet", (tmp_path / "a.parquet").read_bytes())
+    with pytest.raises(UserError, match=r"the name of column 'a\\ud83d' has a lone surrogate"):
+        open_rows(tmp_path / "a.jsonl", [{"a\ud83d": "a", "label": label} for label in "xy"])
+
+
+def test_a_row_behind_rows_without_text_is_named_by_its_own_file(tmp_path):
+    for name, rows in {"a": "text,label\n,x\n,y\n", "b": "text,label\na,x\nb,y\n"}.items():
+        (tmp_path / f"{name}.csv").write_text(rows)
+    (tmp_path / "train.csv").write_text("text,label\na,x\nb,z\n")
+    both = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    with pytest.raises(UserError, match=r"b\.csv, line 3: the label 'y' never occurs in .*train\.csv"):
+        open_classification(LabelledConfig(train_file=str(tmp_path / "train.csv"), validation_file=both))
 
 
 def test_numbers_of_no_class_are_refused(tmp_path):
