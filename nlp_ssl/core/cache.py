@@ -62,8 +62,9 @@ def _files(path: Path) -> dict[str, Path]:
 
 
 def _times(file: Path) -> list[int]:
+    """When a large file was written, and where; nothing of others, which are read again anyway."""
     stat = file.stat()
-    return [stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    return [stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] if stat.st_size > LARGE else []
 
 
 def _seal_of(path: Path) -> Path:

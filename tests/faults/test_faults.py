@@ -37,7 +37,7 @@ SAID = {
     "two runs on one output folder": ["is training in", "wait for it, stop it, or give another --output_dir"],
     "a clock that jumps by days, back and forth": ["nothing"],
     "a corpus file that changed since the run began": [
-        "the corpus changed (corpus.txt has changed), and with it its tokenizer", "--resume.allow_changed",
+        "the corpus changed (corpus.txt has changed), and with it the tokenizer", "--resume.allow_changed",
     ],
     "the same, with a tokenizer that was given": ["the corpus changed (corpus.txt has changed)", "allow_changed"],
     "a corpus file that changed since it was tokenised, a new run": ["nothing"],

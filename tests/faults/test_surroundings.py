@@ -161,10 +161,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 HOW = {
     "the reader of a pipe ends": "set -o pipefail; {recipe} 2>&1 | head -c 300 > /dev/null",
     "the disk of both streams is full": "{recipe} > /dev/full 2> /dev/full",
-    "stdout is closed": "{recipe} >&-",
     "all of them are closed": "{recipe} <&- >&- 2>&-",
     "ASCII": "LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii {recipe}",
-    "Latin 1": "PYTHONIOENCODING=latin-1 {recipe} 2>&1",
 }
 
 
