@@ -90,13 +90,12 @@ def prepare(config: FinetuneConfig, objective: type[LabelledObjective]) -> Prepa
         UserError: see `open_classification`, `open_tagging`, `load_tokenizer`, `architecture`, `fit_head`.
     """
     _check(config)
-    find_config(config.model.name, config.model.revision)  # a broken one is named before its tokenizer is
+    stored = find_config(config.model.name, config.model.revision)  # a broken one is named before its tokenizer is
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
     data = rank_zero_first(lambda: objective.read(config.data))
     console.say(f"data: {data.description}")
     keep_head = False
     if not is_from_scratch(config.model):
-        stored = find_config(config.model.name, config.model.revision)
         data, keep_head = fit_head(config.model.name, stored, objective.auto_class, data, config.head_labels)
     model_config = architecture(config.model, objective.auto_class, tokenizer, 1, config.model.dropout)
     # saved with the model, so that whoever lets the tokenizer cut gets what the model can read

@@ -21,7 +21,7 @@ FORMATS = {
 }  # fmt: skip
 DELIMITERS = ",;\t|"
 MOST = 2**31  # bytes of a file that is read whole, once it is unpacked
-_HEAD = 1 << 16  # bytes that are looked at
+_HEAD, _MAGIC = 1 << 16, 4  # bytes that are looked at: to know what a file is, and to know how it is packed
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _OTHERS = {b"PK\x03\x04": "a zip archive", b"BZh": "packed by bzip2", b"\xfd7zXZ": "packed by xz", b"%PDF": "a PDF"}
 _OTHERS |= {b"ARROW1": "an Arrow file", b"\x7fELF": "a program"}
@@ -84,8 +84,10 @@ def form_of(path: Path, config: FilesConfig, formats: Collection[str]) -> FileFo
         )
     said = []
     looked_at = b""
-    if kind in (None, "csv") or compression is None:
-        looked_at, compression = _first_bytes(path, compression)
+    if kind in (None, "csv"):
+        looked_at, compression = _first_bytes(path, compression, _HEAD)
+    elif compression is None:  # a corpus may have thousands of files
+        _, compression = _first_bytes(path, None, _MAGIC)
     if kind is None:
         kind = _format_of(path, looked_at, formats)
         said.append(f"is read as {kind}, by its first bytes (--data.format decides otherwise)")
@@ -110,18 +112,18 @@ def _known(encoding: str) -> str:
         raise UserError(f"--data.encoding {encoding}: there is no such encoding; latin-1 and cp1252 are two") from None
 
 
-def _first_bytes(path: Path, compression: str | None) -> tuple[bytes, str | None]:
+def _first_bytes(path: Path, compression: str | None, count: int) -> tuple[bytes, str | None]:
     """The first bytes of what is in a file, and how it is packed."""
     import pyarrow as pa
 
-    with open(path, "rb") as file:
-        head = file.read(_HEAD)
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(count)
         compression = compression or next((how for magic, how in _PACKED.items() if head.startswith(magic)), None)
         if compression is None:
             return head, None
         file.seek(0)
         try:
-            return pa.CompressedInputStream(file, compression).read(_HEAD), compression
+            return pa.CompressedInputStream(file, compression).read(count), compression
         except (OSError, pa.ArrowException):  # said, with its place, by who reads it
             return b"", compression
 

@@ -47,18 +47,17 @@ def files_of(sources: str | list[str], config: FilesConfig) -> list[Path]:
     return found
 
 
-def read_files(sources: str | list[str], config: FilesConfig, tagged: bool) -> Rows:
-    """The rows of one or several files, globs or folders, in the order of the sources, those of a glob sorted.
+def read_files(paths: list[Path], config: FilesConfig, tagged: bool) -> Rows:
+    """The rows of one or several files, one after the other.
 
     Args:
-        sources: their names.
+        paths: from `files_of`.
         config: how they are read.
         tagged: whether there is one label a word.
 
     Raises:
         UserError: a file is not there or cannot be read, or has other columns than the first.
     """
-    paths = files_of(sources, config)
     parts = [read_file(path, config, tagged) for path in paths]
     first = parts[0]
     for rows in parts[1:]:

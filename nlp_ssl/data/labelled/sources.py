@@ -40,8 +40,9 @@ def read_splits(
     """
     if config.train_file is not None:
         files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
-        splits = {split: read_files(file, config, tagged) for split, file in files.items() if file is not None}
-        return splits, Task(files_of(config.train_file, config)[0].name.split(".")[0])
+        paths = {split: files_of(file, config) for split, file in files.items() if file is not None}
+        splits = {split: read_files(found, config, tagged) for split, found in paths.items()}
+        return splits, Task(paths["train"][0].name.split(".")[0])
     if config.validation_file is not None or config.test_file is not None:
         raise UserError("--data.validation_file and --data.test_file need --data.train_file beside them")
     if config.glue_dir:
