@@ -23,7 +23,7 @@ class HeldOut:
     """What an evaluation found, over all batches and processes; `Objective.evaluate` makes numbers of it.
 
     Attributes:
-        sums: what the objective's `forward` gave; float64, on the host.
+        sums: what the objective's `forward` gave, summed, or put together if it is `collected`; float64, on the host.
         counts: targets of each loss term.
     """
 
@@ -56,6 +56,7 @@ def evaluate(
     was_training = inner.training
     inner.eval()
     sums: dict[str, torch.Tensor] = {}
+    parts: dict[str, list[torch.Tensor]] = {}
     counts: dict[str, int] = {}
     try:
         for batch in interruptible(stop, batches, total, desc="evaluate"):
@@ -63,23 +64,28 @@ def evaluate(
             with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
                 found = inner(send_to_device(batch.inputs, accelerator.device, non_blocking=True))
             for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + value.cpu().double()
+                value = value.cpu().double()
+                if name in inner.collected:
+                    parts.setdefault(name, []).append(value)
+                else:
+                    sums[name] = sums.get(name, 0.0) + value
             for name, count in batch.counts.items():
                 counts[name] = counts.get(name, 0) + count
     finally:
         inner.train(was_training)
     if accelerator.num_processes > 1:  # as objects: a process that had no batch does not know the names
-        parts = gather_object([(sums, counts)])
-        sums, counts = (_added(each) for each in zip(*parts, strict=True))
+        everyone = zip(*gather_object([(sums, parts, counts)]), strict=True)
+        sums, parts, counts = (_added(each) for each in everyone)
     if not any(counts.values()):
         raise errors.UserError("the held-out sequences hold nothing to predict; give more held-out text")
-    return HeldOut(sums, counts)
+    return HeldOut(sums | {name: torch.cat(found) for name, found in parts.items()}, counts)
 
 
 def _added(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The sums of what some dictionaries have under each name."""
     names = dict.fromkeys(name for part in parts for name in part)
-    return {name: sum(part[name] for part in parts if name in part) for name in names}
+    found = {name: [part[name] for part in parts if name in part] for name in names}
+    return {name: sum(others, first) for name, (first, *others) in found.items()}
 
 
 def unigram_cross_entropy(

@@ -82,7 +82,7 @@ def isolated_attention(
     if (cu_seqlens is not None or products) and not dropout:
         query, key, value = (each.to(precision) for each in (query, repeat_kv(key, groups), repeat_kv(value, groups)))
         if cu_seqlens is not None:
-            causal = is_causal or documents.causal
+            causal = documents.direction(is_causal)
             return varlen_attention(query, key, value, cu_seqlens, scale, causal, sliding_window), None
         with torch.autocast("cpu", enabled=False):  # it would take the softmax to float32
             if query.shape[2] > _SHORT and not torch.compiler.is_compiling():
@@ -128,38 +128,53 @@ class Documents:
 
     Args:
         ids: int64, (batch, length); tokens of equal id see each other.
-        causal: and only their past, whatever the architecture says.
+        causal: and only their past, whatever the architecture says; or bool, (batch,): whether each row's tokens see
+            only their past, or both sides.
         cu_seqlens: int32, where they begin among the batch * length tokens (`packing.cumulative_lengths`): attention is
             then computed by `varlen_attention` where its arithmetic allows.
     """
 
-    def __init__(self, ids: Tensor, causal: bool = False, cu_seqlens: Tensor | None = None) -> None:
+    def __init__(self, ids: Tensor, causal: bool | Tensor = False, cu_seqlens: Tensor | None = None) -> None:
         self.ids, self.causal, self.cu_seqlens = ids, causal, cu_seqlens
-        self._masks: dict[tuple[bool, int | None], Tensor] = {}
-        self._tiles: dict[tuple[bool, int | None], list[Tile]] = {}
+        self._masks: dict[tuple[bool | str, int | None], Tensor] = {}
+        self._tiles: dict[tuple[bool | str, int | None], list[Tile]] = {}
+
+    def direction(self, is_causal: bool) -> bool | Tensor:
+        """Whether tokens see only their past, where the architecture says `is_causal`; or bool, (batch,)."""
+        return self.causal if isinstance(self.causal, Tensor) else is_causal or self.causal
 
     def mask(self, is_causal: bool, sliding_window: int | None) -> Tensor:
         """`document_mask` of these documents."""
-        wanted = (is_causal or self.causal, sliding_window)
+        causal = self.direction(is_causal)
+        wanted = ("by row" if isinstance(causal, Tensor) else causal, sliding_window)
         if wanted not in self._masks:
-            self._masks[wanted] = document_mask(self.ids, *wanted)
+            self._masks[wanted] = document_mask(self.ids, causal, sliding_window)
         return self._masks[wanted]
 
     def tiles(self, is_causal: bool, sliding_window: int | None) -> list[Tile]:
         """`tiles_of` these documents, which are on a CPU."""
-        wanted = (is_causal or self.causal, sliding_window)
+        causal = self.direction(is_causal)
+        wanted = ("by row" if isinstance(causal, Tensor) else causal, sliding_window)
         if wanted not in self._tiles:
-            self._tiles[wanted] = tiles_of(self.ids, *wanted)
+            self._tiles[wanted] = tiles_of(self.ids, causal, sliding_window)
         return self._tiles[wanted]
 
 
-def document_mask(document_ids: Tensor, is_causal: bool, sliding_window: int | None) -> Tensor:
-    """Who sees whom: bool, (batch, 1, length, length), True where the query (third axis) sees the key (fourth)."""
+def document_mask(document_ids: Tensor, is_causal: bool | Tensor, sliding_window: int | None) -> Tensor:
+    """Who sees whom: bool, (batch, 1, length, length), True where the query (third axis) sees the key (fourth).
+
+    Args:
+        document_ids: (batch, length); tokens of equal id see each other.
+        is_causal: whether a token sees only itself and its past; bool, (batch,), where rows differ in that.
+        sliding_window: a token sees others less than this far away.
+    """
     mask = document_ids[:, :, None] == document_ids[:, None, :]
-    if is_causal or sliding_window is not None:
+    if isinstance(is_causal, Tensor) or is_causal or sliding_window is not None:
         position = torch.arange(document_ids.shape[1], device=document_ids.device)
         distance = position[:, None] - position[None, :]
-        if is_causal:
+        if isinstance(is_causal, Tensor):
+            mask = mask & ((distance >= 0) | ~is_causal[:, None, None])
+        elif is_causal:
             mask = mask & (distance >= 0)
         if sliding_window is not None:
             mask = mask & (distance.abs() < sliding_window)

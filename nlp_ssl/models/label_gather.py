@@ -15,7 +15,8 @@ class LabelledPositions:
 
     While `positions` holds an int64 tensor of shape (C,), indices into the flattened (batch * length) tokens, the base
     model returns hidden states of shape (1, C, hidden), and so the head returns logits of shape (1, C, vocabulary).
-    While it is `None`, nothing changes.
+    While it is `None`, nothing changes. While `keeps` is set, the base model's hidden states of all tokens are kept in
+    `hidden`.
 
     Args:
         model: a model with a head; a hook on `model.base_model` stays installed.
@@ -23,9 +24,13 @@ class LabelledPositions:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.positions: Tensor | None = None
+        self.keeps = False
+        self.hidden: Tensor | None = None
         model.base_model.register_forward_hook(self._gather)
 
     def _gather(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        if self.keeps:
+            self.hidden = output[0]
         if self.positions is None:
             return output
         hidden = output[0]

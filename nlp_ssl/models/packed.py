@@ -54,7 +54,8 @@ class PackedModel(nn.Module):
         position_ids: Tensor,
         cu_seqlens: Tensor | None = None,
         label_positions: Tensor | None = None,
-        causal: bool = False,
+        causal: bool | Tensor = False,
+        token_type_ids: Tensor | None = None,
     ) -> Tensor:
         """Logits; last hidden states of a model without a head.
 
@@ -65,7 +66,9 @@ class PackedModel(nn.Module):
             cu_seqlens: int32; where documents begin among the B * S tokens (`packing.cumulative_lengths`). Read where
                 `self.varlen` is set.
             label_positions: int32 or int64, (C,); indices into the B * S tokens.
-            causal: have an isolated encoder's tokens see only their past.
+            causal: have an isolated encoder's tokens see only their past; or bool, (B,): whether each row's tokens see
+                only their past, or both sides, whatever the architecture says (isolated models).
+            token_type_ids: int32 or int64, (B, S), for a model that has segments.
 
         Returns:
             (B, S, vocabulary or hidden size), or (1, C, ...) when `label_positions` are given.
@@ -80,6 +83,8 @@ class PackedModel(nn.Module):
             kwargs["attention_mask"] = (document_ids > 0).long()
         if self.pairwise is not None:
             self.pairwise.documents = documents
+        if token_type_ids is not None:
+            kwargs["token_type_ids"] = token_type_ids
         self.labelled.positions = label_positions
         try:
             return self.model(input_ids=input_ids, **kwargs)[0]
@@ -87,6 +92,16 @@ class PackedModel(nn.Module):
             self.labelled.positions = None
             if self.pairwise is not None:
                 self.pairwise.documents = None
+
+    def with_hidden(self, input_ids: Tensor, **given: Any) -> tuple[Tensor, Tensor]:
+        """Logits as `forward` gives them, and the last hidden states of all tokens, (B, S, hidden size)."""
+        self.labelled.keeps = True
+        try:
+            logits = self(input_ids, **given)
+            assert self.labelled.hidden is not None
+            return logits, self.labelled.hidden
+        finally:
+            self.labelled.keeps, self.labelled.hidden = False, None
 
 
 def _say_nothing(*args: object) -> None:

@@ -34,27 +34,28 @@ class Tile:
     hidden: Tensor | None
 
 
-def tiles_of(document_ids: Tensor, is_causal: bool, sliding_window: int | None) -> list[Tile]:
+def tiles_of(document_ids: Tensor, is_causal: bool | Tensor, sliding_window: int | None) -> list[Tile]:
     """The tiles of a batch.
 
     Args:
         document_ids: int64, (batch, length), on the host; every document in one stretch; 0 is padding, which sees
             nothing.
-        is_causal: a token sees only itself and its past.
+        is_causal: whether a token sees only itself and its past; bool, (batch,), where rows differ in that.
         sliding_window: a token sees others less than this far away.
     """
     tiles = []
-    for row, ids in enumerate(document_ids.numpy()):
+    causal_rows = np.broadcast_to(np.asarray(is_causal), len(document_ids))
+    for row, (ids, causal) in enumerate(zip(document_ids.numpy(), causal_rows, strict=True)):
         edges = np.flatnonzero(np.diff(ids)) + 1
         documents = [(int(b), int(e)) for b, e in zip([0, *edges], [*edges, len(ids)], strict=True) if ids[b] > 0]
         for begin, end, first, last in _stretches(documents):
-            keys_begin, keys_end = first, end if is_causal else last
+            keys_begin, keys_end = first, end if causal else last
             if sliding_window is not None:
                 keys_begin = max(keys_begin, begin - sliding_window + 1)
                 keys_end = min(keys_end, end - 1 + sliding_window)
             query, key = np.arange(begin, end)[:, None], np.arange(keys_begin, keys_end)[None]
             seen = ids[query] == ids[key]
-            if is_causal:
+            if causal:
                 seen &= key <= query
             if sliding_window is not None:
                 seen &= np.abs(query - key) < sliding_window

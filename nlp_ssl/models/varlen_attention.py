@@ -10,7 +10,13 @@ HALF = (torch.float16, torch.bfloat16)  # what the kernel multiplies
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float, causal: bool, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    scale: float,
+    causal: bool | Tensor,
+    window: int | None,
 ) -> Tensor:
     """Scaled dot-product attention inside documents, without dropout.
 
@@ -21,12 +27,16 @@ def varlen_attention(
         cu_seqlens: int32, where each document begins among the batch * length tokens, and behind it that count,
             repeated: empty documents, so that the shape stays the same.
         scale: factor on the scores.
-        causal: a token sees only itself and its past.
+        causal: a token sees only itself and its past; or bool, (batch,), for each row: then attention is computed
+            both ways, as the kernel has one direction for all.
         window: a token sees others less than this far away.
 
     Returns:
         (batch, length, heads, head_dim).
     """
+    if isinstance(causal, Tensor):
+        past, both = (varlen_attention(query, key, value, cu_seqlens, scale, c, window) for c in (True, False))
+        return torch.where(causal[:, None, None, None], past, both)
     batch, _, length, _ = query.shape
     query, key, value = (each.transpose(1, 2).flatten(0, 1).contiguous() for each in (query, key, value))
     left = -1 if window is None else window - 1

@@ -109,7 +109,7 @@ print(generate({example}, max_new_tokens=40)[0]["generated_text"])""",
         return {"clm": 1.0}
 
     @classmethod
-    def frame(cls, tokenizer: PreTrainedTokenizerFast) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def frame(cls, tokenizer: PreTrainedTokenizerFast, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """BOS, or EOS where there is none, and EOS."""
         end = tokenizer.eos_token_id
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end

@@ -48,12 +48,17 @@ class Objective(nn.Module):
         metrics: the numbers of `evaluate`, the main one first, and whether a low or a high one is good.
         two_pass: the loss needs the vectors of the whole step at once (negatives in the batch): in training `forward`
             gives `{"vectors": (N, ...)}`, and `loss_of_vectors` the losses of those of all micro-batches and processes.
+        collected: what `forward` gives in evaluation that is not summed over batches and processes, but put together:
+            tensors whose first axis may differ from batch to batch; their order depends on the processes.
+        unsaved: names of submodules that no checkpoint holds: those that never change, such as a teacher.
     """
 
     auto_class: ClassVar[Any]
     card: ClassVar[CardText]
     metrics: ClassVar[Metrics] = {"held_out_loss": "min"}
     two_pass: ClassVar[bool] = False
+    collected: ClassVar[frozenset[str]] = frozenset()
+    unsaved: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -71,7 +76,7 @@ class Objective(nn.Module):
         Returns:
             For each term that the batch has, the loss summed over its targets (0-d): float32 whatever the precision of
             the model, but for a float64 model, whose loss is float64. In evaluation also what `evaluate` reads: tensors
-            of any shape, the same for every batch, that can be summed over batches.
+            of any shape, the same for every batch, that can be summed over batches, and those that are `collected`.
         """
         raise NotImplementedError
 
@@ -91,11 +96,19 @@ class Objective(nn.Module):
         inner = self.model if isinstance(self.model, PreTrainedModel) else self.model.model  # of a PackedModel
         return {"": inner}
 
+    def files(self) -> dict[str, str]:
+        """Small texts that are published beside the model, by their names in its folder (see `publishing.pushed`)."""
+        return {}
+
+    def identity(self) -> dict[str, str]:
+        """What must be as it was when a run is resumed and no checkpoint holds: what it is, and its fingerprint."""
+        return {}
+
     def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
         """The numbers of an evaluation.
 
         Args:
-            sums: what `forward` gave, summed over all held-out batches; float64, on the host.
+            sums: what `forward` gave, summed over all held-out batches, or put together; float64, on the host.
             counts: targets of each term, likewise.
             num_bytes: of the text that was read.
 
@@ -134,7 +147,20 @@ class PretrainingObjective(Objective):
         return False
 
     @classmethod
-    def frame(cls, tokenizer: PreTrainedTokenizerFast) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def special_tokens(cls, config: Any) -> list[str]:
+        """Special tokens that the tokenizer must have besides the usual ones; a new one is trained with them."""
+        return []
+
+    @classmethod
+    def completed(cls, config: Any) -> Any:
+        """The run's options with those of `model`, `tokenizer` and `tokens` that follow from the objective's own.
+
+        A copy; what the user gave stays.
+        """
+        return config
+
+    @classmethod
+    def frame(cls, tokenizer: PreTrainedTokenizerFast, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens before and after every document: the tokenizer's own, such as CLS and SEP."""
         body, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
         at = next(i for i in range(len(whole)) if whole[i : i + len(body)] == body)

@@ -23,10 +23,12 @@ TOKENIZER = re.compile(
     r"tokenizer\.(json|model)|(tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|vocab\.txt|merges\.txt"
     r"|(spiece|sentencepiece\.bpe|spm)\.model|chat_template\.(jinja|json)|additional_chat_templates/[\w-]+\.jinja"
 )
+POOLING = "1_Pooling"  # how sentence-transformers makes a vector of a text, and the names that it looks for
+VECTORS = re.compile(rf"modules\.json|(config_sentence_transformers|sentence_bert_config)\.json|{POOLING}/config\.json")
 SHOWN = re.compile(rf"{re.escape(CARD)}|curves\.png|confusion\.png|{re.escape(SETTINGS)}")
 TEMPLATES = "additional_chat_templates"
 MODEL = (WEIGHTS, CONFIGURATION, TOKENIZER)
-PUSHED = (*MODEL, SHOWN)
+PUSHED = (*MODEL, VECTORS, SHOWN)
 CODE = ("auto_map", "custom_pipelines")  # by which a configuration names Python code, perhaps of another repository
 
 
@@ -69,7 +71,7 @@ def _is_pushed(name: str) -> bool:
     if any(pattern.fullmatch(name) for pattern in PUSHED):
         return True
     outer, _, inner = name.partition("/")  # of a model in the model's folder
-    return outer != TEMPLATES and any(pattern.fullmatch(inner) for pattern in MODEL)
+    return outer not in (TEMPLATES, POOLING) and any(pattern.fullmatch(inner) for pattern in MODEL)
 
 
 def size_of(content: Path | bytes) -> int:
@@ -81,7 +83,7 @@ def _all_files(folder: Path) -> dict[str, Path]:
     below = folder / TEMPLATES
     found = {path.name: path for path in folder.iterdir() if path.is_file()}
     models = [path.parent for path in folder.glob("[!.]*/config.json")]
-    for inner in (below, *filter(_is_inner_model, models)):
+    for inner in (below, folder / POOLING, *filter(_is_inner_model, models)):
         found |= {f"{inner.name}/{path.name}": path for path in inner.glob("*") if path.is_file()}
     return dict(sorted(found.items()))
 

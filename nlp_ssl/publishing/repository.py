@@ -23,6 +23,7 @@ from nlp_ssl.publishing.pushed import model_files
 MODEL_FILES = re.compile(
     r"[^/]*\.(safetensors|safetensors\.index\.json|bin|bin\.index\.json)"
     r"|(tokenizer|vocab|merges|special_tokens_map|added_tokens|spiece|sentencepiece)[^/]*\.(json|txt|model)"
+    r"|modules\.json|(config_sentence_transformers|sentence_bert_config)\.json|1_Pooling/config\.json"
     r"|adapter_config\.json|generation_config\.json|chat_template\.\w+|additional_chat_templates/.*"
 )
 # What earlier versions pushed, though it holds texts of the data.

@@ -78,6 +78,9 @@ class ModelFolder:
             remove(trial)
 
     def _describe(self, folder: Path, facts: dict[str, Any]) -> None:
+        for name, text in self.objective.files().items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
         settings = plain(to_dict(self.config)) | {"resume": plain(to_dict(ResumeConfig()))}
         (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         with console.optional("the model card"):

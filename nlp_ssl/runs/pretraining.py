@@ -94,6 +94,7 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
             data=fingerprint(sorted(rows.fingerprint for rows in data.rows.values())),
             tokenizer=data.train.tokens.manifest["tokenizer"],
             files=data.files,
+            others=module.identity(),
         ),
     )
 

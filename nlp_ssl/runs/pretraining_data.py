@@ -127,7 +127,7 @@ def infer_objective(config: PretrainConfig) -> Objective:
 
 
 def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | None:
-    config = resolve.model(config, objective)
+    config = resolve.model(objective.completed(config), objective)
     check_model(config, objective)
     preset = presets.split_name(config.model.name)
     if not preset:
@@ -155,7 +155,7 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     config = resolve.packing(config, model_config, isolates(model_config, objective.auto_class))
     if config.tokens.packing != "packed" and any(phase.objective for phase in config.phases):
         raise UserError("--phases: a phase with an objective of its own needs packed rows (--tokens.packing packed)")
-    prefix, suffix = objective.frame(tokenizer)
+    prefix, suffix = objective.frame(tokenizer, config)
     train, held_out = (tokenise(config, corpus, tokenizer, part) for part in ("train", "held_out"))
     if train is None or held_out is None:
         return None
@@ -223,11 +223,20 @@ def get_tokenizer(
         revision = config.model.revision if path == config.model.name else None
         tokenizer = load_tokenizer(path, revision, objective.needs_mask_token())
         console.say(f"tokenizer: {path}, {len(tokenizer):,} entries")
+        there = tokenizer.get_vocab()
+        if missing := [token for token in objective.special_tokens(config) if token not in there]:
+            raise UserError(
+                f"the tokenizer {path} has no {missing[0]}, which {objective.card.objective} needs "
+                f"({len(missing)} such tokens are missing); train one with --tokenizer.special_tokens, or leave it out "
+                "and let one be trained"
+            )
         return config, tokenizer
     assert preset is not None  # or it would be the model's own
     is_given = config.tokenizer.vocab_size is not None
     size = config.tokenizer.vocab_size or derive_vocab_size(num_text_bytes(corpus.train))
     wanted = resolve.tokenizer(config, presets.FAMILIES[preset[0]].tokenizer, size).tokenizer
+    more = [token for token in objective.special_tokens(config) if token not in wanted.special_tokens]
+    wanted = replace(wanted, special_tokens=[*wanted.special_tokens, *more])
     decoder = objective.trains == "decoder"
     folder = cache_dir() / "tokenizers" / fingerprint(corpus.fingerprint, to_dict(wanted), RECIPE_OF[objective.trains])
     # one that was fitted to its text is not the one of a size that was given, which training then refuses

@@ -88,7 +88,10 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
             "the tokenizer trained on it; give the corpus as it was, or continue with the new text by "
             f"--tokenizer.path {checkpoint} --resume.allow_changed, or start anew in another --output_dir"
         )
-    if fatal := [NAMES[key] for key in sorted(changed - {"data"})]:
+    fatal = [NAMES[key] for key in sorted(changed - {"data"})]
+    had, has = (each.get("others", {}) for each in (state["identity"], identity))
+    fatal += [what for what in sorted(had.keys() | has.keys()) if had.get(what) != has.get(what)]
+    if fatal:
         raise UserError(
             f"cannot continue from {checkpoint}: {' and '.join(fatal)} changed; start anew in another folder"
         )
@@ -150,6 +153,7 @@ def run_identity(
     tokenizer: str,
     files: dict[str, str] | None = None,
     lora_rank: int | None = None,
+    others: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """What makes a run that run: nothing of it may change when it is resumed, but the data if that is allowed.
 
@@ -160,6 +164,7 @@ def run_identity(
         tokenizer: fingerprint.
         files: sha256 of the data's files, by name, to say which of them changed.
         lora_rank: of adapters.
+        others: what else it is made of, such as a teacher, and the fingerprint of that (`Objective.identity`).
     """
     elsewhere = ("transformers_version", "_name_or_path")  # a model may be moved
     return {
@@ -169,4 +174,5 @@ def run_identity(
         "model": fingerprint({k: v for k, v in model.config.to_dict().items() if k not in elsewhere}),
         "optimizer": config.optimizer.name,
         "lora_rank": lora_rank,
+        "others": others or {},
     }

@@ -45,7 +45,8 @@ def unpublished(objective: Objective) -> dict[str, Tensor]:
     }
     # what stands below adapters does not change, and comes with the model that training began from
     state = {name: value for name, value in objective.state_dict().items() if ".base_layer." not in name}
-    return {name: value for name, value in state.items() if _identity(value) not in there}
+    never = tuple(f"{name}." for name in objective.unsaved)
+    return {n: value for n, value in state.items() if _identity(value) not in there and not n.startswith(never)}
 
 
 def load_weights(folder: Path, objective: Objective) -> None:

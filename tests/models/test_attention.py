@@ -165,3 +165,58 @@ def test_an_encoder_can_be_made_to_see_only_the_past(name, documents):
     assert same[35:].all()
     both_ways = packed(ids, **kwargs)[0]
     assert not (both_ways[13:22] == packed(changed, **kwargs)[0][13:22]).all(-1).any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("paths", [(256, 2048), (0, 2048), (0, 0)], ids=["formula", "tiles", "kernel"])
+@pytest.mark.parametrize("name", ["bert", "modernbert", "deberta-v2", "gpt2", "llama"])
+def test_rows_of_a_batch_may_differ_in_what_their_tokens_see(name, paths, documents, monkeypatch):
+    """Each row as where all rows are like it; of a decoder the others see both sides."""
+    monkeypatch.setattr(attention, "_SHORT", paths[0])
+    monkeypatch.setattr(attention, "_LONG", paths[1])
+    first, _, middle, last = documents
+    packed = PackedModel(tiny_model(name, isolated=True), True).eval()
+    ids, kwargs = row(first, middle, last, pad=5)
+    ids, kwargs = ids.repeat(2, 1), {key: value.repeat(2, 1) for key, value in kwargs.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        found, past, both = (
+            packed(ids, **kwargs, causal=torch.tensor(causal))
+            for causal in ([True, False], [True, True], [False, False])
+        )
+        real = kwargs["document_ids"][0] > 0
+        assert torch.equal(found[0, real], past[0, real])
+        assert torch.equal(found[1, real], both[1, real])
+        assert torch.equal(past[:, real], packed(ids, **kwargs, causal=True)[:, real])
+        if name in MASKED:
+            assert torch.equal(both[:, real], packed(ids, **kwargs)[:, real])
+    changed = ids.clone()
+    changed[:, 22] += 1  # the tenth token of the second document
+    after = packed(changed, **kwargs, causal=torch.tensor([True, False]))
+    same = (packed(ids, **kwargs, causal=torch.tensor([True, False])) == after).all(-1)
+    assert same[0, 13:22].all()
+    assert not same[1, 13:22].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["bert", "modernbert", "gpt2"])
+def test_hidden_states_are_those_that_the_logits_are_made_of(name, documents):
+    packed = PackedModel(tiny_model(name, isolated=True), True).eval()
+    ids, kwargs = row(documents[0], documents[2])
+    labels = torch.tensor([3, 20])
+    logits, hidden = packed.with_hidden(ids, **kwargs, label_positions=labels)
+    assert torch.equal(logits, packed(ids, **kwargs, label_positions=labels))
+    plain = tiny_model(name).eval()
+    plain.load_state_dict(packed.model.state_dict())
+    alone = plain.base_model(documents[2][None]).last_hidden_state
+    assert close(hidden[:, 13:], alone)
+    assert packed.labelled.hidden is None
+
+
+@torch.no_grad()
+def test_segments_reach_a_model_that_has_them(documents):
+    packed = PackedModel(tiny_model("bert", isolated=True), True).eval()
+    ids, kwargs = row(documents[0])
+    types = (torch.arange(13) > 5).long()[None]
+    expected = tiny_model("bert").eval()
+    expected.load_state_dict(packed.model.state_dict())
+    assert close(packed(ids, **kwargs, token_type_ids=types), expected(ids, token_type_ids=types).logits)

@@ -17,6 +17,7 @@ def ids_of(*rows, length=40):
     return torch.from_numpy(ids)
 
 
+DIRECTIONS = [False, True, torch.tensor([True, False, True, False])]
 IDS = ids_of([40], [3, 1, 17, 12], [1] * 30, [25, 2, 2, 11])
 
 
@@ -26,7 +27,9 @@ def _small_tiles(monkeypatch):
 
 
 @pytest.mark.parametrize("window", [None, 1, 4, 9])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    "causal", [False, True, torch.tensor([True, False, True, False])], ids=["both", "past", "by row"]
+)
 def test_values_and_gradients_are_those_under_a_mask(causal, window):
     generator = torch.Generator().manual_seed(0)
     query, key, value, above = (torch.randn(4, 3, 40, 6, generator=generator, dtype=torch.float64) for _ in range(4))
@@ -45,7 +48,9 @@ def test_values_and_gradients_are_those_under_a_mask(causal, window):
 
 
 @pytest.mark.parametrize("window", [None, 4])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    "causal", [False, True, torch.tensor([True, False, True, False])], ids=["both", "past", "by row"]
+)
 def test_every_pair_that_is_seen_is_in_one_tile(causal, window):
     count = torch.zeros(4, 40, 40, dtype=torch.int64)
     area = 0

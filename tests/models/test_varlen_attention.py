@@ -154,3 +154,17 @@ def test_the_proof_refuses_a_kernel_that_is(wrong, says, kernel):
     right, found = check_varlen(tiny_model("bert").config, 96, torch.bfloat16, CPU)
     assert not right
     assert says in found
+
+
+def test_rows_may_differ_in_direction(kernel):
+    kernel(stand_in)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 2, 64, 8, generator=generator)
+    cu_seqlens = torch.tensor([0, 30, 64, 100, 128], dtype=torch.int32)
+    past, both, mixed = (
+        varlen_attention.varlen_attention(query, key, value, cu_seqlens, 0.3, causal, None)
+        for causal in (True, False, torch.tensor([True, False]))
+    )
+    assert torch.equal(mixed[0], past[0])
+    assert torch.equal(mixed[1], both[1])
+    assert not torch.equal(past, both)

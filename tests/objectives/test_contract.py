@@ -44,6 +44,7 @@ from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.masking import IGNORE, MaskingCollator
 from nlp_ssl.objectives.objective import PretrainingObjective, digest_of
 from nlp_ssl.publishing.card import CardText
+from nlp_ssl.publishing.pushed import model_files
 from nlp_ssl.runs import pretraining, pretraining_data
 
 STEPS, LR, MOMENTUM = 3, 0.05, 0.5
@@ -99,7 +100,9 @@ class Centred(PretrainingObjective):
 
     Config = CentredConfig
     auto_class = AutoModelForMaskedLM
-    metrics = {"held_out_loss": "min", "score_std": "max"}  # noqa: RUF012
+    metrics = {"held_out_loss": "min", "score_std": "max", "median_score": "max"}  # noqa: RUF012
+    collected = frozenset({"scores"})
+    unsaved = ("scale",)
     card = CardText(
         pipeline_tag="fill-mask",
         objective="masked language modelling with centred scores",
@@ -115,6 +118,8 @@ class Centred(PretrainingObjective):
         self.head = torch.nn.Linear(len(tokenizer), 1)
         torch.nn.init.ones_(self.head.bias)  # far from the first average
         self.register_buffer("average", torch.zeros(()))
+        self.scale = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)  # as a teacher is: frozen, never saved
+        torch.nn.init.ones_(self.scale.weight)
         self.seen: list[torch.Tensor] = []  # sum and number of this step's scores
 
     @property
@@ -132,12 +137,14 @@ class Centred(PretrainingObjective):
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         inputs = {key: batch[key] for key in ("document_ids", "position_ids", "cu_seqlens")}
         logits = self.model(batch["input_ids"], **inputs)
-        scores = self.head(logits)[..., 0][batch["document_ids"] > 0]
+        scores = self.scale(self.head(logits))[..., 0][batch["document_ids"] > 0]
         if self.training:
             self.seen.append(torch.stack([scores.sum(), scores.new_tensor(len(scores))]).detach())
         mlm = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORE, reduction="sum")
         sums = {"mlm": mlm, "centre": (scores - self.average).square().sum()}
-        return sums if self.training else {**sums, "moments": torch.stack([scores.sum(), scores.square().sum()])}
+        if self.training:
+            return sums
+        return {**sums, "moments": torch.stack([scores.sum(), scores.square().sum()]), "scores": scores}
 
     def after_step(self, step: int) -> None:
         total, count = everywhere(torch.stack(self.seen).sum(0))
@@ -148,7 +155,15 @@ class Centred(PretrainingObjective):
 
     def evaluate(self, sums: Any, counts: Any, num_bytes: float) -> dict[str, float]:
         mean, square = (sums["moments"] / counts["centre"]).tolist()
-        return super().evaluate(sums, counts, num_bytes) | {"score_std": (square - mean**2) ** 0.5}
+        more = {"score_std": (square - mean**2) ** 0.5, "median_score": sums["scores"].median().item()}
+        assert sums["scores"].shape == (counts["centre"],)
+        return super().evaluate(sums, counts, num_bytes) | more
+
+    def files(self) -> dict[str, str]:
+        return {"modules.json": "[]", "1_Pooling/config.json": "{}"}
+
+    def identity(self) -> dict[str, str]:
+        return {"the scale of the scores": os.environ.get("SCALE", "1")}
 
     def samples(self, folder: Path, held_out: Any, tokenizer: Any) -> Iterator[str]:
         yield f"the last average was {float(self.average):.6f}"
@@ -241,7 +256,11 @@ def test_the_model_is_published_without_what_only_training_needs(whole: tuple[Pa
     assert not found["missing_keys"]
     assert not found["unexpected_keys"]
     assert not (out / "training_state").exists()
-    assert kept(out).keys() == {"head.weight", "head.bias", "average"}
+    assert kept(out).keys() == {"head.weight", "head.bias", "average"}  # and not the scale, which never changes
+    for folder in (out, out / "checkpoints" / "step-00000008"):
+        assert (folder / "modules.json").read_text() == "[]"
+        assert (folder / "1_Pooling" / "config.json").read_text() == "{}"
+    assert {"modules.json", "1_Pooling/config.json"} <= model_files(out).keys()
     assert kept(out)["head.weight"].shape == (1, model.config.vocab_size)
 
 
@@ -252,10 +271,15 @@ def test_stopped_and_resumed_it_is_the_same_run_to_the_bit(
     pretrain(corpus, stopped, expect=75, STOP_AFTER="3")
     steps = [event["step"] for event in events(stopped, "step")]
     assert 3 <= steps[-1] < 7
+    refused = pretrain(corpus, stopped, "--resume", expect=2, SCALE="2")
+    assert "the scale of the scores changed" in refused
     printed = pretrain(corpus, stopped, "--resume")
     assert f"(step {steps[-1]})" in printed
     measured = ("loss", "mlm_loss", "centre_loss", "mlm_targets", "centre_targets", "grad_norm", "lr", "digest")
-    for kind, names in (("step", ("step", *measured)), ("evaluation", ("step", "held_out_loss", "score_std"))):
+    for kind, names in (
+        ("step", ("step", *measured)),
+        ("evaluation", ("step", "held_out_loss", "score_std", "median_score")),
+    ):
         found, expected = ([[e[name] for name in names] for e in events(each, kind)] for each in (stopped, out))
         assert found == expected
     assert (stopped / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
@@ -362,6 +386,7 @@ def test_its_evaluation_is_that_of_plain_transformers_whatever_the_batch(batch_s
     assert list(found.counts.values()) == counts
     loss = masked.mean() + 0.5 * ((scores - 0.25) ** 2).mean()
     expected = {"held_out_loss": loss.item(), "score_std": scores.std(correction=0).item()}
+    expected["median_score"] = scores.median().item()
     assert module.evaluate(found.sums, found.counts, 1.0) == pytest.approx(expected, rel=1e-10)
     assert not module.seen  # an evaluation moves nothing
 
