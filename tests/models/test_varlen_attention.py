@@ -159,7 +159,7 @@ def test_the_proof_refuses_a_kernel_that_is(wrong, says, kernel):
 def test_rows_may_differ_in_direction(kernel):
     kernel(stand_in)
     generator = torch.Generator().manual_seed(0)
-    query, key, value = torch.randn(3, 2, 2, 64, 8, generator=generator)
+    query, key, value = torch.randn(3, 2, 2, 64, 8, generator=generator).bfloat16()
     cu_seqlens = torch.tensor([0, 30, 64, 100, 128], dtype=torch.int32)
     past, both, mixed = (
         varlen_attention.varlen_attention(query, key, value, cu_seqlens, 0.3, causal, None)

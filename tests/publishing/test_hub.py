@@ -174,7 +174,8 @@ PRIVATE = [
     "tensorboard/events",
     "training_state/run.json",
     ".git/config",
-    "1_Pooling/config.json",
+    "1_Pooling/notes.txt",
+    "2_Dense/config.json",
     "additional_chat_templates/notes.txt",
     "additional_chat_templates/config.json",
     "curves.png.bak",
@@ -210,8 +211,10 @@ def test_only_files_of_the_list_are_pushed_whatever_lies_beside_them(server, ful
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt", "spiece.model",
     "chat_template.jinja",
-    "generation_config.json", "confusion.png"])  # fmt: skip
+    "generation_config.json", "confusion.png", "modules.json", "sentence_bert_config.json",
+    "config_sentence_transformers.json", "1_Pooling/config.json"])  # fmt: skip
 def test_what_makes_a_model_is_pushed(folder, name):
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("{}")
     assert name in model_files(folder)
 
