@@ -213,9 +213,9 @@ FAULTS = [
     ),
     Fault(
         "padding of a shorter share taken for vectors of the step",
-        "training/gradients.py",
-        "torch.cat([each[:size] for each, size in zip(everyone, sizes, strict=True)])",
-        "torch.cat(list(everyone))",
+        "objectives/gathering.py",
+        "torch.cat([each[:size] for each, size in zip(everyones, sizes, strict=True)])",
+        "torch.cat(list(everyones))",
         "objectives/test_contract.py",
     ),
     Fault(
