@@ -243,8 +243,8 @@ FAULTS = [
     Fault(
         "special tokens drawn as replacements",
         "objectives/masking.py",
-        "self.ordinary = np.flatnonzero(self.is_ordinary)",
-        "self.ordinary = np.flatnonzero(self.is_ordinary | True)",
+        "return np.flatnonzero(there)",
+        "return np.flatnonzero(there | True)",
         "objectives/test_masking.py",
     ),
     Fault(
