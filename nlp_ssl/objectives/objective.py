@@ -48,6 +48,7 @@ class Objective(nn.Module):
         metrics: the numbers of `evaluate`, the main one first, and whether a low or a high one is good.
         two_pass: the loss needs the vectors of the whole step at once (negatives in the batch): in training `forward`
             gives `{"vectors": (N, ...)}`, and `loss_of_vectors` the losses of those of all micro-batches and processes.
+            May be set for an instance, where it depends on the options.
         collected: what `forward` gives in evaluation that is not summed over batches and processes, but put together:
             tensors whose first axis may differ from batch to batch; their order depends on the processes.
         unsaved: names of submodules that no checkpoint holds: those that never change, such as a teacher.
@@ -56,7 +57,7 @@ class Objective(nn.Module):
     auto_class: ClassVar[Any]
     card: ClassVar[CardText]
     metrics: ClassVar[Metrics] = {"held_out_loss": "min"}
-    two_pass: ClassVar[bool] = False
+    two_pass: bool = False
     collected: ClassVar[frozenset[str]] = frozenset()
     unsaved: ClassVar[tuple[str, ...]] = ()
 
@@ -87,6 +88,9 @@ class Objective(nn.Module):
             vectors: (N, ...), those of all micro-batches and processes; the order of the step's rows is not kept.
         """
         raise NotImplementedError
+
+    def before_step(self) -> None:
+        """Called on every process before a step's first micro-batch: forget what one that was not applied left."""
 
     def after_step(self, step: int) -> None:
         """Called on every process when optimizer step `step` (from 1) has been applied: moving averages, queues."""
@@ -303,6 +307,11 @@ class Curriculum(PretrainingObjective):
         """What the batch's objective makes of it."""
         number = next((int(name.removeprefix(FOR)) for name in batch if name.startswith(FOR)), 0)
         return self.turns[number]({name: value for name, value in batch.items() if not name.startswith(FOR)})
+
+    def before_step(self) -> None:
+        """Of all of them."""
+        for each in self.turns:
+            each.before_step()
 
     def after_step(self, step: int) -> None:
         """Of all of them."""
