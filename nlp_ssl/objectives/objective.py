@@ -108,6 +108,13 @@ class Objective(nn.Module):
         """What must be as it was when a run is resumed and no checkpoint holds: what it is, and its fingerprint."""
         return {}
 
+    def facts(self) -> dict[str, Any]:
+        """What the card says of this run besides the usual, by name, such as its teacher.
+
+        A `base_model` among them is what the model began with where `model.name` does not say it.
+        """
+        return {}
+
     def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
         """The numbers of an evaluation.
 
@@ -290,7 +297,9 @@ class Curriculum(PretrainingObjective):
         self._no_split_modules = main._no_split_modules
         self.main, self.turns = main, (main, *others)
         self.objectives = nn.ModuleList(self.turns)
-        self.metrics, self.card = main.metrics, main.card  # type: ignore[misc]
+        self.metrics, self.card, self.collected = main.metrics, main.card, main.collected  # type: ignore[misc]
+        parts = {"main": main} | {f"objectives.{i}": each for i, each in enumerate(self.turns)}
+        self.unsaved = tuple(f"{at}.{name}" for at, each in parts.items() for name in each.unsaved)  # type: ignore[misc]
         shared = {id(p) for p in main.model.parameters()}
         weights: dict[str, float] = {}
         for each in self.turns:
@@ -321,6 +330,18 @@ class Curriculum(PretrainingObjective):
     def published(self) -> dict[str, PreTrainedModel]:
         """Of the run's."""
         return self.main.published()
+
+    def files(self) -> dict[str, str]:
+        """Of the run's."""
+        return self.main.files()
+
+    def identity(self) -> dict[str, str]:
+        """Of the run's."""
+        return self.main.identity()
+
+    def facts(self) -> dict[str, Any]:
+        """Of the run's."""
+        return self.main.facts()
 
     def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
         """Of the run's."""

@@ -86,7 +86,7 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
         batches=train_batches(config, phases, collator, accelerator, check=verification),
         horizon=Horizon.of(config.train, phases),
         measure=measure,
-        card=lambda facts: pretraining_card(config, objective, data, facts),
+        card=lambda facts: pretraining_card(config, objective, data, module.facts() | facts),
         reference=module.reference(data.unigram),
         identity=run_identity(
             config,
@@ -160,8 +160,10 @@ def pretraining_card(config: PretrainConfig, objective: Objective, data: Pretrai
     """The model card of a pretrained model at some step."""
     manifest, stats = data.train.tokens.manifest, data.train.stats
     results = {name: value for name, value in facts.pop("results").items() if name in objective.card.results}
+    named = names(config)
+    named["base_model"] = facts.pop("base_model", named["base_model"])
     return model_card(
-        **names(config),
+        **named,
         text=objective.card,
         curves=facts.pop("curves", None),
         facts={
