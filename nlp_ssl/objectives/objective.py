@@ -207,6 +207,11 @@ class PretrainingObjective(Objective):
 
     # what came out
 
+    @classmethod
+    def about(cls, config: Any) -> CardText:
+        """What the card of a run says; `card`, unless it depends on the run's options."""
+        return cls.card
+
     def reference(self, unigram: float) -> dict[str, float]:
         """Levels to draw beside the losses, by name.
 
