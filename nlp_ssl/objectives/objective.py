@@ -22,6 +22,7 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import Batch, Collator
 from nlp_ssl.data.sequences.order import hash64
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
+from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.publishing.card import CardText
 
 Sums = dict[str, Tensor]
@@ -140,11 +141,13 @@ class PretrainingObjective(Objective):
     Attributes:
         Config: the run's options: `PretrainConfig` with a section of the objective's own.
         trains: which of the presets it can train.
+        packed: what calls the model on packed rows.
         default_models: the preset for a machine without and with a GPU.
     """
 
     Config: ClassVar[Any]
-    trains: ClassVar[Literal["encoder", "decoder"]] = "encoder"
+    trains: ClassVar[Literal["encoder", "decoder", "encoder-decoder"]] = "encoder"
+    packed: ClassVar[Any] = PackedModel
     default_models: ClassVar[dict[str, str]] = {"cpu": "modernbert-tiny", "gpu": "modernbert-base"}
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: Any) -> None:
