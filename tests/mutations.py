@@ -335,8 +335,8 @@ FAULTS = [
     Fault(
         "rows of a batch ramp begin anew in every phase",
         "data/sequences/phases.py",
-        "self.cursors.append(visited.get(id(phase.rows), 0))",
-        "self.cursors.append(0)",
+        "begins.append(visited.get(rows, 0) + a_step.get(rows, 0))",
+        "begins.append(a_step.get(rows, 0))",
         "data/sequences/test_phases.py",
     ),
     Fault(

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 import yaml
 
 from nlp_ssl.benchmarks.study_report import Judged, report
-from nlp_ssl.config.command_line import parse
+from nlp_ssl.config import nested
 from nlp_ssl.config.common import plain, to_dict
 from nlp_ssl.config.finetuning import ClassificationConfig, NERConfig
 from nlp_ssl.config.pretraining import PretrainConfig
@@ -90,7 +89,7 @@ class Study:
         base = plain(to_dict(self.config))
         options = {f.name: base[f.name] for f in fields(PretrainConfig)}
         options |= {"seed": seed, "output_dir": str(self.run_folder("pretraining", variant, seed))}
-        _set_all(options, variant.options)
+        nested.set_all(options, variant.options)
         phases = [dict(phase) for phase in options["phases"]]
         if steps is not None:
             for phase, count in zip(phases, steps, strict=False):
@@ -103,7 +102,7 @@ class Study:
     def fine_tuning(self, judge: JudgeConfig, variant: VariantConfig, seed: int) -> dict[str, Any]:
         """The options of a fine-tuning run, nested."""
         options: dict[str, Any] = {"train": {}}
-        _set_all(options, judge.options)
+        nested.set_all(options, judge.options)
         options["model"] = options.get("model", {}) | {"name": str(self.run_folder("pretraining", variant, seed))}
         options |= {"seed": seed, "output_dir": str(self.run_folder(judge.name, variant, seed))}
         return options | {"train": options["train"] | self._threads(options["train"])}
@@ -166,10 +165,10 @@ def _check(config: StudyConfig) -> Study:
                 f"positive and below 1 together; they are {shares}"
             )
         trial = study.pretraining(variant, 0, [1] * _phases(study, variant))
-        _read_back(find_objective(variant.objective).Config, trial, f"--variants, {variant.name}")
+        nested.read(find_objective(variant.objective).Config, trial, f"--variants, {variant.name}")
     for judge in config.judges:
         objective, kind = JUDGES[judge.kind]
-        given = _read_back(kind, study.fine_tuning(judge, config.variants[0], 0), f"--judges, {judge.name}")
+        given = nested.read(kind, study.fine_tuning(judge, config.variants[0], 0), f"--judges, {judge.name}")
         study.data[judge.name] = objective.read(given.data)
         console.say(f"{judge.name}: {study.data[judge.name].description}")
     return study
@@ -178,17 +177,6 @@ def _check(config: StudyConfig) -> Study:
 def _phases(study: Study, variant: VariantConfig) -> int:
     """How many phases a variant has, the last one, which has no entry, counted."""
     return len(study.pretraining(variant, 0, None)["phases"]) + 1
-
-
-def _read_back(kind: type, options: dict[str, Any], where: str) -> Any:
-    """The options as a run will read them."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "options.yaml")
-        file.write_text(yaml.safe_dump(options), encoding="utf-8")
-        try:
-            return parse(kind, argv=["--config", str(file)])
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -312,13 +300,3 @@ def _judged(study: Study, judge: JudgeConfig) -> Judged:
 def slug(name: str) -> str:
     """A name as folders are called."""
     return re.sub(r"\W+", "-", name).strip("-").lower()
-
-
-def _set_all(options: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Set nested options by their dotted names."""
-    for name, value in changes.items():
-        *path, last = name.split(".")
-        part = options
-        for key in path:
-            part[key] = part = dict(part.get(key) or {})
-        part[last] = plain(value)

@@ -140,6 +140,11 @@ class PackedModel(nn.Module):
         finally:
             self.labelled.keeps, self.labelled.hidden = False, None
 
+    def hidden_states(self, input_ids: Tensor, **given: Any) -> Tensor:
+        """The last hidden states, (B, S, hidden size), of a model with or without a head; a head reads one of them."""
+        first = torch.zeros(1, dtype=torch.int64, device=input_ids.device)
+        return self.with_hidden(input_ids, **given, label_positions=first)[1]
+
 
 def _say_nothing(*args: object) -> None:
     """In place of a warning."""

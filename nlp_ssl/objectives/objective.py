@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlp_ssl.config.pretraining import PhaseConfig
+from nlp_ssl.config.pretraining import CorpusConfig, PhaseConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import Batch, Collator
 from nlp_ssl.data.sequences.order import hash64
+from nlp_ssl.data.sequences.phases import Rows
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.publishing.card import CardText
@@ -130,6 +131,27 @@ class Objective(nn.Module):
         return {"held_out_loss": sum(w * float(sums[k]) / max(1, counts[k]) for k, w in self.terms.items())}
 
 
+@dataclass(frozen=True)
+class Stream:
+    """Rows that steps learn from, and what makes batches of them.
+
+    Attributes:
+        collator: makes them.
+        share: of the sequences of a global batch, beside the shares of the other streams of packed sequences.
+        corpus: the name of its text among `corpora`; the run's own when `None`.
+        rows: rows of its own instead of packed sequences, with a batch size of their own.
+        held_out: of those.
+        batch_size: of those.
+    """
+
+    collator: Collator
+    share: float = 1.0
+    corpus: str | None = None
+    rows: Rows | None = None
+    held_out: Rows | None = None
+    batch_size: int = 0
+
+
 class PretrainingObjective(Objective):
     """An objective for text without labels, on packed sequences.
 
@@ -143,17 +165,24 @@ class PretrainingObjective(Objective):
         trains: which of the presets it can train.
         packed: what calls the model on packed rows.
         default_models: the preset for a machine without and with a GPU.
+        is_labelled: it learns from labelled rows, and so only beside an objective for text (see `mixture`).
     """
 
     Config: ClassVar[Any]
     trains: ClassVar[Literal["encoder", "decoder", "encoder-decoder"]] = "encoder"
     packed: ClassVar[Any] = PackedModel
+    is_labelled: ClassVar[bool] = False
     default_models: ClassVar[dict[str, str]] = {"cpu": "modernbert-tiny", "gpu": "modernbert-base"}
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: Any) -> None:
         super().__init__(model)
 
     # what it needs of tokenizer and text
+
+    @classmethod
+    def for_config(cls, config: Any) -> "type[PretrainingObjective]":
+        """The class that a run with these options trains: this one, unless head or card depend on them."""
+        return cls
 
     @classmethod
     def needs_mask_token(cls) -> bool:
@@ -191,6 +220,19 @@ class PretrainingObjective(Objective):
             source: tells apart data sets under one seed, such as training (0) and held-out (1) text.
         """
         raise NotImplementedError
+
+    @classmethod
+    def streams(cls, tokenizer: PreTrainedTokenizerFast, config: Any, *, seed: int, source: int = 0) -> "list[Stream]":
+        """What every step learns from, the first of it packed sequences: all of them, unless it says otherwise.
+
+        Arguments are those of `collator`.
+        """
+        return [Stream(cls.collator(tokenizer, config, seed=seed, source=source))]
+
+    @classmethod
+    def corpora(cls, config: Any) -> "dict[str, CorpusConfig]":
+        """Text besides the run's that streams learn from, by a name."""
+        return {}
 
     @classmethod
     def in_phase(cls, config: Any, phase: PhaseConfig) -> Any:

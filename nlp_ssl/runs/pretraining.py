@@ -1,7 +1,9 @@
 """One pretraining run on prepared rows, start to end: model, training, card, a look at the result."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from nlp_ssl.core import console
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.data.sequences.batches import Collator, held_out_batches, held_out_rows
-from nlp_ssl.data.sequences.phases import Phase, Phases
+from nlp_ssl.data.sequences.phases import Phase, Phases, apportion
 from nlp_ssl.data.tokens.checksums import Verification
 from nlp_ssl.evaluation.held_out import evaluate
 from nlp_ssl.models import presets
@@ -23,7 +25,7 @@ from nlp_ssl.models.checks import check_isolation, check_varlen
 from nlp_ssl.models.loading import build_model, describe
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.models.varlen_attention import HALF
-from nlp_ssl.objectives.objective import Curriculum, InPhase, PretrainingObjective, find_objective
+from nlp_ssl.objectives.objective import Curriculum, InPhase, PretrainingObjective, Stream, find_objective
 from nlp_ssl.publishing.card import model_card
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.runs import resolve
@@ -32,6 +34,7 @@ from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
 from nlp_ssl.training.device import DTYPES, make_accelerator, train_batches
+from nlp_ssl.training.distributed import rank_zero_first
 from nlp_ssl.training.micro_batch import find_micro_batch
 from nlp_ssl.training.schedules import Horizon
 
@@ -41,6 +44,7 @@ HELD_OUT_SEED = 0  # held-out masks are the same in every run, whatever its seed
 def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -> Run:
     """Make the model and everything that training needs; nothing is written yet."""
     config = resolve.precision(data.resolved(resolve.implied(config)))
+    objective = objective.for_config(config)
     accelerator = make_accelerator(config)
     config = resolve.pretraining(config, objective, data.model_config, accelerator.num_processes)
     packed = packed_model(config, objective, data)
@@ -50,32 +54,38 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
         console.say(f"packing: documents of a row cannot see each other; alone, logits differ by {difference:.0e}")
         packed.varlen = packed.takes_varlen and _use_varlen(config, packed.model.config, accelerator)
     module, collators = with_phases(objective(packed, data.tokenizer, config), config, data)
-    collator = objective.collator(data.tokenizer, config, seed=config.seed)
+    streams = rank_zero_first(lambda: objective.streams(data.tokenizer, config, seed=config.seed))
+    collator = streams[0].collator
     if config.train.micro_batch_size == "auto":
         share = math.ceil(config.train.global_batch_size / accelerator.num_processes)
         found = find_micro_batch(module, data.train, collator, share, accelerator)
         config = resolve.micro_batch(config, found)
     freeze(config)
-    phases = plan(config, data, collators)
+    phases = plan(config, data, collators, streams)
     verification = Verification()
+    packed_rows = [*data.rows.values(), data.held_out, *(r for each in data.others.values() for r in each.values())]
     if accelerator.is_main_process:
-        verification.start({k: v for rows in (*data.rows.values(), data.held_out) for k, v in rows.digests.items()})
-    scoring = objective.collator(data.tokenizer, config, seed=HELD_OUT_SEED, source=1)
+        verification.start({name: digest for rows in packed_rows for name, digest in rows.digests.items()})
+    scoring = objective.streams(data.tokenizer, config, seed=HELD_OUT_SEED, source=1)
 
     def measure(wrapped: nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
         verification()
-        rows = held_out_rows(len(data.held_out), config.evaluation.max_rows)
-        held_out = held_out_batches(
-            data.held_out,
-            scoring,
-            batch_size=config.evaluation.batch_size,
-            max_rows=config.evaluation.max_rows,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
+        size, count = config.evaluation.batch_size, accelerator.num_processes
+        chosen = [held_out_rows(len(s.held_out or data.held_out), config.evaluation.max_rows) for s in scoring]
+        held_out = chain.from_iterable(
+            held_out_batches(
+                stream.held_out or data.held_out,
+                stream.collator,
+                batch_size=size,
+                max_rows=config.evaluation.max_rows,
+                rank=accelerator.process_index,
+                world_size=count,
+            )
+            for stream in scoring
         )
-        total = math.ceil(len(rows) / accelerator.num_processes / config.evaluation.batch_size)
+        total = sum(math.ceil(len(rows) / count / size) for rows in chosen)
         found = evaluate(wrapped, held_out, accelerator, total, stop)
-        return module.evaluate(found.sums, found.counts, data.held_out.num_bytes(rows))
+        return module.evaluate(found.sums, found.counts, data.held_out.num_bytes(chosen[0]))
 
     return Run(
         config=config,
@@ -91,7 +101,7 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
         identity=run_identity(
             config,
             packed.model,
-            data=fingerprint(sorted(rows.fingerprint for rows in data.rows.values())),
+            data=fingerprint(sorted(rows.fingerprint for rows in packed_rows if rows is not data.held_out)),
             tokenizer=data.train.tokens.manifest["tokenizer"],
             files=data.files,
             others=module.identity(),
@@ -136,21 +146,41 @@ def with_phases(
     return (Curriculum(main, list(others.values())) if others else main), collators
 
 
-def plan(config: PretrainConfig, data: PretrainingData, collators: list[Collator | None]) -> Phases:
-    """The phases of a run; micro-batches of other rows hold as many tokens."""
+def plan(
+    config: PretrainConfig, data: PretrainingData, collators: list[Collator | None], streams: Sequence[Stream]
+) -> Phases:
+    """The phases of a run; micro-batches of other rows hold as many tokens.
+
+    Args:
+        config: of the run.
+        data: its rows.
+        collators: of phases that have one of their own, and then learn from nothing else.
+        streams: what the steps of the others learn from.
+    """
     length = config.tokens.sequence_length
     tokens = config.train.micro_batch_size * length
+
+    def phase(batch_size: int, length: int, steps: int | None, own: Collator | None) -> Phase:
+        micro_batch = max(1, tokens // length)
+        if own is not None or len(streams) == 1:
+            return Phase(data.rows[length], batch_size, micro_batch, steps, own or streams[0].collator)
+        sizes = apportion(batch_size, [0.0 if stream.rows else stream.share for stream in streams])
+        first, *others = (
+            Phase(stream.rows, stream.batch_size, min(micro_batch, stream.batch_size), steps, stream.collator)
+            if stream.rows is not None
+            else Phase(
+                (data.others[stream.corpus] if stream.corpus else data.rows)[length], size, micro_batch, steps,
+                stream.collator,
+            )
+            for stream, size in zip(streams, sizes, strict=True)
+        )  # fmt: skip
+        return replace(first, beside=tuple(others))
+
     phases = [
-        Phase(
-            data.rows[phase.sequence_length],
-            phase.global_batch_size,
-            max(1, tokens // phase.sequence_length),
-            phase.steps,
-            collator,
-        )
-        for phase, collator in zip(config.phases, collators, strict=True)
+        phase(each.global_batch_size, each.sequence_length, each.steps, collator)
+        for each, collator in zip(config.phases, collators, strict=True)
     ]
-    return Phases([*phases, Phase(data.train, config.train.global_batch_size, config.train.micro_batch_size)])
+    return Phases([*phases, phase(config.train.global_batch_size, length, None, None)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

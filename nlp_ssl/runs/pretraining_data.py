@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -64,6 +64,7 @@ class PretrainingData:
         description: the corpus in a line.
         unigram: nats a held-out token costs without context.
         files: sha256 of the corpus's local files by their names.
+        others: packed rows of further text, by its name and their length (`PretrainingObjective.corpora`).
     """
 
     config: PretrainConfig
@@ -75,6 +76,7 @@ class PretrainingData:
     description: str
     unigram: float
     files: dict[str, str]
+    others: dict[str, dict[int, PackedRows]]
 
     @property
     def train(self) -> PackedRows:
@@ -102,7 +104,7 @@ def prepare(config: PretrainConfig, objective: Objective) -> PretrainingData:
     """
     check_run(config)
     note_interrupts_in(Path(config.output_dir))
-    data = rank_zero_first(lambda: _prepare(config, objective))
+    data = rank_zero_first(lambda: _prepare(config, objective.for_config(config)))
     if data is None:
         raise UserError(
             f"{config.tokens.folder} waits for other shards of {config.tokens.num_shards}; make them with "
@@ -166,15 +168,9 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     def packed(tokens: TokenCorpus, length: int) -> PackedRows:
         return pack(tokens, length, prefix, suffix, tokenizer.pad_token_id, one_document=one_document)
 
-    manifest = train.manifest
-    console.say(
-        f"tokens: {manifest['tokens']:,} in {manifest['documents']:,} documents "
-        f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes per token), {train.folder}"
-    )
     say_unknown(tokenizer, corpus.train)
-    rows = {length: packed(train, length) for length in sorted(lengths)}
-    for length, some in rows.items():
-        console.say(f"sequences of {length}: {some.stats}")
+    rows = _packed_all(train, lengths, packed)
+    others = _others(config, objective, tokenizer, lambda tokens: _packed_all(tokens, lengths, packed))
     unigram = _unigram_entropy(train, held_out, num_ids(tokenizer))
     return PretrainingData(
         config,
@@ -186,7 +182,41 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
         corpus.description,
         unigram,
         corpus.files,
+        others,
     )
+
+
+def _packed_all(
+    tokens: TokenCorpus, lengths: Iterable[int], packed: Callable[[TokenCorpus, int], PackedRows]
+) -> dict[int, PackedRows]:
+    """Rows of every length."""
+    manifest = tokens.manifest
+    console.say(
+        f"tokens: {manifest['tokens']:,} in {manifest['documents']:,} documents "
+        f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes per token), {tokens.folder}"
+    )
+    rows = {length: packed(tokens, length) for length in sorted(lengths)}
+    for length, some in rows.items():
+        console.say(f"sequences of {length}: {some.stats}")
+    return rows
+
+
+def _others(
+    config: PretrainConfig,
+    objective: Objective,
+    tokenizer: PreTrainedTokenizerFast,
+    packed: Callable[[TokenCorpus], dict[int, PackedRows]],
+) -> dict[str, dict[int, PackedRows]]:
+    """The rows of further text that the objective learns from, by the names that it gives."""
+    found = {}
+    for name, given in objective.corpora(config).items():
+        corpus = open_corpus(given)
+        console.say(f"corpus of {name}: {corpus.description}")
+        tokens = replace(config.tokens, folder=config.tokens.folder and f"{config.tokens.folder}/{name}", num_shards=1)
+        train = tokenise(replace(config, tokens=tokens), corpus, tokenizer, "train")
+        assert train is not None, "one shard is the whole"
+        found[name] = packed(train)
+    return found
 
 
 def _unigram_entropy(train: TokenCorpus, held_out: TokenCorpus, vocab_size: int) -> float:

@@ -36,8 +36,9 @@ def accumulate(
     for batch in _synchronized_at_the_end(module, batches, accelerator):
         sums = module(_on_device(batch, accelerator))
         # DDP takes the mean over processes
-        accelerator.backward(_weighted(sums, {k: f * accelerator.num_processes for k, f in factors.items()}))
-        for name in factors:
+        here = {name: factor for name, factor in factors.items() if name in sums}
+        accelerator.backward(_weighted(sums, {k: f * accelerator.num_processes for k, f in here.items()}))
+        for name in here:
             totals[name] = sums[name].detach() + totals.get(name, 0.0)
     return totals
 
