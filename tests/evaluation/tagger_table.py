@@ -4,7 +4,7 @@ A tiny body under each tokenizer of `published_tokenizers.py` learns 100 sentenc
 if the two differ in a run that does not say so.
 """
 
-# ruff: noqa: E402  (the helpers one folder above are found first)
+
 import json
 import random
 import sys

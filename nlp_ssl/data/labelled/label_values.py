@@ -32,8 +32,8 @@ def find_column(rows: Rows, wanted: str | None, usual: Sequence[str], option: st
         if name in rows.names:
             if wanted and rows.has_header and wanted in rows.column(wanted):
                 warn(
-                    f"{rows.where}: column {wanted!r} holds {wanted!r} itself; if its first line is a row already, that "
-                    "row is lost: give names to the columns by --data.column_names"
+                    f"{rows.where}: column {wanted!r} holds {wanted!r} itself; if its first line is a row already, it "
+                    "is lost: give names to the columns by --data.column_names"
                 )
             return name
     in_other_case = [name for u in usual for name in rows.names if name.lower() == u and not wanted]
