@@ -125,21 +125,20 @@ def words_and_tags(out: Path) -> list[list[tuple[str, str]]]:
 
 def test_a_head_is_matched_by_the_names_of_its_classes(tmp_path: Path) -> None:
     own, others = ["cats", "rain", "stone"], ["dogs", "snow", "wood"]
-    whole = trained_heads.write_model(tmp_path / "as it was", own)
+    whole = trained_heads.write_model(tmp_path / "whole", own)
     trained_heads.reorder(whole, tmp_path / "in another order", [2, 0, 1])
     trained_heads.reorder(whole, tmp_path / "of other names", [0, 1, 2], others)
-    labels = trained_heads.said_by(whole, trained_heads.TEXTS)
+    labels = trained_heads.said_by(whole, trained_heads.TEXTS)  # so that the model is right about every row
     rows = [{"text": text, "label": label} for text, label in zip(trained_heads.TEXTS, labels, strict=True)]
     file, found, printed = write_json(tmp_path / "a.jsonl", rows), {}, {}
-    for name in ("as it was", "in another order", "of other names"):
+    for name in ("in another order", "of other names"):
         out = tmp_path / f"run {name}"
         printed[name] = fine_tune(CLASSIFY, tmp_path / name, file, out, "--optimizer.lr", "1e-9", "--max_length", 48)
         found[name] = events(out, "evaluation")[0]
         assert found[name]["step"] == 0
-    assert found["as it was"]["accuracy"] == found["in another order"]["accuracy"] == 1
-    assert found["in another order"]["held_out_loss"] == pytest.approx(found["as it was"]["held_out_loss"], rel=1e-5)
-    assert found["of other names"]["accuracy"] < 0.9
+    assert found["in another order"]["accuracy"] == 1
     assert "is kept" in printed["in another order"]
+    assert found["of other names"]["accuracy"] < 0.9
     assert "made anew" in printed["of other names"]
     assert "new: cats, rain, stone; gone: dogs, snow, wood" in printed["of other names"]
 
