@@ -23,6 +23,7 @@ from transformers import (
 from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.core.console import say, warn
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.memory import is_out_of_memory
 from nlp_ssl.core.network import hub_answers
 from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.models import presets
@@ -271,7 +272,7 @@ def _readable_weights(name: str) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, KeyError, ValueError, IndexError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise UserError(
             f"the weights of {name} cannot be read ({' '.join(str(error).split())[:200]}); copy or download them again"

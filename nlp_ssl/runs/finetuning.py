@@ -47,7 +47,7 @@ from nlp_ssl.runs.card_facts import names, procedure
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
 from nlp_ssl.training.adapters import add_adapters, check_peft
-from nlp_ssl.training.device import make_accelerator, train_batches
+from nlp_ssl.training.device import evaluating, make_accelerator, train_batches
 from nlp_ssl.training.distributed import rank_zero_first
 from nlp_ssl.training.layerwise import freeze
 from nlp_ssl.training.schedules import Horizon
@@ -180,7 +180,8 @@ def predict_set(
 ) -> tuple[list[Prediction], float]:
     """Predictions for a set and their mean loss; see `nlp_ssl.evaluation.predict.predict`, which `more` is given to."""
     size = config.evaluation.batch_size
-    return predict(module, task.rows[part], accelerator, batch_size=size, desc=f"evaluate {part}", **more)
+    with evaluating(config):
+        return predict(module, task.rows[part], accelerator, batch_size=size, desc=f"evaluate {part}", **more)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -199,7 +200,8 @@ def _read_back(
     if not chosen:
         return {}
     size = config.evaluation.batch_size
-    found, _ = predict(module, rows.select(chosen), accelerator, batch_size=size, desc="read validation sentences")
+    with evaluating(config):
+        found, _ = predict(module, rows.select(chosen), accelerator, batch_size=size, desc="read validation sentences")
     readings = None
     if accelerator.is_main_process:
         sentences = task.data.validation.select(chosen)["tokens"][:]

@@ -31,7 +31,7 @@ from nlp_ssl.runs.card_facts import names, procedure
 from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
-from nlp_ssl.training.device import DTYPES, make_accelerator, train_batches
+from nlp_ssl.training.device import DTYPES, evaluating, make_accelerator, train_batches
 from nlp_ssl.training.micro_batch import find_micro_batch
 from nlp_ssl.training.schedules import Horizon
 
@@ -74,7 +74,8 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
             world_size=accelerator.num_processes,
         )
         total = math.ceil(len(rows) / accelerator.num_processes / config.evaluation.batch_size)
-        found = evaluate(wrapped, held_out, accelerator, total, stop)
+        with evaluating(config):
+            found = evaluate(wrapped, held_out, accelerator, total, stop)
         return module.evaluate(found.sums, found.counts, data.held_out.num_bytes(rows))
 
     return Run(
