@@ -49,7 +49,7 @@ def making(path: Path) -> Iterator[Path]:
     Yields:
         The temporary name, at which nothing is yet.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with open(path.parent / ".lock", "ab", opener=no_links) as lock:
         with contextlib.suppress(OSError):  # others are at work, or the file system has no locks: nothing is removed
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,6 +75,18 @@ def making(path: Path) -> Iterator[Path]:
             raise said from None
         finally:
             remove(temporary)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        OSError: in words that `advice` knows.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # so /proc and /sys say that they take no folders
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core.cache import is_whole, seal
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import cache_dir
+from nlp_ssl.core.files import cache_dir, make_folder
 from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.data.sequences.batches import Batch, Collator
 from nlp_ssl.data.sequences.length_batching import padded
@@ -165,7 +165,7 @@ def cached_map(dataset: Dataset, function: Any, decided_by: list[Any]) -> Datase
     key = [_rules(x) if isinstance(x, PreTrainedTokenizerBase) and x.is_fast else x for x in decided_by]
     fingerprint = Hasher.hash([RULES, dataset._fingerprint, function.__qualname__, key])
     folder = cache_dir() / "prepared"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     file = folder / f"{fingerprint}.arrow"
     whole = is_whole(file)
     mapped = dataset.map(

@@ -179,12 +179,12 @@ class HubRepository:
             there = self._api.list_repo_files(self.repo_id, revision=revision)
         private = [name for name in there if PRIVATE_FILES.fullmatch(name)]
         stale = [name for name in there if name not in files and MODEL_FILES.fullmatch(name)]
-        changes = [CommitOperationAdd(name, content) for name, content in files.items()]
-        changes += [CommitOperationDelete(name, is_folder=False) for name in (*stale, *private)]
+        added = [CommitOperationAdd(name, content) for name, content in files.items()]
+        deleted = [CommitOperationDelete(name, is_folder=False) for name in (*stale, *private)]
         with self._understood():
             self._api.create_commit(
                 self.repo_id,
-                changes,
+                [*added, *deleted],
                 commit_message=message,
                 commit_description=OURS,
                 revision=revision,

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from nlp_ssl.core import console, program, signals
 from nlp_ssl.core.errors import Interrupted, PeerGone, UserError
-from nlp_ssl.core.files import advice, replace
+from nlp_ssl.core.files import advice, make_folder, replace
 from nlp_ssl.core.memory import is_out_of_memory
 from nlp_ssl.training.device import out_of_memory_advice
 from nlp_ssl.training.distributed import peer_is_gone
@@ -20,7 +20,7 @@ EXIT_CODES = {"finished": 0, "failed": program.EXIT_USER_ERROR, "interrupted": p
 def write_status(folder: Path, status: str, step: int, **more: Any) -> None:
     """Write `run_status.json`, on rank 0."""
     if console.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _write(folder, status, step, **more)
 
 

@@ -26,7 +26,7 @@ import torch
 from nlp_ssl.config.common import CheckpointConfig
 from nlp_ssl.core.console import rank, warn
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import disk_error, no_links, remove, replacing, sha256, sync
+from nlp_ssl.core.files import disk_error, make_folder, no_links, remove, replacing, sha256, sync, temporary_name
 from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.training.adapters import merge
 from nlp_ssl.training.distributed import any_process
@@ -40,6 +40,7 @@ OPTIMIZER = f"{STATE}/optimizer.pt"
 # stopping; 3 kept what adapters train under another name
 FORMAT = 4
 FORMER = ".former"  # of the same step, until the new one has its name
+WEIGHTS = re.compile(r"\.(safetensors|bin)(\.index\.json)?$")
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(FORMER)})?")
 READ = re.compile(rf"{STATE}/.*|([^/]+/)?[^/]*\.(safetensors|json|yaml|bin|pt|py)")  # what is read of a checkpoint
 Weights = dict[str, torch.Tensor]
@@ -125,7 +126,7 @@ class Checkpoints:
 
     def _write(self, folder: Path, models: dict, weights: dict, states: dict, state: dict, facts: dict) -> None:
         try:
-            (folder / STATE).mkdir(parents=True, exist_ok=True)
+            make_folder(folder / STATE)
             for name, value in states.items():
                 with open(folder / name, "wb") as f:  # a path would hide what the disk says
                     torch.save(value, f)
@@ -342,12 +343,31 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def publish(checkpoint: Path, folder: Path) -> None:
-    """Put a checkpoint's models, without their training state, at the top of a folder, file by file, each whole."""
-    for name in json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")):
-        if not name.startswith(f"{STATE}/"):
-            (folder / name).parent.mkdir(exist_ok=True)
-            with open(checkpoint / name, "rb", opener=no_links) as source, replacing(folder / name) as target:
+    """Put a checkpoint's models, without their training state, at the top of a folder.
+
+    At no moment is there a folder that loads as a mixture, one model's configuration and another's weights: all is
+    copied first, the weights that were there go before anything new gets its name, and the new ones come last.
+    """
+    names = [n for n in json.loads((checkpoint / MANIFEST).read_text("utf-8")) if not n.startswith(f"{STATE}/")]
+    weights = sorted(name for name in names if WEIGHTS.search(name))
+    staged = temporary_name(folder / "model")  # of a killed process, `remove_abandoned` removes it
+    try:
+        for name in names:
+            make_folder((staged / name).parent)
+            with open(checkpoint / name, "rb", opener=no_links) as source, replacing(staged / name) as target:
                 shutil.copyfileobj(source, target)
+        for name in weights:  # from here on until the last has its name, the folder holds no model
+            (folder / name).unlink(missing_ok=True)
+        sync(folder)
+        for name in [*(name for name in names if name not in weights), *weights]:
+            (folder / name).parent.mkdir(exist_ok=True)
+            os.replace(staged / name, folder / name)
+    except OSError as error:
+        if str(error.filename).startswith(f"{staged}/"):  # a name that nobody knows
+            error.filename = str(folder / Path(error.filename).relative_to(staged))
+        raise
+    finally:
+        remove(staged)
 
 
 def _in_order(folder: Path) -> list[Path]:

@@ -140,6 +140,20 @@ def test_memory_that_is_full_gets_the_advice_that_a_gpu_s_gets(
     assert (status(tmp_path / "run")["status"], status(tmp_path / "run")["exit_code"]) == ("failed", 2)
 
 
+@pytest.mark.parametrize("variables", [{"HOME": "/proc", "NLP_SSL_CACHE": "", "XDG_CACHE_HOME": ""}, {}], ids=str)
+def test_a_home_or_an_output_folder_that_cannot_be_made_gets_a_sentence(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run" if variables else Path("/proc/nlp_ssl/run")
+    recipe = command("train_tokenizer.py", "--data.sources", write_corpus(tmp_path / "text.txt"), "--output_dir", out)
+    printed = execute([*recipe, "--tokenizer.vocab_size", "320"], expect=2, **variables)
+    where = "/proc/.cache/nlp_ssl" if variables else "/proc/nlp_ssl: Permission denied"
+    assert printed.splitlines()[-1].startswith(f"error: {where}")
+    assert "Permission denied; give a place that can be written to" in printed
+    assert ("NLP_SSL_CACHE says where the cache is" in printed) == bool(variables)
+    assert "Traceback" not in printed
+
+
 def test_what_cannot_be_saved_is_found_before_the_first_step(arguments: list[str], whole: Path, tmp_path: Path) -> None:
     options = [*arguments, "--tokenizer.path", whole, "--output_dir", tmp_path / "run"]
     printed = execute(spoiled("unsaved_tokenizer", "pretrain_mlm.py", *options), expect=2)

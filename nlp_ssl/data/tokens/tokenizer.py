@@ -27,6 +27,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from nlp_ssl.core.console import human_bytes, progress, say
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.files import make_folder
 from nlp_ssl.core.network import hub_answers
 from nlp_ssl.core.signals import run_in_thread
 from nlp_ssl.core.vocabulary import num_ids
@@ -172,7 +173,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     """
     folder = Path(folder).resolve()  # which may be a link to a folder
     check_tokenizer_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".tmp", dir=folder.parent))
     try:
         without_code(tokenizer).save_pretrained(temporary)

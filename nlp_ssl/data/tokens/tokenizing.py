@@ -21,7 +21,7 @@ from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.core import console, errors, signals
-from nlp_ssl.core.files import making, sha256, write_atomically
+from nlp_ssl.core.files import make_folder, making, sha256, write_atomically
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.core.workers import worker_pool
@@ -67,7 +67,7 @@ def tokenize_corpus(
     folder = Path(folder)
     if (folder / "manifest.json").exists():
         return TokenCorpus.open(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     total = len(documents) if hasattr(documents, "__len__") else None
     if num_shards > 1:
         if total is not None:
