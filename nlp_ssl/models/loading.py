@@ -240,7 +240,7 @@ def build_model(
         stored = find_config(config.name, config.revision).dtype
         # the head of another number of classes, such as MNLI's, is made anew
         other_head = auto_class not in (AutoModelForMaskedLM, AutoModelForCausalLM)
-        with _readable_weights(config.name):
+        with readable_weights(config.name):
             model, found = auto_class.from_pretrained(
                 config.name,
                 config=model_config,
@@ -267,7 +267,7 @@ def build_model(
 
 
 @contextlib.contextmanager
-def _readable_weights(name: str) -> Iterator[None]:
+def readable_weights(name: str) -> Iterator[None]:
     """Say of weights that are cut, missing, or not those of their config.json what to do about it."""
     try:
         yield

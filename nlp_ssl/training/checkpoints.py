@@ -17,11 +17,13 @@ import os
 import re
 import shutil
 import threading
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from nlp_ssl.config.common import CheckpointConfig
 from nlp_ssl.core.console import rank, warn
@@ -282,11 +284,29 @@ def verify(folder: Path) -> str | None:
             return f"{name} is missing"
         if sha256(folder / name) != digest:
             return f"{name} has changed"
+        if not _is_readable(folder / name):  # it was damaged before its sha256 was taken
+            return f"{name} cannot be read, though its sha256 is right"
     there = {str(path.relative_to(folder)) for path in _files(folder)}
     needed = {"config.json", RUN_STATE, OPTIMIZER} | {name for name in there - {MANIFEST} if READ.fullmatch(name)}
     if unnamed := sorted(needed - manifest.keys()):
         return f"{unnamed[0]} is not named in {MANIFEST}"
     return None
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a file that is read has the form that its name says; of large files the heads are read."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):
+                return True
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        if path.suffix == ".pt":
+            with zipfile.ZipFile(path):
+                return True
+    except (SafetensorError, ValueError, RecursionError, zipfile.BadZipFile):
+        return False
+    return True
 
 
 def load(folder: Path, objective: Objective, optimizer: Any) -> dict[str, Any]:
@@ -348,7 +368,8 @@ def publish(checkpoint: Path, folder: Path) -> None:
     At no moment is there a folder that loads as a mixture, one model's configuration and another's weights: all is
     copied first, the weights that were there go before anything new gets its name, and the new ones come last.
     """
-    names = [n for n in json.loads((checkpoint / MANIFEST).read_text("utf-8")) if not n.startswith(f"{STATE}/")]
+    manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    names = [name for name in manifest if not name.startswith(f"{STATE}/")]
     weights = sorted(name for name in names if WEIGHTS.search(name))
     staged = temporary_name(folder / "model")  # of a killed process, `remove_abandoned` removes it
     try:
