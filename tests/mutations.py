@@ -762,7 +762,7 @@ FAULTS = [
     Fault(
         "the training state put beside the finished model",
         "training/checkpoints.py",
-        "names = [name for name in manifest if not name.startswith(f\"{STATE}/\")]",
+        'names = [name for name in manifest if not name.startswith(f"{STATE}/")]',
         "names = list(manifest)",
         "training/test_checkpoints.py",
     ),

@@ -44,6 +44,7 @@ from nlp_ssl.publishing.plots import plot_confusion
 from nlp_ssl.publishing.tables import format_table
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.card_facts import names, procedure
+from nlp_ssl.runs.folder import text_mode
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
 from nlp_ssl.training.adapters import add_adapters, check_peft
@@ -238,8 +239,9 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
     if by_type:
         console.say(format_table(by_type))
     if run.accelerator.is_main_process:
-        write_predictions(run.folder / PREDICTIONS_FILE, data, found)
-        _show_errors(run.folder, data, found["validation"])
+        mode = text_mode(config)
+        write_predictions(run.folder / PREDICTIONS_FILE, data, found, mode)
+        _show_errors(run.folder, data, found["validation"], mode)
         if run.publisher is not None and data.kind.exclusive:  # the confusion matrix was not there before
             run.publisher.push(run.folder, message=f"Trained for {run.state.step:,} steps: confusion matrix")
             run.publisher.finish()
@@ -252,12 +254,12 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
     run.close(last=last)
 
 
-def _show_errors(folder: Path, data: LabelledData, predictions: list[Prediction]) -> None:
+def _show_errors(folder: Path, data: LabelledData, predictions: list[Prediction], mode: int) -> None:
     errors = worst_errors(data, predictions)
     if errors:
         console.say("most wrong:")
         console.say(format_table(errors[:3]))
-    replace(folder / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
+    replace(folder / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors), mode)
     if data.kind.exclusive:
         pairs = [(p.reference, p.predicted) for p in predictions if p.reference is not None]
         plot_confusion(pairs, data.names, folder / "confusion.png")

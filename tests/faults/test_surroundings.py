@@ -154,6 +154,43 @@ def test_a_home_or_an_output_folder_that_cannot_be_made_gets_a_sentence(
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize("recipe", ["one process", "two processes", "labelled rows"])
+def test_a_text_at_which_the_tokenizer_breaks_down_is_named(recipe: str, model: Path, tmp_path: Path) -> None:
+    folder, bad = tmp_path / "model", "a" * 60 + "! is what breaks it"
+    shutil.copytree(model, folder)
+    rules = json.loads((folder / "tokenizer.json").read_text())
+    rules["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"Regex": "((a+)\\2*)+b"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(rules))
+    text, labelled = tmp_path / "text.txt", tmp_path / "rows.csv"
+    text.write_text("\n\n".join([*(f"document {i}" for i in range(300)), bad, "the end"]))
+    labelled.write_text("text,label\n" + "".join(f"row {i},{i % 2}\n" for i in range(90)) + f"{bad},1\n")
+    if recipe == "labelled rows":
+        options = ["finetune_classification.py", "--data.train_file", labelled, "--model.name", folder]
+    else:
+        options = ["pretrain_mlm.py", "--data.sources", text, *TINY, "--tokenizer.path", folder]
+        options += ["--tokens.num_proc", 2 if recipe == "two processes" else 1]
+    printed = execute(command(*options, "--train.steps", 1, "--output_dir", tmp_path / "run"), expect=2)
+    last = printed.splitlines()[-1]
+    assert last.startswith("error: the tokenizer cannot read this text (Onig: Regex search error: retry-limit-in-match")
+    assert "aaaa" in last
+    assert "Traceback" not in printed
+
+
+def test_files_with_texts_are_as_private_as_the_texts(model: Path, tmp_path: Path) -> None:
+    labelled, _ = write_labelled(tmp_path)
+    labelled.chmod(0o600)
+    options = ["--model.name", model, "--data.train_file", labelled, "--train.steps", "1", "--max_length", "16"]
+    run("finetune_classification.py", *options, "--train.mixed_precision", "no", "--output_dir", tmp_path / "run")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir()}
+    assert modes["predictions.jsonl"] == modes["errors.jsonl"] == 0o600
+    assert modes["model.safetensors"] == modes["run_status.json"] == 0o644
+
+
 def test_what_cannot_be_saved_is_found_before_the_first_step(arguments: list[str], whole: Path, tmp_path: Path) -> None:
     options = [*arguments, "--tokenizer.path", whole, "--output_dir", tmp_path / "run"]
     printed = execute(spoiled("unsaved_tokenizer", "pretrain_mlm.py", *options), expect=2)

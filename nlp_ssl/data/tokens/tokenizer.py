@@ -31,6 +31,7 @@ from nlp_ssl.core.files import make_folder
 from nlp_ssl.core.network import hub_answers
 from nlp_ssl.core.signals import run_in_thread
 from nlp_ssl.core.vocabulary import num_ids
+from nlp_ssl.data.tokens.text_only import is_panic
 from nlp_ssl.data.tokens.tokenizer_training import TRAINERS, Kind, VocabularyTooSmall
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
         if tokenizer.is_fast:
             _try(tokenizer)
     except BaseException as error:  # `tokenizers` raises no narrower class for a broken file, and panics
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
         if "trust_remote_code" in str(error):
             raise UserError(
