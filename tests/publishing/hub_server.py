@@ -207,7 +207,9 @@ class Handler(BaseHTTPRequestHandler):
         elif repo_id in self.server.repos:
             self.answer({"error": "You already created this model repo", "url": f"{self.server.url}/{repo_id}"}, 409)
         else:
-            repo = self.server.repos[repo_id] = Repo(private=asked.get("visibility") == "private")
+            repo = self.server.repos[repo_id] = Repo(
+                private=asked.get("visibility") == "private" or bool(asked.get("private"))
+            )
             repo.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
             self.answer({"url": f"{self.server.url}/{repo_id}", "name": repo_id})
 
