@@ -854,8 +854,8 @@ FAULTS = [
     Fault(
         "the training state put beside the finished model",
         "training/checkpoints.py",
-        '        if not name.startswith(f"{STATE}/"):\n',
-        "        if True:\n",
+        'names = [name for name in manifest if not name.startswith(f"{STATE}/")]',
+        "names = list(manifest)",
         "training/test_checkpoints.py",
     ),
     Fault(

@@ -24,6 +24,7 @@ from transformers import (
 from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.core.console import say, warn
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.memory import is_out_of_memory
 from nlp_ssl.core.network import hub_answers
 from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.models import presets
@@ -239,7 +240,7 @@ def build_model(
         stored = find_config(config.name, config.revision).dtype
         # the head of another number of classes, such as MNLI's, is made anew
         other_head = auto_class not in (AutoModelForMaskedLM, AutoModelForCausalLM)
-        with _readable_weights(config.name):
+        with readable_weights(config.name):
             model, found = auto_class.from_pretrained(
                 config.name,
                 config=model_config,
@@ -303,12 +304,12 @@ def weights_digest(model: PreTrainedModel) -> str:
 
 
 @contextlib.contextmanager
-def _readable_weights(name: str) -> Iterator[None]:
+def readable_weights(name: str) -> Iterator[None]:
     """Say of weights that are cut, missing, or not those of their config.json what to do about it."""
     try:
         yield
     except (SafetensorError, OSError, KeyError, ValueError, IndexError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise UserError(
             f"the weights of {name} cannot be read ({' '.join(str(error).split())[:200]}); copy or download them again"

@@ -157,12 +157,14 @@ def plot_maps(pictures: dict[str, np.ndarray], labels: np.ndarray, names: list[s
         axes.scatter(*points[rest].T, s=4, color="#cccccc")
         for number, label in enumerate(common):
             mine = labels == label
-            axes.scatter(*points[mine].T, s=5, color=f"C{number}", alpha=0.7, label=names[label][:24])
+            axes.scatter(*points[mine].T, s=5, color=f"C{number}", alpha=0.7, label=str(number))
         axes.set_title(title)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2.5)
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2.5)
+    for text, label in zip(legend.get_texts(), common, strict=True):
+        text.set_text(names[label][:24])  # as a label of the points matplotlib would leave out what begins with "_"
     return save_figure(figure, out_png)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from nlp_ssl.core import console
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.data.sequences.batches import Collator, held_out_batches, held_out_rows
-from nlp_ssl.data.sequences.phases import Phase, Phases, apportion
+from nlp_ssl.data.sequences.packing import PackedRows
+from nlp_ssl.data.sequences.phases import Phase, Phases, Rows, apportion
 from nlp_ssl.data.tokens.checksums import Verification
 from nlp_ssl.evaluation.held_out import evaluate
 from nlp_ssl.models import presets
@@ -33,12 +34,57 @@ from nlp_ssl.runs.card_facts import names, procedure
 from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
-from nlp_ssl.training.device import DTYPES, make_accelerator, train_batches
+from nlp_ssl.training.device import DTYPES, evaluating, make_accelerator, train_batches
 from nlp_ssl.training.distributed import rank_zero_first
 from nlp_ssl.training.micro_batch import find_micro_batch
 from nlp_ssl.training.schedules import Horizon
 
 HELD_OUT_SEED = 0  # held-out masks are the same in every run, whatever its seed
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The evaluations of a run on held-out text, and on held-out rows of streams that have some of their own.
+
+    Attributes:
+        config: of the run, resolved.
+        held_out: packed rows.
+        streams: what makes batches of them.
+        objective: not wrapped.
+        accelerator: precision and processes.
+        verification: raises where files of the rows have changed.
+    """
+
+    config: PretrainConfig
+    held_out: PackedRows
+    streams: Sequence[Stream]
+    objective: PretrainingObjective
+    accelerator: Accelerator
+    verification: Verification
+
+    def __call__(self, wrapped: nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
+        """The objective's numbers; `wrapped` is the objective as it is trained, `stop` whether to."""
+        self.verification()
+        size, count = self.config.evaluation.batch_size, self.accelerator.num_processes
+        numbers = [held_out_rows(len(self._rows(each)), self.config.evaluation.max_rows) for each in self.streams]
+        batches = chain.from_iterable(
+            held_out_batches(
+                self._rows(stream),
+                stream.collator,
+                batch_size=size,
+                max_rows=self.config.evaluation.max_rows,
+                rank=self.accelerator.process_index,
+                world_size=count,
+            )
+            for stream in self.streams
+        )
+        total = sum(math.ceil(len(rows) / count / size) for rows in numbers)
+        with evaluating(self.config):
+            found = evaluate(wrapped, batches, self.accelerator, total, stop)
+        return self.objective.evaluate(found.sums, found.counts, self.held_out.num_bytes(numbers[0]))
+
+    def _rows(self, stream: Stream) -> Rows:
+        return self.held_out if stream.held_out is None else stream.held_out
 
 
 def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -> Run:
@@ -67,26 +113,6 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
     if accelerator.is_main_process:
         verification.start({name: digest for rows in packed_rows for name, digest in rows.digests.items()})
     scoring = objective.streams(data.tokenizer, config, seed=HELD_OUT_SEED, source=1)
-
-    def measure(wrapped: nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
-        verification()
-        size, count = config.evaluation.batch_size, accelerator.num_processes
-        chosen = [held_out_rows(len(s.held_out or data.held_out), config.evaluation.max_rows) for s in scoring]
-        held_out = chain.from_iterable(
-            held_out_batches(
-                stream.held_out or data.held_out,
-                stream.collator,
-                batch_size=size,
-                max_rows=config.evaluation.max_rows,
-                rank=accelerator.process_index,
-                world_size=count,
-            )
-            for stream in scoring
-        )
-        total = sum(math.ceil(len(rows) / count / size) for rows in chosen)
-        found = evaluate(wrapped, held_out, accelerator, total, stop)
-        return module.evaluate(found.sums, found.counts, data.held_out.num_bytes(chosen[0]))
-
     return Run(
         config=config,
         folder=Path(config.output_dir),
@@ -95,7 +121,7 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
         tokenizer=data.tokenizer,
         batches=train_batches(config, phases, collator, accelerator, check=verification),
         horizon=Horizon.of(config.train, phases),
-        measure=measure,
+        measure=Measurement(config, data.held_out, scoring, module, accelerator, verification),
         card=lambda facts: pretraining_card(config, objective, data, module.facts() | facts),
         reference=module.reference(data.unigram),
         identity=run_identity(

@@ -18,12 +18,13 @@ from nlp_ssl.config.common import flatten, to_dict
 from nlp_ssl.config.finetuning import TransferConfig
 from nlp_ssl.core import console, signals
 from nlp_ssl.core.errors import Interrupted
+from nlp_ssl.core.files import make_folder
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.runs.card_facts import moment
 from nlp_ssl.runs.ending import finish, stop
-from nlp_ssl.runs.folder import CHECKPOINTS, LOG_FILE, RunConfig, lock_folder
+from nlp_ssl.runs.folder import CHECKPOINTS, LOG_FILE, RunConfig, lock_folder, text_mode
 from nlp_ssl.runs.model_folder import ModelFolder
 from nlp_ssl.runs.recovery import Recovery, Stateful, setup_of
 from nlp_ssl.runs.saving import Saver, is_due
@@ -155,7 +156,7 @@ class Run:
             self.publisher = HubPublisher(hub.repo_id, private=hub.private, overwrite=hub.overwrite)
         model = ModelFolder(self.objective, self.tokenizer, config, self.card)
         if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self.lock = lock_folder(self.folder)
             model.rehearse(self.folder, moment(self.state, self.objective.published()[""], self.accelerator))
         in_use = self.publisher.holds if self.publisher else (lambda folder: False)
@@ -176,7 +177,8 @@ class Run:
         self.log = Log(self.folder / LOG_FILE, self.state.step if found is not None else None)
         self.saver = Saver(self.checkpoints, self.config.checkpoint, self.log, self._committed, self.state.elapsed)
         texts = self.tokenizer if self.config.train.incident_texts else None
-        self.skipped = SkippedSteps(self.config.train, self.batches, self.folder, self.log, self.saver, texts)
+        mode = text_mode(self.config) if texts else 0o666
+        self.skipped = SkippedSteps(self.config.train, self.batches, self.folder, self.log, self.saver, texts, mode)
         if found is not None:
             self.log.ensure("checkpoint", self.state.step, folder=found.name)  # killed between the two
         start_trackers(self.accelerator, self.config.tracking, self.folder.name, flatten(to_dict(self.config)))

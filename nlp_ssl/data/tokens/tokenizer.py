@@ -28,9 +28,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from nlp_ssl.core.console import human_bytes, progress, say
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.files import make_folder
 from nlp_ssl.core.network import hub_answers
 from nlp_ssl.core.signals import run_in_thread
 from nlp_ssl.core.vocabulary import num_ids
+from nlp_ssl.data.tokens.text_only import is_panic
 from nlp_ssl.data.tokens.tokenizer_training import TRAINERS, Kind, VocabularyTooSmall
 
 if TYPE_CHECKING:
@@ -184,7 +186,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     """
     folder = Path(folder).resolve()  # which may be a link to a folder
     check_tokenizer_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".tmp", dir=folder.parent))
     try:
         without_code(tokenizer).save_pretrained(temporary)
@@ -244,7 +246,7 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
         if tokenizer.is_fast:
             _try(tokenizer)
     except BaseException as error:  # `tokenizers` raises no narrower class for a broken file, and panics
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
         if "trust_remote_code" in str(error):
             raise UserError(
