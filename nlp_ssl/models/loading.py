@@ -283,7 +283,7 @@ def trained_model(name: str, revision: str | None, auto_class: Any, *, isolated:
         raise UserError(f"{name} ({model_config.model_type}) has no head for {auto_class.__name__}")
     by_name = isolated and model_class(model_config, auto_class)._supports_attention_backend
     extra: dict[str, Any] = {"attn_implementation": ISOLATED} if by_name else {}
-    with _readable_weights(name):
+    with readable_weights(name):
         model, found = auto_class.from_pretrained(
             name, config=model_config, dtype=torch.float32, output_loading_info=True, **_source(name, revision), **extra
         )
