@@ -49,6 +49,10 @@ YAML = {
         "pretrain_mlm.py",
         [*BUDGET, "--model.name", "runs/mlm", "--tokens.sequence_length", "48", "--train.mixed_precision", "no"],
     ),
+    "contrastive": (
+        "pretrain_contrastive.py",
+        [*BUDGET, "--model.name", "runs/mlm", "--tokens.sequence_length", "48", "--data.held_out_fraction", "0.2"],
+    ),
     "clm_own_corpus": ("pretrain_clm.py", ["--data.sources", "corpus/*.jsonl.zst"]),
     "finetune_sst2": ("finetune_classification.py", []),
     "finetune_conll2003": ("finetune_ner.py", []),

@@ -15,7 +15,7 @@ def case(name="bert", **options):
     config = ContrastiveConfig(contrastive=ContrastiveSection(**options))
 
     def make():
-        """Its queue, if it has one, holds vectors of an earlier step, or the first one would have no negatives."""
+        """Its queue, where it has one, holds vectors already, or the first step would have no negatives."""
         model = tiny_model(name, isolated=True, vocab_size=VOCABULARY, auto_class=AutoModel, **ROLES)
         module = Contrastive(PackedModel(model, True), TOKENIZER, config).double()
         if config.contrastive.loss == "moco":
