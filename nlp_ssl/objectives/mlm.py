@@ -46,9 +46,21 @@ class MaskedCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Rows of `PackedRows` as a masked batch."""
-        batch = stack_rows(rows, self.masking.tokenizer.pad_token_id)
+        return self.masked(stack_rows(rows, self.masking.tokenizer.pad_token_id))
+
+    def masked(self, batch: dict[str, np.ndarray]) -> Batch:
+        """Stacked rows (`packing.stack_rows`) as a masked batch."""
         keys = self.masking.row_keys(batch["epoch"], batch["row"])
-        input_ids, positions = self.masking.choose(batch["input_ids"], keys)
+        return self.labelled(batch, *self.masking.choose(batch["input_ids"], keys))
+
+    def labelled(self, batch: dict[str, np.ndarray], input_ids: np.ndarray, positions: np.ndarray) -> Batch:
+        """Stacked rows as a batch.
+
+        Args:
+            batch: the rows as they are.
+            input_ids: int64, (B, S), as the model is to see them.
+            positions: int64; which of the B * S tokens it is to predict.
+        """
         targets = batch["input_ids"].ravel()[positions]
         seen = np.where(batch["document_ids"] > 0, input_ids + 1, 0)
         seen.ravel()[positions] += (targets + 1) << 32

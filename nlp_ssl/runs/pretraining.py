@@ -48,7 +48,7 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
     if data.isolated:
         difference = check_isolation(packed, num_ids(data.tokenizer), config.tokens.sequence_length)
         console.say(f"packing: documents of a row cannot see each other; alone, logits differ by {difference:.0e}")
-        packed.varlen = packed.pairwise is None and _use_varlen(config, packed.model.config, accelerator)
+        packed.varlen = packed.takes_varlen and _use_varlen(config, packed.model.config, accelerator)
     module, collators = with_phases(objective(packed, data.tokenizer, config), config, data)
     collator = objective.collator(data.tokenizer, config, seed=config.seed)
     if config.train.micro_batch_size == "auto":
@@ -86,7 +86,7 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
         batches=train_batches(config, phases, collator, accelerator, check=verification),
         horizon=Horizon.of(config.train, phases),
         measure=measure,
-        card=lambda facts: pretraining_card(config, objective, data, facts),
+        card=lambda facts: pretraining_card(config, objective, data, module.facts() | facts),
         reference=module.reference(data.unigram),
         identity=run_identity(
             config,
@@ -112,8 +112,9 @@ def _use_varlen(config: PretrainConfig, model_config: PreTrainedConfig, accelera
 def packed_model(config: PretrainConfig, objective: Objective, data: PretrainingData) -> PackedModel:
     """The model that an objective trains."""
     auto_class = objective.auto_class
-    model = build_model(config.model, data.model_config, auto_class, isolated=data.isolated, seed=config.seed)
-    return PackedModel(model, data.isolated)
+    own_attention = data.isolated and objective.packed.own_attention
+    model = build_model(config.model, data.model_config, auto_class, isolated=own_attention, seed=config.seed)
+    return objective.packed(model, data.isolated)
 
 
 def with_phases(
@@ -161,8 +162,10 @@ def pretraining_card(config: PretrainConfig, objective: Objective, data: Pretrai
     manifest, stats = data.train.tokens.manifest, data.train.stats
     text = objective.about(config)
     results = {name: value for name, value in facts.pop("results").items() if name in text.results}
+    named = names(config)
+    named["base_model"] = facts.pop("base_model", named["base_model"])
     return model_card(
-        **names(config),
+        **named,
         text=text,
         curves=facts.pop("curves", None),
         facts={

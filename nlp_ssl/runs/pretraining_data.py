@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from nlp_ssl.data.text.corpus import Corpus, open_corpus
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.data.tokens.tokenizer import (
     add_bos_only,
+    add_eos_only,
     derive_vocab_size,
     load_tokenizer,
     num_text_bytes,
@@ -30,7 +32,7 @@ from nlp_ssl.data.tokens.tokenizer_audit import say_unknown
 from nlp_ssl.data.tokens.tokenizing import tokenize_corpus, tokenizer_fingerprint
 from nlp_ssl.evaluation.held_out import unigram_cross_entropy
 from nlp_ssl.models import presets
-from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, longest_input
+from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, longest_input, model_class
 from nlp_ssl.objectives.objective import PretrainingObjective, find_objective
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
@@ -39,7 +41,13 @@ from nlp_ssl.runs.status import note_interrupts_in
 from nlp_ssl.training.distributed import rank_zero_first
 
 Objective = type[PretrainingObjective]
-RECIPE_OF = {"encoder": "mlm", "decoder": "clm"}  # the objective of a model where none is named
+# the objective of a model where none is named
+RECIPE_OF = {"encoder": "mlm", "decoder": "clm", "encoder-decoder": "span_corruption"}
+# how a new tokenizer frames a text, where not as it does by itself
+FRAMED: dict[str, Callable[[PreTrainedTokenizerFast], PreTrainedTokenizerFast]] = {
+    "decoder": add_bos_only,
+    "encoder-decoder": add_eos_only,
+}
 
 
 @dataclass
@@ -106,7 +114,7 @@ def prepare(config: PretrainConfig, objective: Objective) -> PretrainingData:
 def prepare_shard(config: PretrainConfig) -> bool:
     """Tokenize this machine's shard of a corpus, and pack if it was the last one; returns whether it was.
 
-    The model decides the tokenizer and the special tokens; whether it is an encoder or a decoder is read off it.
+    The model decides the tokenizer and the special tokens; whether it is an encoder, a decoder or both is read off it.
     """
     if config.tokens.num_shards > 1 and not (config.tokens.folder and config.tokenizer.path):
         raise UserError("shards of a corpus need one --tokens.folder and one --tokenizer.path that all machines share")
@@ -121,7 +129,9 @@ def infer_objective(config: PretrainConfig) -> Objective:
     if config.model.name is not None:
         if preset := presets.split_name(config.model.name):
             kind = presets.FAMILIES[preset[0]].kind
-        elif type(find_config(config.model.name, config.model.revision)) not in AutoModelForMaskedLM._model_mapping:
+        elif (found := find_config(config.model.name, config.model.revision)).is_encoder_decoder:
+            kind = "encoder-decoder"
+        elif type(found) not in AutoModelForMaskedLM._model_mapping:
             kind = "decoder"
     return find_objective(RECIPE_OF[kind])
 
@@ -136,23 +146,15 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     console.say(f"corpus: {corpus.description}")
     config, tokenizer = get_tokenizer(config, corpus, objective)
     config = resolve.lengths(config)
-    for phase in config.phases:
-        if phase.steps < 1 or (phase.global_batch_size is not None and phase.global_batch_size < 1):
-            raise UserError(f"--phases: steps and global_batch_size must be at least 1; one has {to_dict(phase)}")
-        asked = find_objective(phase.objective) if phase.objective else objective
-        if missing := {f.name for f in fields(asked.Config)} - {f.name for f in fields(config)}:
-            raise UserError(
-                f"--phases: {asked.card.objective} has options ({', '.join(sorted(missing))}) that a run of "
-                f"{objective.card.objective} does not have; start with {asked.card.recipe}"
-            )
-        asked.in_phase(config, phase)
+    check_phases(config, objective)
     lengths = {config.tokens.sequence_length, *(phase.sequence_length for phase in config.phases)}
     dropout = config.model.dropout
     if dropout is None and is_from_scratch(config.model):
         dropout = 0.0
     model_config = architecture(config.model, objective.auto_class, tokenizer, max(lengths), dropout)
     tokenizer.model_max_length = max(longest_input(tokenizer, model_config) or 0, *lengths)
-    config = resolve.packing(config, model_config, isolates(model_config, objective.auto_class))
+    isolates = objective.packed.can_isolate(model_class(model_config, objective.auto_class))
+    config = resolve.packing(config, model_config, isolates)
     if config.tokens.packing != "packed" and any(phase.objective for phase in config.phases):
         raise UserError("--phases: a phase with an objective of its own needs packed rows (--tokens.packing packed)")
     prefix, suffix = objective.frame(tokenizer, config)
@@ -209,6 +211,22 @@ def check_model(config: PretrainConfig, objective: Objective) -> None:
         )
 
 
+def check_phases(config: PretrainConfig, objective: Objective) -> None:
+    """Refuse phases that a run of this objective cannot have."""
+    for phase in config.phases:
+        if phase.steps < 1 or (phase.global_batch_size is not None and phase.global_batch_size < 1):
+            raise UserError(f"--phases: steps and global_batch_size must be at least 1; one has {to_dict(phase)}")
+        asked = find_objective(phase.objective) if phase.objective else objective
+        if missing := {f.name for f in fields(asked.Config)} - {f.name for f in fields(config)}:
+            raise UserError(
+                f"--phases: {asked.card.objective} has options ({', '.join(sorted(missing))}) that a run of "
+                f"{objective.card.objective} does not have; start with {asked.card.recipe}"
+            )
+        if asked.packed is not objective.packed:
+            raise UserError(f"--phases: {asked.card.objective} and {objective.card.objective} are of different models")
+        asked.in_phase(config, phase)
+
+
 def get_tokenizer(
     config: PretrainConfig, corpus: Corpus, objective: Objective
 ) -> tuple[PretrainConfig, PreTrainedTokenizerFast]:
@@ -237,14 +255,13 @@ def get_tokenizer(
     wanted = resolve.tokenizer(config, presets.FAMILIES[preset[0]].tokenizer, size).tokenizer
     more = [token for token in objective.special_tokens(config) if token not in wanted.special_tokens]
     wanted = replace(wanted, special_tokens=[*wanted.special_tokens, *more])
-    decoder = objective.trains == "decoder"
     folder = cache_dir() / "tokenizers" / fingerprint(corpus.fingerprint, to_dict(wanted), RECIPE_OF[objective.trains])
     # one that was fitted to its text is not the one of a size that was given, which training then refuses
     if not is_whole(folder) or (is_given and len(load_tokenizer(str(folder))) != size):
         console.say(f"tokenizer: training {wanted.kind} with {wanted.vocab_size:,} entries on the corpus")
         tokenizer = train_on(corpus, wanted, exact=is_given)
         with caching(folder) as temporary:
-            save_tokenizer(add_bos_only(tokenizer) if decoder else tokenizer, temporary)
+            save_tokenizer(FRAMED.get(objective.trains, lambda plain: plain)(tokenizer), temporary)
     tokenizer = load_tokenizer(str(folder), needs_mask=objective.needs_mask_token())
     console.say(f"tokenizer: {wanted.kind}, {len(tokenizer):,} entries, {folder}")
     return resolve.tokenizer(config, wanted.kind, len(tokenizer)), tokenizer

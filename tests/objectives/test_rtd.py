@@ -1,6 +1,5 @@
 """Replaced-token detection, beside plain transformers reading one document at a time in float64."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -13,17 +12,16 @@ from sklearn.metrics import f1_score, roc_auc_score
 from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining, pipeline
 
 sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in (".", "equivalence"))
-import forks
 from launch import events, run, write_corpus
 from parity_cases import BATCH, NUM_ROWS, PAD, ROLES, ROW_LENGTH, SEED, TOKENIZER, VOCABULARY, documents, packed_row
 from toys import tiny_model
 
-from nlp_ssl.config.common import CheckpointConfig, OptimizerConfig, ScheduleConfig
+from nlp_ssl.config.common import OptimizerConfig
 from nlp_ssl.config.rtd import ReplacedTokensConfig, ReplacedTokensSection
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import MicroBatch, TrainBatches
 from nlp_ssl.data.sequences.phases import Phase, Phases, Selection
-from nlp_ssl.doctor.proofs import parity, relative_distance, trajectory
+from nlp_ssl.doctor.proofs import parity, trajectory
 from nlp_ssl.models.loading import save_model
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.masking import MaskingCollator
@@ -36,11 +34,8 @@ from nlp_ssl.objectives.rtd import (
     generator_config,
     sample,
 )
-from nlp_ssl.training.checkpoints import Checkpoints, load
-from nlp_ssl.training.loop import train
 from nlp_ssl.training.objective_state import published_weights
 from nlp_ssl.training.optimizers import build_optimizer
-from nlp_ssl.training.schedules import Horizon
 
 ARCHITECTURES = ("bert", "modernbert", "electra", "deberta-v2")
 SHARING = ("shared", "disentangled", "separate")
@@ -288,129 +283,6 @@ def test_a_step_does_not_depend_on_its_split(name, embeddings):
         assert max(found.loss, found.gradient, found.parameters) < 1e-12
 
 
-def stopped_and_resumed(name, micro_batch, accelerator, folder):
-    """Three steps in float64, and three with a checkpoint after the second from which others take the third.
-
-    Returns:
-        For each: the losses of every step by term, the gradient of the last step, and the weights after it.
-    """
-
-    def take(module, optimizer, first, last):
-        gradient = {}
-
-        def keep(*_):
-            for parameter_name, parameter in module.named_parameters():
-                if parameter.grad is not None:
-                    gradient[parameter_name] = parameter.grad.clone()
-
-        for group in optimizer.param_groups:
-            group["peak_lr"] = 1e-3
-        hook = optimizer.register_step_pre_hook(keep)
-        share = TrainBatches(
-            Phases([Phase(ROWS, BATCH, micro_batch)]),
-            collator(),
-            seed=SEED,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-        )
-        prepared = accelerator.prepare(module, optimizer)
-        schedule = ScheduleConfig(name="constant", warmup=0)
-        steps = train(
-            *prepared, share.steps(first), accelerator=accelerator, schedule=schedule, horizon=Horizon(last),
-            max_grad_norm=0, first_step=first,
-        )  # fmt: skip
-        losses = [step.losses for step in steps]
-        hook.remove()
-        accelerator.free_memory(*prepared)
-        return losses, gradient
-
-    def fresh():
-        module = objective(name)
-        return module, build_optimizer(module, OptimizerConfig(name="adamw", lr=1e-3))
-
-    def weights(module):
-        return {n: p.detach().clone() for n, p in module.named_parameters()}
-
-    whole, optimizer = fresh()
-    losses, gradient = take(whole, optimizer, 0, 3)
-    first, optimizer = fresh()
-    before, _ = take(first, optimizer, 0, 2)
-    resumed, other = fresh()
-    with torch.no_grad():
-        for parameter in resumed.parameters():
-            parameter += 1.0  # what is not loaded would show
-    checkpoints = Checkpoints(folder, CheckpointConfig(), lambda into, parts, facts: write_models(first, into, parts))
-    checkpoints.save(2, first, optimizer, {}, {})
-    checkpoints.finish()
-    accelerator.wait_for_everyone()
-    load(folder / "step-00000002", resumed, other)
-    after, last = take(resumed, other, 2, 3)
-    return (losses, gradient, weights(whole)), (before + after, last, weights(resumed))
-
-
-def write_models(module, folder, parts):
-    for name, model in module.published().items():
-        save_model(model, folder / name, parts[name])
-
-
-def distance(found, expected):
-    """(largest relative difference of a term's loss in any step, of the gradient, of the weights)."""
-    losses = max(
-        abs(a[term] - b[term]) / b[term] for a, b in zip(found[0], expected[0], strict=True) for term in ("mlm", "rtd")
-    )
-    return losses, *(relative_distance(found[i], expected[i]) for i in (1, 2))
-
-
-SPLITS = {"1 x 16": 16, "4 x 4": 4, "3, 3, 3, 3, 3, 1": 3}
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_three_steps_are_the_same_under_every_split_and_with_a_resume_between(name, tmp_path):
-    expected, _ = stopped_and_resumed(name, 16, Accelerator(cpu=True), tmp_path / "whole")
-    for split, micro_batch in SPLITS.items():
-        for found in stopped_and_resumed(name, micro_batch, Accelerator(cpu=True), tmp_path / split):
-            # a checkpoint's model folder is in the model's own precision
-            assert max(distance(found, expected)) < 1e-12
-
-
-def test_two_processes_are_one(tmp_path):
-    for name, rows in two_processes(tmp_path / "found.pt").items():
-        expected, _ = stopped_and_resumed(name, 16, Accelerator(cpu=True), tmp_path / name)
-        for found in rows:
-            assert max(distance(found, expected)) < 1e-12
-
-
-def two_processes(out):
-    """What `stopped_and_resumed` is on two processes, in micro-batches of 4: two for each of them."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = forks.run([*launch, __file__, str(out)], env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return torch.load(out, weights_only=True)
-
-
-def main(out):
-    """On two processes: writes what `two_processes` reads. On one: prints the table of all splits."""
-    torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
-    folder = Path(out).with_suffix("")
-    if accelerator.num_processes > 1:
-        found = {name: stopped_and_resumed(name, 4, accelerator, folder / name) for name in ARCHITECTURES}
-        if accelerator.is_main_process:
-            torch.save(found, out)
-        torch.distributed.destroy_process_group()
-        return
-    apart = two_processes(out)
-    print(f"{'':14}{'':24}{'loss of a term':>16}{'gradient':>12}{'weights':>12}")
-    for name in ARCHITECTURES:
-        expected, _ = stopped_and_resumed(name, 16, accelerator, folder / name / "whole")
-        rows = {s: stopped_and_resumed(name, n, accelerator, folder / name / s) for s, n in SPLITS.items()}
-        for split, pair in {**rows, "2 processes x 2 x 4": apart[name]}.items():
-            for what, found in zip(("", ", resumed"), pair, strict=True):
-                loss, gradient, weights = distance(found, expected)
-                print(f"{name:14}{split + what:30}{loss:10.0e}{gradient:12.0e}{weights:12.0e}")
-
-
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_generator_by_itself_is_a_masked_language_model(name):
     """With separate embeddings and no clipping the discriminator does not touch it."""
@@ -580,7 +452,3 @@ def test_the_collator_is_picklable():
     assert isinstance(again, ReplacedTokensCollator)
     rows = Selection(ROWS, np.array([1, 2]), np.array([0, 0]))
     assert torch.equal(again(rows)["draws"], collator()(rows)["draws"])
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
