@@ -172,7 +172,9 @@ def fill_spans(
             continue
         gap = words[-1]
         shown = f"{text[: gap.start()]}{token}{text[gap.end() :]}"
-        written = model.generate(**tokenizer(shown, return_tensors="pt"), max_new_tokens=len(text), do_sample=False)[0]
+        read = tokenizer(shown, return_tensors="pt", verbose=False)
+        room = 16 + (0 if noise.kind == "spans" else read["input_ids"].shape[1])
+        written = model.generate(**read, max_new_tokens=room, do_sample=False)[0]
         yield f"{' '.join(shown.split())}  ->  {_first_span(written.tolist(), tokenizer)}  (it was: {gap[0]})"
 
 

@@ -45,6 +45,8 @@ def build_optimizer(
     groups = [g for g in groups if g["params"]]
     if transfer is not None and config.name == "adamw":
         groups = depth_groups(_whole(model), config, transfer, weight_decay)
+    if config.scale_parameter:
+        groups = [{**g, "params": [p], "lr": g["lr"] * _size(p)} for g in groups for p in g["params"]]
     beta1, beta2 = config.betas
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(beta1, beta2), eps=config.eps, fused=True)
     optimizer: torch.optim.Optimizer = adamw
@@ -54,6 +56,11 @@ def build_optimizer(
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
+
+
+def _size(parameter: nn.Parameter) -> float:
+    """Its root mean square; of one that begins as zero, what Adafactor takes instead."""
+    return max(1e-3, float(parameter.detach().double().square().mean().sqrt()))
 
 
 def _whole(module: nn.Module) -> PreTrainedModel:
