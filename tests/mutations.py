@@ -213,9 +213,9 @@ FAULTS = [
     ),
     Fault(
         "padding of a shorter share taken for vectors of the step",
-        "training/gradients.py",
-        "torch.cat([each[:size] for each, size in zip(everyone, sizes, strict=True)])",
-        "torch.cat(list(everyone))",
+        "objectives/gathering.py",
+        "torch.cat([each[:size] for each, size in zip(everyones, sizes, strict=True)])",
+        "torch.cat(list(everyones))",
         "objectives/test_contract.py",
     ),
     Fault(
@@ -243,8 +243,8 @@ FAULTS = [
     Fault(
         "special tokens drawn as replacements",
         "objectives/masking.py",
-        "self.ordinary = np.flatnonzero(self.is_ordinary)",
-        "self.ordinary = np.flatnonzero(self.is_ordinary | True)",
+        "return np.flatnonzero(there)",
+        "return np.flatnonzero(there | True)",
         "objectives/test_masking.py",
     ),
     Fault(

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,43 @@ def build_model(
             f"dropout {', '.join(map(str, dropout))} (--model.dropout)"
         )
     return model
+
+
+def trained_model(name: str, revision: str | None, auto_class: Any, *, isolated: bool) -> PreTrainedModel:
+    """A finished model that is read and not trained, such as a teacher: with its head, in float32, without gradients.
+
+    Args:
+        name: Hub id or folder.
+        revision: branch, tag or commit of a Hub id.
+        auto_class: the head.
+        isolated: with document-isolated attention.
+
+    Raises:
+        UserError: there is none, it cannot be read, or its architecture or its weights have no such head.
+    """
+    model_config = find_config(name, revision)
+    if type(model_config) not in auto_class._model_mapping:
+        raise UserError(f"{name} ({model_config.model_type}) has no head for {auto_class.__name__}")
+    by_name = isolated and model_class(model_config, auto_class)._supports_attention_backend
+    extra: dict[str, Any] = {"attn_implementation": ISOLATED} if by_name else {}
+    with _readable_weights(name):
+        model, found = auto_class.from_pretrained(
+            name, config=model_config, dtype=torch.float32, output_loading_info=True, **_source(name, revision), **extra
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(
+            f"the weights of {name} have no {missing[0]}: it is no finished {type(model).__name__}, only a part of one"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """A hash of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

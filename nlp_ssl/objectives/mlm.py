@@ -46,15 +46,25 @@ class MaskedCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Rows of `PackedRows` as a masked batch."""
-        batch = stack_rows(rows, self.masking.tokenizer.pad_token_id)
+        return self.masked(stack_rows(rows, self.masking.tokenizer.pad_token_id))
+
+    def masked(self, batch: dict[str, np.ndarray]) -> Batch:
+        """Stacked rows (`packing.stack_rows`) as a masked batch."""
         keys = self.masking.row_keys(batch["epoch"], batch["row"])
-        input_ids, positions = self.masking.choose(batch["input_ids"], keys)
+        return self.labelled(batch, *self.masking.choose(batch["input_ids"], keys))
+
+    def labelled(self, batch: dict[str, np.ndarray], input_ids: np.ndarray, positions: np.ndarray) -> Batch:
+        """Stacked rows as a batch.
+
+        Args:
+            batch: the rows as they are.
+            input_ids: int64, (B, S), as the model is to see them.
+            positions: int64; which of the B * S tokens it is to predict.
+        """
         targets = batch["input_ids"].ravel()[positions]
         seen = np.where(batch["document_ids"] > 0, input_ids + 1, 0)
         seen.ravel()[positions] += (targets + 1) << 32
-        capacity = self.capacity(input_ids.size)
-        if len(positions) > capacity:  # beyond six sigma: the second, larger shape
-            capacity = input_ids.size
+        capacity = self.slots(input_ids.size, len(positions))
         label_positions = np.zeros(capacity, dtype=np.int32)
         label_positions[: len(positions)] = positions
         slots = np.full(capacity, IGNORE, dtype=np.int64)
@@ -67,6 +77,11 @@ class MaskedCollator:
                 "labels": slots,
             }
         ) | {"digest": digest_of(batch["row"], batch["epoch"], seen)}
+
+    def slots(self, num_tokens: int, num_labels: int) -> int:
+        """How many slots so many labels have: `capacity`, and beyond six sigma the second, larger shape."""
+        capacity = self.capacity(num_tokens)
+        return capacity if num_labels <= capacity else num_tokens
 
     def capacity(self, num_tokens: int) -> int:
         """Slots for labels: the expected number and six standard deviations, rounded up to a multiple of 64."""

@@ -49,6 +49,7 @@ class Objective(nn.Module):
         metrics: the numbers of `evaluate`, the main one first, and whether a low or a high one is good.
         two_pass: the loss needs the vectors of the whole step at once (negatives in the batch): in training `forward`
             gives `{"vectors": (N, ...)}`, and `loss_of_vectors` the losses of those of all micro-batches and processes.
+            May be set for an instance, where it depends on the options.
         collected: what `forward` gives in evaluation that is not summed over batches and processes, but put together:
             tensors whose first axis may differ from batch to batch; their order depends on the processes.
         unsaved: names of submodules that no checkpoint holds: those that never change, such as a teacher.
@@ -57,7 +58,7 @@ class Objective(nn.Module):
     auto_class: ClassVar[Any]
     card: ClassVar[CardText]
     metrics: ClassVar[Metrics] = {"held_out_loss": "min"}
-    two_pass: ClassVar[bool] = False
+    two_pass: bool = False
     collected: ClassVar[frozenset[str]] = frozenset()
     unsaved: ClassVar[tuple[str, ...]] = ()
 
@@ -89,6 +90,9 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def before_step(self) -> None:
+        """Called on every process before a step's first micro-batch: forget what one that was not applied left."""
+
     def after_step(self, step: int) -> None:
         """Called on every process when optimizer step `step` (from 1) has been applied: moving averages, queues."""
 
@@ -103,6 +107,13 @@ class Objective(nn.Module):
 
     def identity(self) -> dict[str, str]:
         """What must be as it was when a run is resumed and no checkpoint holds: what it is, and its fingerprint."""
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """What the card says of this run besides the usual, by name, such as its teacher.
+
+        A `base_model` among them is what the model began with where `model.name` does not say it.
+        """
         return {}
 
     def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
@@ -199,6 +210,11 @@ class PretrainingObjective(Objective):
 
     # what came out
 
+    @classmethod
+    def about(cls, config: Any) -> CardText:
+        """What the card of a run says; `card`, unless it depends on the run's options."""
+        return cls.card
+
     def reference(self, unigram: float) -> dict[str, float]:
         """Levels to draw beside the losses, by name.
 
@@ -289,7 +305,9 @@ class Curriculum(PretrainingObjective):
         self._no_split_modules = main._no_split_modules
         self.main, self.turns = main, (main, *others)
         self.objectives = nn.ModuleList(self.turns)
-        self.metrics, self.card = main.metrics, main.card  # type: ignore[misc]
+        self.metrics, self.card, self.collected = main.metrics, main.card, main.collected  # type: ignore[misc]
+        parts = {"main": main} | {f"objectives.{i}": each for i, each in enumerate(self.turns)}
+        self.unsaved = tuple(f"{at}.{name}" for at, each in parts.items() for name in each.unsaved)  # type: ignore[misc]
         shared = {id(p) for p in main.model.parameters()}
         weights: dict[str, float] = {}
         for each in self.turns:
@@ -307,6 +325,11 @@ class Curriculum(PretrainingObjective):
         number = next((int(name.removeprefix(FOR)) for name in batch if name.startswith(FOR)), 0)
         return self.turns[number]({name: value for name, value in batch.items() if not name.startswith(FOR)})
 
+    def before_step(self) -> None:
+        """Of all of them."""
+        for each in self.turns:
+            each.before_step()
+
     def after_step(self, step: int) -> None:
         """Of all of them."""
         for each in self.turns:
@@ -315,6 +338,18 @@ class Curriculum(PretrainingObjective):
     def published(self) -> dict[str, PreTrainedModel]:
         """Of the run's."""
         return self.main.published()
+
+    def files(self) -> dict[str, str]:
+        """Of the run's."""
+        return self.main.files()
+
+    def identity(self) -> dict[str, str]:
+        """Of the run's."""
+        return self.main.identity()
+
+    def facts(self) -> dict[str, Any]:
+        """Of the run's."""
+        return self.main.facts()
 
     def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
         """Of the run's."""

@@ -86,7 +86,7 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
         batches=train_batches(config, phases, collator, accelerator, check=verification),
         horizon=Horizon.of(config.train, phases),
         measure=measure,
-        card=lambda facts: pretraining_card(config, objective, data, facts),
+        card=lambda facts: pretraining_card(config, objective, data, module.facts() | facts),
         reference=module.reference(data.unigram),
         identity=run_identity(
             config,
@@ -160,10 +160,13 @@ def plan(config: PretrainConfig, data: PretrainingData, collators: list[Collator
 def pretraining_card(config: PretrainConfig, objective: Objective, data: PretrainingData, facts: dict[str, Any]) -> str:
     """The model card of a pretrained model at some step."""
     manifest, stats = data.train.tokens.manifest, data.train.stats
-    results = {name: value for name, value in facts.pop("results").items() if name in objective.card.results}
+    text = objective.about(config)
+    results = {name: value for name, value in facts.pop("results").items() if name in text.results}
+    named = names(config)
+    named["base_model"] = facts.pop("base_model", named["base_model"])
     return model_card(
-        **names(config),
-        text=objective.card,
+        **named,
+        text=text,
         curves=facts.pop("curves", None),
         facts={
             "architecture": data.model_config.model_type,
@@ -178,7 +181,7 @@ def pretraining_card(config: PretrainConfig, objective: Objective, data: Pretrai
             "corpus_bytes": manifest["bytes"],
             "held_out_documents": data.held_out.tokens.num_documents,
             "packing": str(stats),
-            "objective": objective.card.objective,
+            "objective": text.objective,
             **procedure(config, config.tokens.sequence_length),
             "unigram_entropy": data.unigram,
             **results,

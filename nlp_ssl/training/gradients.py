@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather, send_to_device
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from nlp_ssl.data.sequences.batches import Batch, MicroBatch
+from nlp_ssl.objectives.gathering import gather_rows
 from nlp_ssl.objectives.objective import Objective
 
 
@@ -28,6 +29,7 @@ def accumulate(
         For each term this process's sum, detached, 0-d.
     """
     objective: Objective = accelerator.unwrap_model(module, keep_fp32_wrapper=True)
+    objective.before_step()
     if objective.two_pass:
         return _in_two_passes(module, objective, batches, factors, accelerator)
     totals: dict[str, Tensor] = {}
@@ -58,15 +60,8 @@ def _in_two_passes(
         for batch in batches:
             states.append(_random_state(accelerator.device))
             parts.append(objective(_on_device(batch, accelerator))["vectors"])
-    own = torch.cat(parts)
-    sizes = [len(own)]
-    if accelerator.num_processes > 1:
-        sizes = gather(torch.tensor([len(own)], device=own.device)).tolist()
-        padded = own.new_zeros((max(sizes), *own.shape[1:]))
-        padded[: len(own)] = own
-        everyone = gather(padded).split(max(sizes))
-        own = torch.cat([each[:size] for each, size in zip(everyone, sizes, strict=True)])
-    vectors = own.detach().requires_grad_()
+    everyones, sizes = gather_rows(torch.cat(parts))
+    vectors = everyones.detach().requires_grad_()
     sums = objective.loss_of_vectors(vectors)
     (gradient,) = torch.autograd.grad(_weighted(sums, factors), vectors)
     begin = sum(sizes[: accelerator.process_index])

@@ -39,6 +39,24 @@ def test_value_and_gradient_are_torchs(dtype, rounding, block, monkeypatch):
     assert (gradient[labels == IGNORE] == 0).all()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_weights_multiply_and_an_id_that_never_comes_has_no_probability(compiled, monkeypatch):
+    monkeypatch.setitem(cross_entropy._BLOCK, "cpu", 40)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    logits, labels = case(53, 17, torch.float64)
+    labels[labels == 3] = 4
+    weights = torch.rand(53, dtype=torch.float64) * 9
+    ours = summed_cross_entropy(logits, labels, weights, never=3)
+    (gradient,) = torch.autograd.grad(ours * 0.37, logits)
+    exact = logits.detach().requires_grad_()
+    without = torch.cat([exact[:, :3], exact[:, 4:]], dim=1)
+    theirs = F.cross_entropy(without, labels - (labels > 3).long(), ignore_index=IGNORE, reduction="none")
+    (expected,) = torch.autograd.grad((theirs * weights).sum() * 0.37, exact)
+    assert ours.item() == pytest.approx((theirs * weights).sum().item(), rel=1e-14)
+    torch.testing.assert_close(gradient, expected, rtol=1e-13, atol=1e-15)
+    assert (gradient[:, 3] == 0).all()
+
+
 def test_nothing_asked_is_no_loss_and_no_gradient():
     logits, labels = case(8, 5, torch.float32, ignored=1.1)
     (ours, gradient), _ = both(logits, labels)

@@ -60,7 +60,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z
 
 
-def permute(index: np.ndarray, size: int, *keys: int) -> np.ndarray:
+def permute(index: np.ndarray, size: int, *keys: int, inverse: bool = False) -> np.ndarray:
     """Where a pseudorandom permutation of `range(size)`, chosen by `keys`, sends each index.
 
     A Feistel network over the smallest power of two that holds `size`, walked until it lands inside `range(size)`
@@ -70,6 +70,7 @@ def permute(index: np.ndarray, size: int, *keys: int) -> np.ndarray:
         index: integer array, each in `[0, size)`.
         size: number of elements.
         keys: integers that choose the permutation, such as a seed and an epoch.
+        inverse: say what is sent to each index instead.
 
     Returns:
         int64 array of the same shape: a bijection of `range(size)`.
@@ -79,11 +80,13 @@ def permute(index: np.ndarray, size: int, *keys: int) -> np.ndarray:
     low_bits = np.uint64(bits // 2)
     low_mask = np.uint64((1 << (bits // 2)) - 1)
     high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
-    round_keys = [int(hash64(*keys, r)) for r in range(_ROUNDS)]
+    rounds = [(r, int(hash64(*keys, r))) for r in range(_ROUNDS)]
+    if inverse:  # every round undoes itself
+        rounds.reverse()
 
     def network(x: np.ndarray) -> np.ndarray:
         high, low = x >> low_bits, x & low_mask
-        for r, key in enumerate(round_keys):
+        for r, key in rounds:
             if r % 2:
                 low = low ^ (hash64(key, high) & low_mask)
             else:
@@ -115,6 +118,25 @@ def rows_at(cursor: np.ndarray, num_rows: int, seed: int) -> tuple[np.ndarray, n
         here = (epoch == e) & (block == b)
         row[here] = _rows_of_block(num_rows, seed, e, b)[within[here]]
     return row, epoch
+
+
+def places_of(rows: np.ndarray, epochs: np.ndarray, num_rows: int, seed: int) -> np.ndarray:
+    """When a run comes to rows: how many it visits before each in its epoch; what `rows_at` turns round.
+
+    Args:
+        rows: numbers of rows, int64 (B,).
+        epochs: which visit of each is meant, int64 (B,).
+        num_rows: rows in an epoch.
+        seed: the run's seed.
+
+    Returns:
+        int64, (B,), each in `[0, num_rows)`.
+    """
+    places = np.empty_like(rows)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        places[here] = permute(rows[here], num_rows, seed, int(epoch), inverse=True)
+    return places
 
 
 @lru_cache(maxsize=8)

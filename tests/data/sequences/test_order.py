@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from nlp_ssl.data.sequences.order import hash64, permute, rows_at
+from nlp_ssl.data.sequences.order import hash64, permute, places_of, rows_at
 
 
 @pytest.mark.parametrize("size", [*range(1, 40), 64, 65, 127, 1000, 1023, 1024, 1025, 65_537, 100_000])
@@ -52,6 +52,13 @@ def test_rows_at_visits_every_row_once_an_epoch():
         assert sorted(rows[epochs == epoch]) == list(range(23))
     again, _ = rows_at(np.arange(17, 53), 23, seed=5)  # asked for in another batch
     assert np.array_equal(again, rows[17:53])
+
+
+@pytest.mark.parametrize("total", [1, 2, 23, 1000, 1025])
+def test_a_row_knows_when_it_is_visited(total):
+    rows, epochs = rows_at(np.arange(3 * total), total, seed=5)
+    some = np.random.default_rng(0).permutation(3 * total)[:500]  # whatever others are asked for with it
+    assert np.array_equal(places_of(rows[some], epochs[some], total, seed=5), some % total)
 
 
 def test_every_epoch_of_a_run_has_an_order_of_its_own():
