@@ -38,7 +38,7 @@ def build_optimizer(
         inner = [p for _, p in trained if p.ndim == 2 and min(p.shape) > 1 and id(p) not in embeddings | heads]
         chosen = {id(p) for p in inner}
         matrices = [p for p in matrices if id(p) not in chosen]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": matrices, "lr": config.lr, "weight_decay": weight_decay},
         {"params": others, "lr": config.lr, "weight_decay": 0.0},
     ]

@@ -344,6 +344,9 @@ def test_it_continues_from_a_folder_and_says_what_does_not_fit(whole, corpus, tm
     infilling = ["--noise.kind", "infilling", "--train.steps", 1, "--output_dir", tmp_path / "bart"]
     said = run("pretrain_seq2seq.py", "--data.sources", corpus, "--model.name", "bart-tiny", *SHAPE[4:], *infilling)
     assert "BartForConditionalGeneration" in said
+    card = (tmp_path / "bart" / "README.md").read_text()
+    assert "text infilling" in card
+    assert "tokenizer.mask_token" in card
     refused = [
         ("pretrain_seq2seq.py", "bert-tiny", "bert-tiny is an encoder, and span corruption trains an encoder-decoder"),
         ("pretrain_mlm.py", "t5-tiny", "train it with pretrain_seq2seq.py"),
