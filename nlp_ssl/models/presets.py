@@ -26,6 +26,7 @@ class Family:
         shapes: one (hidden size, layers, heads, feed-forward size) for each of `SIZES`; layers in each stack.
         sequence_lengths: tokens in a packed row, for each of `SIZES`.
         optimizer: what trains it well from scratch.
+        scale_parameter: whether a weight's learning rate follows its size: where the sizes differ much.
         fixed: fields of its configuration that are the same in every size.
     """
 
@@ -35,6 +36,7 @@ class Family:
     shapes: tuple[tuple[int, int, int, int], ...]
     sequence_lengths: tuple[int, ...] = (128, 128, 512, 512, 512)
     optimizer: Literal["adamw", "muon"] = "adamw"
+    scale_parameter: bool = False
     fixed: tuple[tuple[str, Any], ...] = ()
 
 
@@ -52,7 +54,7 @@ FAMILIES = {
     "roberta": Family("roberta", "encoder", "bpe", _BERT),
     "modernbert": Family(
         "modernbert", "encoder", "bpe", _PRE_NORM_ENCODER, (128, 256, 1024, 1024, 1024), "muon",
-        (("max_position_embeddings", 8192),),
+        fixed=(("max_position_embeddings", 8192),),
     ),
     "deberta-v2": Family(
         "deberta-v2", "encoder", "unigram", _BERT,
@@ -68,10 +70,11 @@ FAMILIES = {
         fixed=(("activation_function", "gelu_pytorch_tanh"),),  # the same function as gelu_new, in one kernel
     ),
     "llama": Family(
-        "llama", "decoder", "bpe", _LLAMA, (256, 256, 1024, 2048, 2048), "muon", (("max_position_embeddings", 4096),)
+        "llama", "decoder", "bpe", _LLAMA, (256, 256, 1024, 2048, 2048), "muon",
+        fixed=(("max_position_embeddings", 4096),),
     ),
     "t5": Family(  # its head is the embeddings: transformers 5 ties those of every new T5
-        "t5", "encoder-decoder", "unigram", _T5, fixed=(("feed_forward_proj", "gated-gelu"),)
+        "t5", "encoder-decoder", "unigram", _T5, scale_parameter=True, fixed=(("feed_forward_proj", "gated-gelu"),)
     ),
     "bart": Family("bart", "encoder-decoder", "bpe", _BART),
 }  # fmt: skip

@@ -6,6 +6,7 @@ Poisson's law of mean 3, each replaced by the mask; the decoder writes the whole
 the tokens to write, each after the true ones before it.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -58,12 +59,11 @@ class SpanCorruption(PretrainingObjective):
             "hidden_loss": "Held-out loss, nats per token that was taken out",
             "span_accuracy": "Spans of which every token is the likeliest one after the true ones before it",
         },
-        example="f'The function {blank} the value of its argument.'",
+        example="'The function <extra_id_0> the value of its argument.'",
         snippet="""\
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained({model}), AutoModelForSeq2SeqLM.from_pretrained({model})
-blank = "<extra_id_0>" if "<extra_id_0>" in tokenizer.get_vocab() else tokenizer.mask_token
 written = model.generate(**tokenizer({example}, return_tensors="pt"), max_new_tokens=32)
 print(tokenizer.decode(written[0]))""",
     )
@@ -73,6 +73,14 @@ print(tokenizer.decode(written[0]))""",
         self.noise = config.noise
         start = model.model.config.decoder_start_token_id
         self.start: int = tokenizer.pad_token_id if start is None else start
+
+    @classmethod
+    def about(cls, config: SpanCorruptionConfig) -> CardText:
+        """The card's words; infilling has another name and another example."""
+        if config.noise.kind == "spans":
+            return cls.card
+        example = "f'The function {tokenizer.mask_token} the value of its argument.'"
+        return dataclasses.replace(cls.card, objective="text infilling", example=example)
 
     @property
     def terms(self) -> dict[str, float]:
@@ -172,7 +180,9 @@ def fill_spans(
             continue
         gap = words[-1]
         shown = f"{text[: gap.start()]}{token}{text[gap.end() :]}"
-        written = model.generate(**tokenizer(shown, return_tensors="pt"), max_new_tokens=len(text), do_sample=False)[0]
+        read = tokenizer(shown, return_tensors="pt", verbose=False)
+        room = 16 + (0 if noise.kind == "spans" else read["input_ids"].shape[1])
+        written = model.generate(**read, max_new_tokens=room, do_sample=False)[0]
         yield f"{' '.join(shown.split())}  ->  {_first_span(written.tolist(), tokenizer)}  (it was: {gap[0]})"
 
 

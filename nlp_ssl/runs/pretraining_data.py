@@ -122,7 +122,17 @@ def prepare_shard(config: PretrainConfig) -> bool:
         raise UserError("shards of a corpus need one --tokens.folder and one --tokenizer.path that all machines share")
     if not 0 <= config.tokens.shard < config.tokens.num_shards:
         raise UserError(f"--tokens.shard {config.tokens.shard} is not one of 0 ... {config.tokens.num_shards - 1}")
-    return _prepare(config, infer_objective(config)) is not None
+    objective = infer_objective(config)
+    return _prepare(with_options_of(objective, config), objective) is not None
+
+
+def with_options_of(objective: Objective, config: PretrainConfig) -> PretrainConfig:
+    """A run's options as those of an objective: what it has besides is as when nobody gives it."""
+    if isinstance(config, objective.Config):
+        return config
+    return objective.Config(
+        **{f.name: getattr(config, f.name) for f in fields(objective.Config) if hasattr(config, f.name)}
+    )
 
 
 def infer_objective(config: PretrainConfig) -> Objective:
@@ -236,9 +246,13 @@ def check_model(config: PretrainConfig, objective: Objective) -> None:
     if preset and (kind := presets.FAMILIES[preset[0]].kind) != objective.trains:
         usual = find_objective(RECIPE_OF[kind]).card.recipe
         raise UserError(
-            f"{config.model.name} is a {kind}, and {objective.card.objective} trains an {objective.trains}; train it "
-            f"with {usual}"
+            f"{config.model.name} is {_a(kind)}, and {objective.card.objective} trains {_a(objective.trains)}; "
+            f"train it with {usual}"
         )
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind.startswith("e") else f"a {kind}"
 
 
 def check_phases(config: PretrainConfig, objective: Objective) -> None:
