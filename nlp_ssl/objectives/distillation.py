@@ -9,7 +9,7 @@ Three terms, each a mean over its own targets:
 DistilBERT's published command takes the first term over all tokens of a text by default, and over the masked ones with
 `--restrict_ce_to_mask`; here it is the latter, so that neither model computes logits that no label asks for. A causal
 model has a label at every token. Where the student has the teacher's shape but for the number of layers, it begins
-with layers of the teacher, which is worth more than any of the terms (Sanh et al. 2019, table 4).
+with layers of the teacher, which is worth more than any of the terms (the ablation of Sanh et al. 2019).
 
 This file distils a masked language model, `causal_distillation.py` a causal one. What MiniLM's successor (Wang et al.
 2020) adds, relations between queries, keys and values of one layer, is not here: it needs the projections of every

@@ -1,7 +1,6 @@
 """Distillation of masked and of causal models."""
 
 import tempfile
-from functools import cache
 from pathlib import Path
 
 from parity_cases import ROLES, ROW_LENGTH, SEED, TOKENIZER, VOCABULARY
@@ -15,18 +14,19 @@ from nlp_ssl.objectives.distillation import objective_of
 FOLDER = tempfile.TemporaryDirectory()
 
 
-@cache
 def teacher(name):
-    """The folder of a model of three layers."""
+    """The folder of a model of three layers; made before there are several processes, of which one would write."""
     folder = Path(FOLDER.name) / name
     tiny_model(name, vocab_size=VOCABULARY, **ROLES).save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
     return str(folder)
 
 
-def config(name, **options):
-    found = DistillationConfig(distillation=DistillationSection(teacher=teacher(name), **options))
-    found.model.name, found.model.from_scratch = teacher(name), True
+TEACHERS = {name: teacher(name) for name in ("bert", "modernbert", "gpt2")}
+
+
+def config(name):
+    found = DistillationConfig(distillation=DistillationSection(teacher=TEACHERS[name]))
+    found.model.name, found.model.from_scratch = TEACHERS[name], True
     found.tokens.sequence_length = ROW_LENGTH
     return found
 
@@ -43,4 +43,4 @@ def case(name):
     return SplitCase(make, lambda: objective_of(config(name)).collator(TOKENIZER, config(name), seed=SEED))
 
 
-CASES = {f"distillation {name}": case(name) for name in ("bert", "modernbert", "gpt2")}
+CASES = {f"distillation {name}": case(name) for name in TEACHERS}
