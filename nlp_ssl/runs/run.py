@@ -24,7 +24,7 @@ from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.runs.card_facts import moment
 from nlp_ssl.runs.ending import finish, stop
-from nlp_ssl.runs.folder import CHECKPOINTS, LOG_FILE, RunConfig, lock_folder, text_mode
+from nlp_ssl.runs.folder import CHECKPOINTS, LOG_FILE, RunConfig, lock_folder
 from nlp_ssl.runs.model_folder import ModelFolder
 from nlp_ssl.runs.recovery import Recovery, Stateful, setup_of
 from nlp_ssl.runs.saving import Saver, is_due
@@ -176,9 +176,7 @@ class Run:
         self.begun = True
         self.log = Log(self.folder / LOG_FILE, self.state.step if found is not None else None)
         self.saver = Saver(self.checkpoints, self.config.checkpoint, self.log, self._committed, self.state.elapsed)
-        texts = self.tokenizer if self.config.train.incident_texts else None
-        mode = text_mode(self.config) if texts else 0o666
-        self.skipped = SkippedSteps(self.config.train, self.batches, self.folder, self.log, self.saver, texts, mode)
+        self.skipped = SkippedSteps(self.config, self.batches, self.folder, self.log, self.saver, self.tokenizer)
         if found is not None:
             self.log.ensure("checkpoint", self.state.step, folder=found.name)  # killed between the two
         start_trackers(self.accelerator, self.config.tracking, self.folder.name, flatten(to_dict(self.config)))

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from nlp_ssl.config.common import TrainConfig
 from nlp_ssl.core.console import rank, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import no_links
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.packing import PackedRows
 from nlp_ssl.data.sequences.phases import Rows
+from nlp_ssl.runs.folder import RunConfig, text_mode
 from nlp_ssl.runs.saving import Saver
 from nlp_ssl.runs.state import RunState
 from nlp_ssl.training.loop import Step
@@ -38,22 +38,21 @@ class SkippedSteps:
         folder: of the run.
         log: of the run.
         saver: finishes a pending save before the run stops.
-        tokenizer: to write the rows' texts too.
-        mode: permissions of the file with them.
+        tokenizer: writes the rows' texts too, where that is asked for; then the file is as private as the data.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: RunConfig,
         batches: TrainBatches,
         folder: Path,
         log: Log,
         saver: Saver,
-        tokenizer: PreTrainedTokenizerFast | None,
-        mode: int = 0o666,
+        tokenizer: PreTrainedTokenizerFast,
     ) -> None:
-        self.config, self.batches, self.folder, self.log, self.saver = config, batches, folder, log, saver
-        self.tokenizer, self.mode = tokenizer, mode
+        self.config, self.batches, self.folder, self.log, self.saver = config.train, batches, folder, log, saver
+        texts = config.train.incident_texts
+        self.tokenizer, self.mode = (tokenizer, text_mode(config)) if texts else (None, 0o666)
 
     def handle(self, step: Step, state: RunState) -> bool:
         """Report a step if it was not applied; returns whether the run is to be rewound because of it.
