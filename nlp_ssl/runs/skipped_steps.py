@@ -51,8 +51,8 @@ class SkippedSteps:
         tokenizer: PreTrainedTokenizerFast,
     ) -> None:
         self.config, self.batches, self.folder, self.log, self.saver = config.train, batches, folder, log, saver
-        texts = config.train.incident_texts
-        self.tokenizer, self.mode = (tokenizer, text_mode(config)) if texts else (None, 0o666)
+        self.tokenizer = tokenizer if config.train.incident_texts else None
+        self.mode = text_mode(config) if config.train.incident_texts else 0o666
 
     def handle(self, step: Step, state: RunState) -> bool:
         """Report a step if it was not applied; returns whether the run is to be rewound because of it.

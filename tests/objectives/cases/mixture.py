@@ -17,7 +17,7 @@ from nlp_ssl.objectives.mixture import Mixture
 
 def labelled_file():
     """A class a text, of words that the tokenizer knows."""
-    rng, words = random.Random(0), [word for word in TOKENIZER.get_vocab() if word.isalnum()]
+    rng, words = random.Random(0), sorted(word for word in TOKENIZER.get_vocab() if word.isalnum())
     rows = [{"text": " ".join(rng.choices(words, k=rng.randint(2, 20))), "label": rng.choice("abc")} for _ in range(40)]
     path = Path(tempfile.mkdtemp(prefix="nlp_ssl-mixture-"), "rows.jsonl")
     path.write_text("\n".join(map(json.dumps, rows)))
