@@ -44,6 +44,34 @@ HELD_OUT_VIEWS = ContrastiveSection(view="crops", noise=0.0)
 _NO_LIMIT = 10**9
 
 
+CARD = CardText(
+    pipeline_tag="feature-extraction",
+    objective="contrastive pretraining",
+    what="an encoder of texts: the cosine of two vectors says how alike their texts are",
+    limit="Vectors of texts of another kind or length than it was trained on may say little; measure before use.",
+    recipe="pretrain_contrastive.py",
+    results={
+        "recall_at_1": "Share of held-out crops whose nearest candidate is the other crop of the same document",
+        "candidates": "Candidates of each",
+        "chance": "The share by guessing, for comparison",
+        "alignment": "Mean squared distance of two crops of a document, as unit vectors",
+        "uniformity": "Uniformity of all crops (Wang and Isola 2020); low is spread out",
+        "spread": "Standard deviation of a dimension times the root of their number; 0 is one point, 1 is spread",
+    },
+    example='["The cat sleeps.", "A cat is asleep."]',
+    snippet="""\
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained({model}), AutoModel.from_pretrained({model})
+batch = tokenizer({example}, padding=True, truncation=True, return_tensors="pt")
+with torch.no_grad():
+    hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"][..., None]
+vectors = (hidden * mask).sum(1) / mask.sum(1)  # the mean; trained with contrastive.pooling cls, take hidden[:, 0]
+print(torch.cosine_similarity(vectors[0], vectors[1], dim=0))""",
+)
+
+
 class Contrastive(PretrainingObjective):
     """Draws the vectors of two views of a document together.
 
@@ -58,32 +86,7 @@ class Contrastive(PretrainingObjective):
         "spread": "max",
     }  # fmt: skip
     collected = frozenset({"pairs", "projected", "order"})
-    card = CardText(
-        pipeline_tag="feature-extraction",
-        objective="contrastive pretraining",
-        what="an encoder of texts: the cosine of two vectors says how alike their texts are",
-        limit="Vectors of texts of another kind or length than it was trained on may say little; measure before use.",
-        recipe="pretrain_contrastive.py",
-        results={
-            "recall_at_1": "Share of held-out crops whose nearest candidate is the other crop of the same document",
-            "candidates": "Candidates of each",
-            "chance": "The share by guessing, for comparison",
-            "alignment": "Mean squared distance of two crops of a document, as unit vectors",
-            "uniformity": "Uniformity of all crops (Wang and Isola 2020); low is spread out",
-            "spread": "Standard deviation of a dimension times the root of their number; 0 is one point, 1 is spread",
-        },
-        example='["The cat sleeps.", "A cat is asleep."]',
-        snippet="""\
-import torch
-from transformers import AutoModel, AutoTokenizer
-
-tokenizer, model = AutoTokenizer.from_pretrained({model}), AutoModel.from_pretrained({model})
-batch = tokenizer({example}, padding=True, truncation=True, return_tensors="pt")
-with torch.no_grad():
-    hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"][..., None]
-vectors = (hidden * mask).sum(1) / mask.sum(1)  # the mean; trained with contrastive.pooling cls, take hidden[:, 0]
-print(torch.cosine_similarity(vectors[0], vectors[1], dim=0))""",
-    )
+    card = CARD
 
     def __init__(self, model: PackedModel, tokenizer: PreTrainedTokenizerFast, config: ContrastiveConfig) -> None:
         super().__init__(model, tokenizer, config)
@@ -164,7 +167,7 @@ print(torch.cosine_similarity(vectors[0], vectors[1], dim=0))""",
         real = batch["order"] >= 0
         if self.training and self.options.loss == "moco":
             return self._moco(batch, real)
-        pooled = self._pooled(self.model, batch)
+        pooled = pooled_views(self.model, batch, self.options.pooling)
         projected = loss_precision(self.head(pooled))
         both = torch.cat([real, real])
         if self.options.loss == "byol":
@@ -185,29 +188,13 @@ print(torch.cosine_similarity(vectors[0], vectors[1], dim=0))""",
             warn("a step has one document, which nothing can be told apart from; give a larger train.global_batch_size")
         return {TERM: info_nce(vectors, self.options.temperature)}
 
-    def _pooled(self, model: nn.Module, batch: Batch, half: int | None = None) -> Tensor:
-        """The vector of every slot, (2C, width), in the losses' precision; with `half` of the first or second rows."""
-        inputs = {"input_ids": batch["input_ids"], **packing_of(batch)}
-        slots, count = batch["slots"], 2 * len(batch["order"])
-        if half is not None:
-            rows = slice(half * len(slots) // 2, (half + 1) * len(slots) // 2)
-            inputs = {name: value[rows] for name, value in inputs.items()} | {"cu_seqlens": batch["halves"][half]}
-            slots = slots[rows]
-        hidden = loss_precision(model(**inputs))
-        if self.options.pooling == "cls":
-            slots = torch.where(inputs["position_ids"] == 0, slots, count)
-        slots = slots.flatten().long()
-        sums = hidden.new_zeros(count + 1, self.width).index_add(0, slots, hidden.flatten(0, 1))
-        tokens = hidden.new_zeros(count + 1).index_add(0, slots, torch.ones_like(slots, dtype=hidden.dtype))
-        return (sums / tokens.clamp(min=1)[:, None])[:count]
-
     def _moco(self, batch: Batch, real: Tensor) -> Sums:
         """Nats to name the second view of each document among it and the queue; the queue waits for `after_step`."""
-        count = len(real)
-        queries = unit(loss_precision(self.head(self._pooled(self.model, batch, 0)[:count])), real)
+        count, pooling = len(real), self.options.pooling
+        queries = unit(loss_precision(self.head(pooled_views(self.model, batch, pooling, 0)[:count])), real)
         with torch.no_grad():
             model, head = self.momentum.encoder
-            keys = unit(loss_precision(head(self._pooled(model, batch, 1)[count:])), real)
+            keys = unit(loss_precision(head(pooled_views(model, batch, pooling, 1)[count:])), real)
         own = (queries * keys).sum(1, keepdim=True)
         past = (queries @ self.queue.vectors.T).masked_fill(~self.queue.filled(), torch.finfo(own.dtype).min)
         scores = torch.cat([own, past], dim=1) / self.options.temperature
@@ -224,7 +211,7 @@ print(torch.cosine_similarity(vectors[0], vectors[1], dim=0))""",
         predicted = unit(loss_precision(self.predictor(projected)), real)
         with torch.no_grad():
             model, head = self.momentum.encoder
-            targets = unit(loss_precision(head(self._pooled(model, batch))), real)
+            targets = unit(loss_precision(head(pooled_views(model, batch, self.options.pooling))), real)
         first, second = targets.chunk(2)
         cosines = (predicted * torch.cat([second, first])).sum(1)
         return torch.where(real, 1 - cosines, 0.0).sum()
@@ -266,21 +253,10 @@ print(torch.cosine_similarity(vectors[0], vectors[1], dim=0))""",
             known = list(groups(sums["projected"][order] if "projected" in sums else pairs))
             each = [info_nce(torch.stack(group, 1), self.options.temperature) for group in known]
             loss = float(sum(each)) / (len(each) * group_size(len(pairs)))
-        self._alarm(found)
+        alarm(found, self.begun)
         if self.at_start < 0 and not self.begun:
             self.at_start.fill_(found["recall_at_1"])
         return {"held_out_loss": loss, **found, "documents": len(pairs), "left_out": left_out}
-
-    def _alarm(self, found: Mapping[str, float]) -> None:
-        """Say of vectors that they are all alike, which a good loss may hide."""
-        if found["alignment"] < SAME:
-            warn("both views of each held-out document have the same vector: R@1 and the loss say nothing of them")
-        if self.begun and found["spread"] < COLLAPSED:
-            warn(
-                f"the vectors have collapsed: all held-out documents have nearly the same (spread "
-                f"{found['spread']:.3f} of 1, mean cosine {found['mean_cosine']:.3f}); a loss with negatives, a larger "
-                "momentum or a smaller learning rate may help"
-            )
 
     def headline(self, results: Mapping[str, float], held_out: TokenCorpus, unigram: float) -> str:
         """How often a crop finds its other one, beside chance and the model that training began from."""
@@ -298,6 +274,50 @@ print(torch.cosine_similarity(vectors[0], vectors[1], dim=0))""",
     def samples(self, folder: Path, held_out: TokenCorpus, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
         """Held-out paragraphs and their nearest neighbours."""
         return nearest_texts(folder, held_out, tokenizer, self.options.pooling)
+
+
+def pooled_views(model: nn.Module, batch: Batch, pooling: str, half: int | None = None) -> Tensor:
+    """The vector of the view in every slot, in the losses' precision; zeros where there is none.
+
+    Args:
+        model: a `PackedModel` without a head.
+        batch: of a `ViewsCollator`.
+        pooling: `"mean"` or `"cls"`.
+        half: read only the rows of the first (0) or the second (1) views.
+
+    Returns:
+        (2C, hidden size).
+    """
+    inputs = {"input_ids": batch["input_ids"], **packing_of(batch)}
+    slots, count = batch["slots"], 2 * len(batch["order"])
+    if half is not None:
+        rows = slice(half * len(slots) // 2, (half + 1) * len(slots) // 2)
+        inputs = {name: value[rows] for name, value in inputs.items()} | {"cu_seqlens": batch["halves"][half]}
+        slots = slots[rows]
+    hidden = loss_precision(model(**inputs))
+    if pooling == "cls":
+        slots = torch.where(inputs["position_ids"] == 0, slots, count)
+    slots = slots.flatten().long()
+    sums = hidden.new_zeros(count + 1, hidden.shape[-1]).index_add(0, slots, hidden.flatten(0, 1))
+    tokens = hidden.new_zeros(count + 1).index_add(0, slots, torch.ones_like(slots, dtype=hidden.dtype))
+    return (sums / tokens.clamp(min=1)[:, None])[:count]
+
+
+def alarm(found: Mapping[str, float], begun: bool) -> None:
+    """Say of held-out vectors that they are all alike, which a good loss may hide.
+
+    Args:
+        found: by `measure_pairs`.
+        begun: the model has been trained: a new one's vectors may be alike.
+    """
+    if found["alignment"] < SAME:
+        warn("both views of each held-out document have the same vector: R@1 and the loss say nothing of them")
+    if begun and found["spread"] < COLLAPSED:
+        warn(
+            f"the vectors have collapsed: all held-out documents have nearly the same (spread {found['spread']:.3f} of "
+            f"1, mean cosine {found['mean_cosine']:.3f}); a loss with negatives, a larger momentum or a smaller "
+            "learning rate may help"
+        )
 
 
 def check(options: ContrastiveSection) -> None:
