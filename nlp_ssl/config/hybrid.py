@@ -16,7 +16,9 @@ class HybridSection:
     and sees only its past. 7/8 is the best mixture of Charpentier and Samuel (2024) on BLiMP."""
     predict: Literal["same", "previous"] = "same"
     """Where a masked token is predicted: at its own place, as `pipeline("fill-mask")` reads it, or by the token before
-    it, as the next token is in causal sequences (Charpentier and Samuel 2024)."""
+    it, as the next token is in causal sequences (masked next-token prediction, the choice of Charpentier and Samuel
+    2024). `previous` learnt slightly faster when it was tried (350 steps, half of the sequences masked, one seed: 4.42
+    nats per masked token and 2.11 bits per byte, beside 4.45 and 2.15); the model is then read as its card says."""
 
 
 @options

@@ -19,25 +19,25 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from nlp_ssl.config.fill_in_the_middle import InfillingConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.order import hash64
-from nlp_ssl.data.sequences.packing import cumulative_lengths, stack_rows
+from nlp_ssl.data.sequences.packing import stack_rows
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.objectives.clm import CausalCollator, CausalLanguageModeling, next_tokens
 from nlp_ssl.objectives.cross_entropy import IGNORE
 from nlp_ssl.objectives.infilling import ROOM, SENTINELS, Documents, rearrange
-from nlp_ssl.objectives.objective import Batch, Metrics, Sums, narrow, to_tensors
+from nlp_ssl.objectives.objective import Batch, Metrics, Sums, to_tensors
 from nlp_ssl.objectives.samples import held_out_paragraphs
 from nlp_ssl.publishing.card import CardText
 
 HELD_OUT = 1  # the source of held-out text
-INFILLED = "infilled_"  # begins the names of held-out rows once more, with every document rearranged
+ORDERS = ("psm", "spm")  # in which held-out documents are read once more: their fields' names begin with these
 
 
 class InfillingCollator(CausalCollator):
     """Rearranges documents of packed rows, and labels their tokens with the next ones.
 
     A batch is that of `CausalCollator`. One of held-out rows leaves their documents as they are, and has besides
-    `middle`, bool (B, S), where the next token is one of a middle; and the same fields with a prefix, `infilled_`, of
-    the same rows with every document rearranged, where the middle consists of the same tokens.
+    `middle`, bool (B, S), where the next token is one of a middle; and the same fields twice more, as `psm_...` and
+    `spm_...`, of the same rows with every document rearranged in that order. A middle has the same tokens in all three.
 
     Args:
         pad: token of empty positions.
@@ -54,25 +54,25 @@ class InfillingCollator(CausalCollator):
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Rows of `PackedRows` as a batch."""
         stacked = stack_rows(rows, self.pad)
+        keys = hash64(self.seed, self.source, stacked["epoch"], stacked["row"])
+        documents = Documents.of(stacked["document_ids"], keys, self.rate)
         if self.source != HELD_OUT:
-            return self.labelled(self.rearranged(stacked, self.rate)[0])
-        plain, middle = self.rearranged(stacked, 0.0)
-        infilled, same = self.rearranged(stacked, 1.0)
-        again = {
-            **narrow(infilled),
-            "cu_seqlens": cumulative_lengths(infilled["document_ids"]),
-            "labels": self.labels(infilled),
-            "middle": same,
-        }
-        return {
-            **self.labelled(plain),
-            **to_tensors({"middle": middle, **{INFILLED + name: values for name, values in again.items()}}),
-        }
+            return self.labelled(self.laid(stacked, documents)[0])
+        all_of_them = np.ones_like(documents.rearranged)
+        plain, middle = self.laid(stacked, documents, rearranged=~all_of_them)
+        batch = {**self.labelled(plain), **to_tensors({"middle": middle})}
+        for order in ORDERS:
+            psm = all_of_them if order == "psm" else ~all_of_them
+            again, middle = self.laid(stacked, documents, rearranged=all_of_them, psm=psm)
+            fields = {**self.labelled(again), **to_tensors({"middle": middle})}
+            batch |= {f"{order}_{name}": value for name, value in fields.items() if name != "digest"}
+        return batch
 
-    def rearranged(self, rows: dict[str, np.ndarray], rate: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Rows with a share of their documents rearranged, and where a middle is predicted (see `rearrange`)."""
-        keys = hash64(self.seed, self.source, rows["epoch"], rows["row"])
-        return rearrange(rows, Documents.of(rows["document_ids"], keys, rate), self.sentinels, self.pad)
+    def laid(
+        self, rows: dict[str, np.ndarray], documents: Documents, **how: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """`rearrange` documents as was drawn, or otherwise."""
+        return rearrange(rows, dataclasses.replace(documents, **how), self.sentinels, self.pad)
 
     def labels(self, rows: dict[str, np.ndarray]) -> np.ndarray:
         """The next tokens, but no sentinel that a prompt gives."""
@@ -85,7 +85,8 @@ class FillInTheMiddle(CausalLanguageModeling):
 
     Config: ClassVar[Any] = InfillingConfig
     metrics: ClassVar[Metrics] = {
-        **CausalLanguageModeling.metrics, "middle_loss": "min", "middle_loss_without_suffix": "min",
+        **CausalLanguageModeling.metrics, "middle_loss_psm": "min", "middle_loss_spm": "min",
+        "middle_loss_without_suffix": "min",
     }  # fmt: skip
     card = dataclasses.replace(
         CausalLanguageModeling.card,
@@ -94,7 +95,8 @@ class FillInTheMiddle(CausalLanguageModeling):
         recipe="pretrain_fim.py",
         results={
             **CausalLanguageModeling.card.results,
-            "middle_loss": "Held-out loss of a text's middle after both what is before and behind it, nats per token",
+            "middle_loss_psm": "Held-out loss of a middle, nats per token, where prefix, suffix and middle follow",
+            "middle_loss_spm": "The same tokens where suffix, prefix and middle follow",
             "middle_loss_without_suffix": "The same tokens after what is before them alone",
         },
         example="'<|fim_prefix|>The function returns<|fim_suffix|> of the list.<|fim_middle|>'",
@@ -151,31 +153,27 @@ print(tokenizer.decode(output[inputs.input_ids.shape[1] :], skip_special_tokens=
     def forward(self, batch: Batch) -> Sums:
         """`clm`, summed cross-entropy in nats.
 
-        In evaluation also `text`, that of targets that are text; and of held-out rows `middle` and `without_suffix`,
-        that of the tokens of a middle, read behind their suffix and without it, and `middle_tokens`, their number.
+        In evaluation also `text`, that of targets that are text; and of held-out rows `psm`, `spm` and `plain`, that of
+        the tokens of a middle in the orders that have its suffix first and in plain text; and their number, `middle`.
         """
         if "middle" not in batch:
             return super().forward(batch)
-        plain = self.token_losses(batch)
-        infilled = {name.removeprefix(INFILLED): v for name, v in batch.items() if name.startswith(INFILLED)}
-        is_text = ~torch.isin(batch["labels"].view(-1), self.added_ids.to(plain.device))
-        middle = batch["middle"].view(-1)
-        return {
-            "clm": plain.sum(),
-            "text": (plain * is_text).sum(),
-            "middle": (self.token_losses(infilled) * infilled["middle"].view(-1)).sum(),
-            "without_suffix": (plain * middle).sum(),
-            "middle_tokens": middle.sum(),
-        }
+        losses, middle = self.token_losses(batch), batch["middle"].view(-1)
+        is_text = ~torch.isin(batch["labels"].view(-1), self.added_ids.to(losses.device))
+        sums = {"clm": losses.sum(), "text": (losses * is_text).sum(), "plain": (losses * middle).sum()}
+        for order in ORDERS:
+            again = {name.removeprefix(f"{order}_"): value for name, value in batch.items() if name.startswith(order)}
+            sums[order] = (self.token_losses(again) * again["middle"].view(-1)).sum()
+        return sums | {"middle": middle.sum()}
 
     def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
         """Those of causal language modelling of plain text; and the loss of a middle, with its suffix and without."""
         found = super().evaluate(sums, counts, num_bytes)
         if "middle" not in sums:
             return found
-        tokens = max(1.0, float(sums["middle_tokens"]))
-        names = {"middle_loss": "middle", "middle_loss_without_suffix": "without_suffix"}
-        return found | {name: float(sums[which]) / tokens for name, which in names.items()}
+        names = {"psm": "middle_loss_psm", "spm": "middle_loss_spm", "plain": "middle_loss_without_suffix"}
+        tokens = max(1.0, float(sums["middle"]))
+        return found | {name: float(sums[order]) / tokens for order, name in names.items()}
 
     @classmethod
     def about(cls, config: InfillingConfig) -> CardText:
@@ -189,11 +187,10 @@ print(tokenizer.decode(output[inputs.input_ids.shape[1] :], skip_special_tokens=
     def headline(self, results: Mapping[str, float], held_out: TokenCorpus, unigram: float) -> str:
         """Bits per byte, and the loss of a middle."""
         said = super().headline(results, held_out, unigram)
-        if "middle_loss" not in results:
+        if "middle_loss_psm" not in results:
             return said
-        with_suffix, without = results["middle_loss"], results["middle_loss_without_suffix"]
-        beside = "below" if with_suffix < without else "NOT below"
-        return f"{said}\nmiddle: {with_suffix:.3f} nats per token, {beside} the {without:.3f} without its suffix"
+        psm, spm, without = (results[f"middle_loss_{how}"] for how in ("psm", "spm", "without_suffix"))
+        return f"{said}\nmiddle: {psm:.3f} (PSM) and {spm:.3f} (SPM) nats per token, {without:.3f} without its suffix"
 
     def samples(self, folder: Path, held_out: TokenCorpus, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
         """Texts continued and, where documents were rearranged, middles filled in, by plain transformers."""

@@ -26,7 +26,7 @@ from nlp_ssl.data.sequences.phases import Selection
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.clm import CausalCollator, CausalLanguageModeling
 from nlp_ssl.objectives.cross_entropy import IGNORE
-from nlp_ssl.objectives.fill_in_the_middle import HELD_OUT, INFILLED, FillInTheMiddle, InfillingCollator
+from nlp_ssl.objectives.fill_in_the_middle import HELD_OUT, ORDERS, FillInTheMiddle, InfillingCollator
 from nlp_ssl.objectives.infilling import ROOM
 
 SENTINEL_IDS = (PREFIX, SUFFIX, MIDDLE, END_OF_MIDDLE)
@@ -224,46 +224,46 @@ def test_held_out_text_is_plain_and_the_middle_is_measured_with_and_without_its_
     plain_rows = CausalCollator(PAD)(selected(range(8), [packed_row(row, LENGTH) for row in documents(True)]))
     assert all(torch.equal(batch[name], plain_rows[name]) for name in plain_rows)
     plain = plain_model(module, "llama")
-    with_suffix = without = 0.0
+    expected = dict.fromkeys(("psm", "spm", "plain"), 0.0)
     tokens = 0
     for row in range(8):
-        infilled = of_documents({k.removeprefix(INFILLED): v for k, v in batch.items() if k.startswith(INFILLED)}, row)
-        for ids, same in zip(infilled, of_documents(batch, row), strict=True):
-            text, (prefix, last, suffix) = restored(ids)
-            assert [BEGIN, *text] == same[:-1]
-            ahead = len(last) if prefix else None  # SPM's prefix stands with the middle: which part is it?
-            middle = last
-            if ahead is None:
-                marked = batch["middle"][row, batch["document_ids"][row] > 0]
-                begins = [0, *np.cumsum([len(each) for each in of_documents(batch, row)])]
-                begin = begins[of_documents(batch, row).index(same)]
-                middle = last[len(last) - int(marked[begin : begin + len(same)].sum()) :]
-            at = len(text) - len(suffix) - len(middle)
-            without += plain_losses(plain, same)[at : at + len(middle)].sum().item()
-            losses = plain_losses(plain, ids)
-            with_suffix += losses[len(losses) - 1 - len(middle) : -1].sum().item()
+        orders = [of_documents(read(batch, order), row) for order in ORDERS]
+        for same, psm, spm in zip(of_documents(batch, row), *orders, strict=True):
+            text, (prefix, middle, suffix) = restored(psm)
+            assert text == same[1 : 1 + len(text)]
+            assert restored(spm) == (text, ([], prefix + middle, suffix))
+            expected["plain"] += plain_losses(plain, same)[len(prefix) :][: len(middle)].sum().item()
+            for order, ids in (("psm", psm), ("spm", spm)):  # the middle, and its end
+                losses = plain_losses(plain, ids)
+                expected[order] += losses[len(losses) - 1 - len(middle) : -1].sum().item()
             tokens += len(middle)
     assert tokens > 30
     sums = module({key: value for key, value in batch.items() if key != "digest"})
-    assert sums["middle_tokens"].item() == tokens
-    assert sums["middle"].item() == pytest.approx(with_suffix, rel=1e-10)
-    assert sums["without_suffix"].item() == pytest.approx(without, rel=1e-10)
+    assert sums["middle"].item() == tokens
+    for order, loss in expected.items():
+        assert sums[order].item() == pytest.approx(loss, rel=1e-10)
     found = module.evaluate({k: v.double() for k, v in sums.items()}, reader.counts(batch), num_bytes=321.0)
     clm = CausalLanguageModeling(module.model, TOKENIZER, None).double().eval()
     own = clm.evaluate(clm(plain_rows), CausalCollator(PAD).counts(plain_rows), num_bytes=321.0)
     assert {name: found[name] for name in own} == pytest.approx(own, rel=1e-12)
-    assert found["middle_loss"] == pytest.approx(with_suffix / tokens)
-    assert found["middle_loss_without_suffix"] == pytest.approx(without / tokens)
+    assert found["middle_loss_psm"] == pytest.approx(expected["psm"] / tokens)
+    assert found["middle_loss_spm"] == pytest.approx(expected["spm"] / tokens)
+    assert found["middle_loss_without_suffix"] == pytest.approx(expected["plain"] / tokens)
 
 
-def test_both_readings_of_a_middle_are_of_the_same_tokens_whatever_the_batch():
+def read(batch, order):
+    """The fields of one order of held-out rows."""
+    return {name.removeprefix(f"{order}_"): value for name, value in batch.items() if name.startswith(f"{order}_")}
+
+
+def test_all_readings_of_a_middle_are_of_the_same_tokens_whatever_the_batch():
     whole = collator(source=HELD_OUT)(selected(range(NUM_ROWS)))
-    pairs = [whole[p + "labels"][whole[p + "middle"]].tolist() for p in ("", INFILLED)]
-    assert pairs[0] == pairs[1]
-    assert IGNORE not in pairs[0]
+    readings = [each["labels"][each["middle"]].tolist() for each in (whole, *(read(whole, order) for order in ORDERS))]
+    assert readings[0] == readings[1] == readings[2]
+    assert IGNORE not in readings[0]
     for number in (0, 7):
         alone = collator(source=HELD_OUT)(selected([number]))
-        for name in ("input_ids", "middle", "infilled_input_ids", "infilled_middle"):
+        for name in ("input_ids", "middle", "psm_input_ids", "psm_middle", "spm_input_ids", "spm_middle"):
             assert torch.equal(whole[name][number], alone[name][0])
 
 
@@ -316,8 +316,7 @@ def test_a_run_publishes_a_model_that_fills_in_the_middle_and_another_run_contin
     assert "without its suffix" in said
     assert re.search(r"\] .*\(it was: ", said)
     last = events(out, "evaluation")[-1]
-    assert last["middle_loss"] > 0
-    assert last["middle_loss_without_suffix"] > 0
+    assert min(last[f"middle_loss_{how}"] for how in ("psm", "spm", "without_suffix")) > 0
     tokens, model = AutoTokenizer.from_pretrained(out), AutoModelForCausalLM.from_pretrained(out)
     end = tokens.convert_tokens_to_ids("<|fim_end|>")
     assert model.generation_config.eos_token_id == [tokens.eos_token_id, end]
@@ -334,7 +333,7 @@ def test_a_run_publishes_a_model_that_fills_in_the_middle_and_another_run_contin
     run("pretrain_fim.py", *more, "--train.global_batch_size", 16, "--output_dir", tmp_path / "more")
     first = events(tmp_path / "more", "evaluation")[0]
     assert first["bits_per_byte"] == pytest.approx(last["bits_per_byte"], abs=1e-4)
-    assert first["middle_loss"] == pytest.approx(last["middle_loss"], abs=1e-3)
+    assert first["middle_loss_psm"] == pytest.approx(last["middle_loss_psm"], abs=1e-3)
 
 
 def test_a_model_whose_tokenizer_has_no_sentinels_is_refused(corpus, tmp_path):
@@ -348,7 +347,7 @@ def test_a_model_whose_tokenizer_has_no_sentinels_is_refused(corpus, tmp_path):
 def test_a_run_of_rate_0_is_a_causal_run(corpus, tmp_path):
     pretrain(tmp_path / "clm", corpus, "--train.steps", 2, recipe="pretrain_clm.py")
     pretrain(tmp_path / "fim", corpus, "--train.steps", 2, "--fim.rate", 0)
-    names = ("step", "digest", "loss", "grad_norm", "clm_targets")
+    names = ("step", "digest", "loss", "grad_norm", "tokens")
     steps = [[[e[n] for n in names] for e in events(tmp_path / kind, "step")] for kind in ("clm", "fim")]
     assert steps[0] == steps[1]
     weights = [(tmp_path / kind / "model.safetensors").read_bytes() for kind in ("clm", "fim")]
