@@ -13,6 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.core.vocabulary import num_ids, special_ids
+from nlp_ssl.data.tokens.word_boundaries import is_unspaced
 
 MARKS = ".!?\u2026\u061f\u06d4\u0964\u0965\u1362"  # ... ؟ (Arabic) ۔ (Urdu) । ॥ (Devanagari) ። (Ethiopic)
 MARKS_WITHOUT_SPACE = "\u3002\uff01\uff1f\uff0e\uff61"  # 。！？．｡
@@ -55,7 +56,7 @@ def sentence_tables(tokenizer: PreTrainedTokenizerFast) -> SentenceTables:
         tables.ends_without_space[i] = end.endswith(tuple(MARKS_WITHOUT_SPACE))
         tables.closes[i] = not text.strip(CLOSING)
         if keeps_spaces:
-            tables.begins[i] = text[0].isspace()
+            tables.begins[i] = text[0].isspace() or is_unspaced(text[0])  # NFKC makes ASCII marks of Chinese ones
         else:
             goes_on = prefix and token.startswith(prefix)
             tables.begins[i] = not goes_on and text[0].isalpha() and not (has_capitals and text[0].islower())
