@@ -61,7 +61,7 @@ def word_tables(tokenizer: PreTrainedTokenizerFast) -> WordTables:
                 continue
         tables.attaches[i] = _is_mark(text[0])
         if prefix:
-            goes_on = token.startswith(prefix) and not _is_unspaced(text[0])
+            goes_on = token.startswith(prefix) and not is_unspaced(text[0])
             tables.begins[i], tables.joins[i] = not goes_on, True
         else:
             tables.begins[i] = not (_in_word(text[0]) or tables.attaches[i])
@@ -72,14 +72,14 @@ def word_tables(tokenizer: PreTrainedTokenizerFast) -> WordTables:
 
 def _in_word(character: str) -> bool:
     """Whether a character joins its neighbours into a word: letters, marks and digits of scripts with spaces."""
-    return (character.isalnum() or _is_mark(character)) and not _is_unspaced(character)
+    return (character.isalnum() or _is_mark(character)) and not is_unspaced(character)
 
 
 def _is_mark(character: str) -> bool:
     return unicodedata.category(character).startswith("M")
 
 
-def _is_unspaced(character: str) -> bool:
+def is_unspaced(character: str) -> bool:
     """Whether a character is a letter or digit of a script that sets no space between words."""
     is_letter = character.isalnum() and not _is_mark(character)
     return is_letter and unicodedata.name(character, "").startswith(_UNSPACED)
