@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from nlp_ssl.config.autoencoder import AutoencoderConfig, AutoencoderSection
+from nlp_ssl.config.autoencoder import AutoencoderConfig
 from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.order import hash64
@@ -174,7 +174,7 @@ class DenoisingAutoencoder(PretrainingObjective):
     bottleneck: Plain
     Config: ClassVar[Any] = AutoencoderConfig
     auto_class = AutoModelForMaskedLM
-    metrics: ClassVar[Metrics] = {"held_out_loss": "min", "reconstruction": "min", "worth_of_the_vector": "max"}
+    metrics: ClassVar[Metrics] = {"held_out_loss": "min", "reconstruction": "min"}
     card = CardText(
         pipeline_tag="feature-extraction",
         objective="denoising autoencoding of documents (TSDAE)",
@@ -184,7 +184,7 @@ class DenoisingAutoencoder(PretrainingObjective):
         results={
             "reconstruction": "Held-out loss of writing a document anew, nats per token",
             "reconstruction_of_another": "... with the vector of another document",
-            "active_entries": "Entries of the vector that vary from document to document (variance above 0.01)",
+            "active_entries": "Entries whose mean varies from document to document (variance above 0.01)",
             "kl_per_document": "Divergence of a document's draw from a standard normal distribution, nats",
             "share_of_zeros": "Share of the code's entries that are 0",
         },
@@ -202,11 +202,9 @@ print(vectors.shape)""",
     def __init__(self, model: PackedModel, tokenizer: PreTrainedTokenizerFast, config: AutoencoderConfig) -> None:
         super().__init__(model, tokenizer, config)
         self.options = options = config.autoencoder
-        _check_options(options)
+        _check_options(config)
         if not model.isolated:
             raise UserError("an autoencoder reads packed rows, in which each token may be kept from seeing its future")
-        if config.train.gradient_checkpointing:
-            raise UserError("an autoencoder has no gradient checkpointing; give smaller micro-batches")
         self.width = width = model.model.config.hidden_size
         size = options.latent_size or width
         torch.manual_seed(config.seed)
@@ -228,6 +226,12 @@ print(vectors.shape)""",
         more = {"kl": self.options.kl_weight, "l1": self.options.l1_weight}
         penalty = self.bottleneck.penalty
         return {"reconstruction": 1.0} | ({penalty: more[penalty]} if penalty else {})
+
+    @classmethod
+    def completed(cls, config: AutoencoderConfig) -> AutoencoderConfig:
+        """As it is, looked through before there is any work."""
+        _check_options(config)
+        return config
 
     @classmethod
     def collator(
@@ -326,10 +330,10 @@ print(vectors.shape)""",
         found["reconstruction"] = float(sums["reconstruction"]) / tokens
         if "another" in sums:
             found["reconstruction_of_another"] = float(sums["another"]) / tokens
-            found["worth_of_the_vector"] = found["reconstruction_of_another"] - found["reconstruction"]
-        mean, square = sums["moments"] / documents
-        found["active_entries"] = float((square - mean.square() > ACTIVE).sum())
+
         if self.bottleneck.penalty == "kl":
+            mean, square = sums["moments"] / documents
+            found["active_entries"] = float((square - mean.square() > ACTIVE).sum())
             found["kl_per_document"] = float(sums["kl"]) / documents
         if self.bottleneck.penalty == "l1":
             found["share_of_zeros"] = float(sums["zeros"]) / documents / self.bottleneck.size
@@ -342,13 +346,21 @@ print(vectors.shape)""",
     def headline(self, results: Mapping[str, float], held_out: TokenCorpus, unigram: float) -> str:
         """Nats per token that is written anew, beside a model without context and the vector of another document."""
         found = compared("written anew: held-out loss", results["reconstruction"], "nats per token", unigram)
-        if "worth_of_the_vector" in results:
-            found += f"; with another document's vector {results['reconstruction_of_another']:.3f}"
-        used = f"entries that vary from document to document: {results['active_entries']:.0f} of {self.bottleneck.size}"
-        return f"{found}\n{used}"
+        if (another := results.get("reconstruction_of_another")) is not None:
+            worth = another - results["reconstruction"]
+            found += f"; with another document's vector {another:.3f}, so its own is worth {worth:.3f}"
+        if "kl_per_document" in results:
+            used = f"{results['active_entries']:.0f} of {self.bottleneck.size} entries vary from document to document"
+            found += f"\nKL {results['kl_per_document']:.2f} nats per document; {used}"
+        if "share_of_zeros" in results:
+            found += f"\n{results['share_of_zeros']:.1%} of the entries of a code are 0"
+        return found
 
     def samples(self, folder: Path, held_out: TokenCorpus, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
-        """The nearest other paragraph of some held-out ones, by the cosine of their vectors, in plain transformers."""
+        """The nearest other paragraph of some held-out ones, by plain transformers.
+
+        Nearest by the cosine of their vectors' distances from the mean of all, which all have in common.
+        """
         texts = held_out_paragraphs(held_out, tokenizer, LOOKED_AT)
         if len(texts) < 2:
             return
@@ -368,7 +380,12 @@ def _plain_vector(body: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tex
     return hidden[0] if pooling == "cls" else hidden.mean(0)
 
 
-def _check_options(options: AutoencoderSection) -> None:
+def _check_options(config: AutoencoderConfig) -> None:
+    options = config.autoencoder
+    if config.train.gradient_checkpointing:
+        raise UserError("--train.gradient_checkpointing is not for autoencoders; give smaller micro-batches")
+    if not 0 <= options.deleted < 1:
+        raise UserError(f"--autoencoder.deleted is {options.deleted}; it must be at least 0 and below 1")
     for name in ("kl_weight", "free_bits", "l1_weight", "annealing_steps"):
         if not 0 <= getattr(options, name) < float("inf"):
             raise UserError(f"--autoencoder.{name} is {getattr(options, name)}; it must be 0 or more")

@@ -3,7 +3,6 @@
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.vocabulary import num_ids, special_ids
 from nlp_ssl.data.sequences.order import hash64
 from nlp_ssl.data.tokens.word_boundaries import word_tables
@@ -18,14 +17,9 @@ class WordDeletion:
     Args:
         tokenizer: says where words begin.
         share: of the words to delete, from 0 to below 1.
-
-    Raises:
-        UserError: it is no such share.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, share: float) -> None:
-        if not 0 <= share < 1:
-            raise UserError(f"--autoencoder.deleted is {share}; it must be at least 0 and below 1")
         self.share = share
         self.words = word_tables(tokenizer)
         self.is_special = np.zeros(num_ids(tokenizer), dtype=bool)

@@ -38,7 +38,14 @@ from nlp_ssl.data.sequences.batches import Collator
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.data.tokens.tokenizer import load_tokenizer
 from nlp_ssl.models.checks import check_isolation
-from nlp_ssl.models.loading import find_config, is_from_scratch, max_positions, trained_model, weights_digest
+from nlp_ssl.models.loading import (
+    architecture,
+    find_config,
+    is_from_scratch,
+    max_positions,
+    trained_model,
+    weights_digest,
+)
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.divergence import summed_divergence
@@ -146,11 +153,7 @@ class Distillation(PretrainingObjective):
         self.teacher.varlen = model.varlen and heads[0] == heads[1]  # the kernel was proved for the student's heads
         self.num_entries = num_ids(tokenizer)  # logits of some models are padded to more
         self.same_width = heads[0][0] == heads[1][0]
-        if options.cosine_weight and not self.same_width:
-            raise UserError(
-                f"hidden states of the student are {heads[0][0]} wide, the teacher's {heads[1][0]}: they have no "
-                "cosine; give --distillation.cosine_weight 0, or a student of the teacher's width"
-            )
+        _check_widths(options, heads[0][0], heads[1][0])
         if model.isolated:
             check_isolation(self.teacher, self.num_entries, config.tokens.sequence_length or 96)
         self.begun_with = begin_with_layers(student, teacher, options, is_from_scratch(config.model))
@@ -169,6 +172,7 @@ class Distillation(PretrainingObjective):
         """With the teacher's tokenizer, and its architecture with half the layers, where nothing else was given."""
         options, model, tokenizer = config.distillation, config.model, config.tokenizer
         kind = _kind(options)
+        _check_options(options)
         if kind is not cls.auto_class:
             raise UserError(
                 f"the teacher {options.teacher} is no model for {cls.auto_class.__name__}; recipes/distill.py sees that"
@@ -196,7 +200,7 @@ class Distillation(PretrainingObjective):
         """That of the plain objective, which must be what the teacher reads, too.
 
         Raises:
-            UserError: the teacher has another vocabulary, or reads shorter texts.
+            UserError: the teacher has another vocabulary, reads shorter texts, or has no cosine with the student.
         """
         options = config.distillation
         theirs = load_tokenizer(options.teacher, options.revision, cls.needs_mask_token())
@@ -205,9 +209,11 @@ class Distillation(PretrainingObjective):
         if frame != super().frame(theirs, config) or tokenizer.mask_token_id != theirs.mask_token_id:
             raise UserError(f"the tokenizer has other special tokens than {options.teacher}; use the teacher's own")
         longest = max([config.tokens.sequence_length, *(phase.sequence_length for phase in config.phases)])
-        limit = max_positions(find_config(options.teacher, options.revision))
-        if limit and longest > limit:
+        teacher = find_config(options.teacher, options.revision)
+        if (limit := max_positions(teacher)) and longest > limit:
             raise UserError(f"rows of {longest} tokens are longer than the {limit} positions of {options.teacher}")
+        student = architecture(config.model, cls.auto_class, tokenizer, longest, None)
+        _check_widths(options, student.hidden_size, teacher.hidden_size)
         return frame
 
     @classmethod
@@ -353,6 +359,14 @@ def _check_options(options: DistillationSection) -> None:
         raise UserError("--distillation.kl_weight and label_weight are both 0, so nothing would train the head")
     if not 0 < options.temperature < float("inf"):
         raise UserError(f"--distillation.temperature is {options.temperature}; it must be above 0")
+
+
+def _check_widths(options: DistillationSection, student: int, teacher: int) -> None:
+    if options.cosine_weight and student != teacher:
+        raise UserError(
+            f"hidden states of the student are {student} wide, the teacher's {teacher}: they have no cosine; give "
+            "--distillation.cosine_weight 0, or a student of the teacher's width"
+        )
 
 
 def _check_vocabulary(ours: PreTrainedTokenizerFast, theirs: PreTrainedTokenizerFast, teacher: str) -> None:

@@ -154,7 +154,7 @@ def test_the_loss_is_that_of_a_plain_encoder_and_its_layers_run_by_hand(pooling)
     counts = collator().counts(batch)
     found = module.evaluate({name: value.double() for name, value in sums.items()}, counts, 1.0)
     assert found["held_out_loss"] == found["reconstruction"] == pytest.approx(own / counts["reconstruction"])
-    assert found["worth_of_the_vector"] == pytest.approx((another - own) / counts["reconstruction"])
+    assert found["reconstruction_of_another"] == pytest.approx(another / counts["reconstruction"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -241,14 +241,15 @@ def test_a_decoder_of_its_own_has_layers_of_its_own_and_nothing_else(name):
 
 def test_what_cannot_be_is_refused():
     for options, said in (
+        ({"deleted": 1.0}, r"--autoencoder.deleted is 1.0; it must be at least 0 and below 1"),
         ({"free_bits": -1.0}, r"--autoencoder.free_bits is -1.0; it must be 0 or more"),
         ({"decoder_layers": 0}, r"--autoencoder.decoder_layers is 0; it must be at least 1"),
         ({"latent_size": 8}, r"--autoencoder.latent_size is for a variational or sparse bottleneck"),
     ):
         with pytest.raises(UserError, match=said):
             autoencoder(**options)
-    with pytest.raises(UserError, match=r"--autoencoder.deleted is 1.0; it must be at least 0 and below 1"):
-        collator(deleted=1.0)
+        with pytest.raises(UserError, match=said):
+            DenoisingAutoencoder.completed(config_for(**options))
     with pytest.raises(UserError, match="reads packed rows"):
         DenoisingAutoencoder(PackedModel(tiny_model("bert"), False), TOKENIZER, config_for())
     with pytest.raises(UserError, match="AlbertModel does not have"):
@@ -283,7 +284,7 @@ def test_a_run_gives_an_encoder_of_vectors_and_resumes_to_the_bit(tmp_path):
     snippet = card.split("```python\n")[1].split("```")[0].replace("'run'", repr(str(tmp_path / "run")))
     exec(compile(snippet, "card", "exec"), {})
     last = events(tmp_path / "run", "evaluation")[-1]
-    assert {"reconstruction", "worth_of_the_vector", "active_entries", "kl_per_document"} <= last.keys()
+    assert {"reconstruction", "reconstruction_of_another", "active_entries", "kl_per_document"} <= last.keys()
 
     pretrain("again", 2)
     pretrain("again", 4, "--resume.allow_changed")
