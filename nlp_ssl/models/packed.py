@@ -142,6 +142,8 @@ class PackedModel(nn.Module):
 
     def hidden_states(self, input_ids: Tensor, **given: Any) -> Tensor:
         """The last hidden states, (B, S, hidden size), of a model with or without a head; a head reads one of them."""
+        if self.model.base_model is self.model:
+            return self(input_ids, **given)
         first = torch.zeros(1, dtype=torch.int64, device=input_ids.device)
         return self.with_hidden(input_ids, **given, label_positions=first)[1]
 

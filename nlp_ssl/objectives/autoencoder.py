@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from nlp_ssl.config.autoencoder import AutoencoderConfig
+from nlp_ssl.config.autoencoder import AutoencoderConfig, AutoencoderSection
 from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.order import hash64
@@ -205,16 +205,10 @@ print(vectors.shape)""",
         _check_options(config)
         if not model.isolated:
             raise UserError("an autoencoder reads packed rows, in which each token may be kept from seeing its future")
-        self.width = width = model.model.config.hidden_size
-        size = options.latent_size or width
+        self.width = model.model.config.hidden_size
         torch.manual_seed(config.seed)
         self.decoder = None if options.decoder_layers is None else _decoder(model, options.decoder_layers, config.seed)
-        if options.bottleneck == "plain":
-            self.bottleneck = Plain(width)
-        elif options.bottleneck == "variational":
-            self.bottleneck = Variational(width, size, options.free_bits)
-        else:
-            self.bottleneck = Sparse(width, size)
+        self.bottleneck = _bottleneck(options, self.width)
         body = (self.decoder or model).model.base_model
         self.injection = Injection(body, self.bottleneck.size)
         self.register_buffer("annealed", torch.zeros(()))  # share of the weight of the divergence
@@ -396,6 +390,14 @@ def _check_options(config: AutoencoderConfig) -> None:
         raise UserError(
             "--autoencoder.latent_size is for a variational or sparse bottleneck; a plain one has the width"
         )
+
+
+def _bottleneck(options: AutoencoderSection, width: int) -> Plain:
+    """What a vector of so many entries goes through."""
+    size = options.latent_size or width
+    if options.bottleneck == "variational":
+        return Variational(width, size, options.free_bits)
+    return Sparse(width, size) if options.bottleneck == "sparse" else Plain(width)
 
 
 def _decoder(model: PackedModel, count: int, seed: int) -> PackedModel:

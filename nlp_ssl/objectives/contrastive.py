@@ -276,11 +276,11 @@ class Contrastive(PretrainingObjective):
         return nearest_texts(folder, held_out, tokenizer, self.options.pooling)
 
 
-def pooled_views(model: nn.Module, batch: Batch, pooling: str, half: int | None = None) -> Tensor:
+def pooled_views(model: Any, batch: Batch, pooling: str, half: int | None = None) -> Tensor:
     """The vector of the view in every slot, in the losses' precision; zeros where there is none.
 
     Args:
-        model: a `PackedModel` without a head.
+        model: a `PackedModel`.
         batch: of a `ViewsCollator`.
         pooling: `"mean"` or `"cls"`.
         half: read only the rows of the first (0) or the second (1) views.
@@ -294,7 +294,7 @@ def pooled_views(model: nn.Module, batch: Batch, pooling: str, half: int | None 
         rows = slice(half * len(slots) // 2, (half + 1) * len(slots) // 2)
         inputs = {name: value[rows] for name, value in inputs.items()} | {"cu_seqlens": batch["halves"][half]}
         slots = slots[rows]
-    hidden = loss_precision(model(**inputs))
+    hidden = loss_precision(model.hidden_states(**inputs))
     if pooling == "cls":
         slots = torch.where(inputs["position_ids"] == 0, slots, count)
     slots = slots.flatten().long()

@@ -154,8 +154,7 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
             body.pooler = None  # nothing here trains it
         has_scores = hasattr(model.model, "discriminator_predictions")  # Electra's own head
         self.head = nn.Identity() if has_scores else DiscriminatorHead(body.config)
-        # in a mixture the model has the head of another objective
-        self._read = model if has_scores or body is model.model else model.hidden_states
+        self._read = model if has_scores else model.hidden_states
         self.weight = config.rtd.weight
         self.generator = PackedModel(_generator(model, tokenizer, config), model.isolated)
         self.generator.varlen = model.varlen

@@ -44,3 +44,6 @@ CASES = {
         MemberConfig("supervised", options={"supervised.data.train_file": labelled_file(), "supervised.batch_size": 8}),
     ),
 }
+CASES["mixture with contrast"] = case(
+    MemberConfig("mlm"), MemberConfig("contrastive", options={"contrastive.loss": "moco", "contrastive.queue": 30})
+)
