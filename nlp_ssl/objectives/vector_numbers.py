@@ -23,10 +23,11 @@ def measure_pairs(pairs: Tensor) -> dict[str, float]:
 
     Returns:
         `recall_at_1`, the share of first views whose cosine with their own second view is above that with any other
-        document's by more than rounding; `chance`, what it is by guessing; `candidates`, documents in a group; `alignment`, the mean squared
-        distance of two views of a document, low is good; `uniformity`, the log of the mean of exp(-2 d^2) over the
-        first views of two documents, low is spread out; `mean_cosine` of these; `spread`, the standard deviation of a
-        dimension times the root of their number: 1 is spread over the sphere, 0 is one point.
+        document's by more than rounding; `chance`, what it is by guessing; `candidates`, documents in a group;
+        `alignment`, the mean squared distance of two views of a document, low is good; `uniformity`, the log of the
+        mean of exp(-2 d^2) over the first views of two documents, low is spread out; `mean_cosine` of these; `spread`,
+        the standard deviation of a dimension times the root of their number: 1 is spread over the sphere, 0 is one
+        point.
     """
     hits, squared = [], []
     for first, second in groups(pairs):
