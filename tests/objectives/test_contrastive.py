@@ -96,6 +96,21 @@ def test_infonce_is_that_of_plain_models_on_views_alone(name, pooling):
 
 
 @torch.no_grad()
+def test_an_architecture_that_cannot_keep_documents_apart_reads_a_view_a_row():
+    model = tiny_model("distilbert", vocab_size=VOCABULARY, auto_class=AutoModel, pad_token_id=0)
+    config = config_of()
+    config.tokens.packing = "one_document"
+    module = Contrastive(PackedModel(model, False), TOKENIZER, config).double().train()
+    made = Contrastive.collator(TOKENIZER, config, seed=SEED)
+    batch = made(Selection(ROWS, np.arange(6), np.zeros(6, dtype=np.int64)))
+    assert len(batch["input_ids"]) == 2 * made.counts(batch)["contrastive"]
+    found = module(batch)["vectors"]
+    alone = [F.normalize(read_alone(model, batch, "mean", which), dim=-1) for which in range(2)]
+    torch.testing.assert_close(found[: len(alone[0])], torch.stack(alone, 1), rtol=1e-12, atol=1e-12)
+    assert not found[len(alone[0]) :].any()
+
+
+@torch.no_grad()
 def test_moco_has_the_momentum_encoders_vectors_of_past_documents_for_negatives():
     module = objective("modernbert", loss="moco", queue=16).train()
     for parameter in module.momentum.encoder.parameters():
