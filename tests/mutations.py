@@ -371,8 +371,8 @@ FAULTS = [
     Fault(
         "a causal token sees the next one",
         "models/attention.py",
-        "distance >= 0",
-        "distance >= -1",
+        "mask = mask & (distance >= 0)",
+        "mask = mask & (distance >= -1)",
         "models/test_attention.py",
     ),
     Fault(
@@ -579,7 +579,7 @@ FAULTS = [
     Fault(
         "held-out loss a mean of the batches' means",
         "evaluation/held_out.py",
-        "                sums[name] = sums.get(name, 0.0) + value.cpu().double()\n"
+        "                    sums[name] = sums.get(name, 0.0) + value\n"
         "            for name, count in batch.counts.items():\n"
         "                counts[name] = counts.get(name, 0) + count\n",
         '                each = locals().get("each", {})\n'
@@ -592,8 +592,8 @@ FAULTS = [
     Fault(
         "held-out loss of one process in place of all",
         "evaluation/held_out.py",
-        "parts = gather_object([(sums, counts)])",
-        "parts = [(sums, counts)]",
+        "gather_object([(sums, parts, counts)])",
+        "[(sums, parts, counts)]",
         "evaluation/test_held_out.py recipes/test_equivalence.py",
     ),
     Fault(

@@ -40,7 +40,11 @@ def load_yaml(text: str, path: Any = "") -> Any:
         yaml.YAMLError: it is no YAML, or has tags of its own.
     """
     check_yaml(text, path)
-    return yaml.load(text, Loader=_OptionsLoader)  # a SafeLoader
+    loader = _OptionsLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def check_yaml(text: str, path: Any = "") -> None:

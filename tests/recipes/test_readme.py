@@ -19,6 +19,8 @@ from hub_server import TOKEN, HubServer
 from test_options import config_of
 
 from nlp_ssl.config.command_line import parse
+from nlp_ssl.doctor.__main__ import objective_named
+from nlp_ssl.objectives.objective import find_objective
 
 README = (ROOT / "README.md").read_text()
 # options behind those of README, which give way to them
@@ -32,6 +34,8 @@ SHORT = {
     "pretrain_mlm.py": [*SHAPE, *BUDGET],
     "pretrain_clm.py": [*SHAPE, *TEXT, *BUDGET],
     "pretrain_rtd.py": [*SHAPE, *TEXT, *BUDGET],
+    "pretrain_contrastive.py": ["--tokens.sequence_length", "48", "--data.held_out_fraction", "0.2", *TEXT, *BUDGET],
+    "distill.py": ["--tokens.sequence_length", "48", "--data.held_out_fraction", "0.2", *TEXT, *BUDGET],
     "finetune_classification.py": [*FEW, *CSV],
     "finetune_ner.py": [*FEW, "--data.train_file", "train.conll"],
     "compare_transfer.py": [*FEW, *CSV, "--fractions", "[1]", "--seeds", "[0]"],
@@ -41,8 +45,28 @@ SHORT = {
     "prepare_tokens.py": SHAPE,
     "push_to_hub.py": [],
 }
+ORDER = [
+    "--data.sources",
+    "sentences.txt",
+    "--tokenizer.vocab_size",
+    "95",
+    "--tokens.sequence_length",
+    "48",
+    "--data.held_out_fraction",
+    "0.2",
+]
+T5 = [
+    "--tokenizer.kind",
+    "bpe",
+    "--tokenizer.vocab_size",
+    "420",
+    "--tokens.sequence_length",
+    "48",
+    "--data.held_out_fraction",
+    "0.2",
+]
 # those that run for minutes, and have tests of their own: here their options are read
-LONG = {"benchmark.py", "benchmark_finetuning.py", "nlp_ssl.doctor", "nlp_ssl.benchmarks.gpu"}
+LONG = {"benchmark.py", "benchmark_finetuning.py", "compare_objectives.py", "nlp_ssl.doctor", "nlp_ssl.benchmarks.gpu"}
 YAML = {
     "mlm_own_corpus": ("pretrain_mlm.py", []),
     "mlm_continue": (
@@ -56,6 +80,25 @@ YAML = {
     "clm_own_corpus": ("pretrain_clm.py", ["--data.sources", "corpus/*.jsonl.zst"]),
     "hybrid_own_corpus": ("pretrain_hybrid.py", [*SHAPE, *BUDGET, "--model.name", "modernbert-tiny"]),
     "fim_own_corpus": ("pretrain_fim.py", [*SHAPE, *BUDGET, "--data.sources", "corpus/*.jsonl.zst"]),
+    "diffusion_own_corpus": ("pretrain_diffusion.py", [*SHAPE, *BUDGET, "--model.name", "modernbert-tiny"]),
+    "sentence_order_own_corpus": ("pretrain_sentence_order.py", [*ORDER, *BUDGET, "--model.name", "bert-tiny"]),
+    "autoencoder_domain": (
+        "pretrain_autoencoder.py",
+        [*BUDGET, "--model.name", "runs/mlm", "--tokens.sequence_length", "48", "--data.held_out_fraction", "0.2"],
+    ),
+    "distill_own_corpus": (
+        "distill.py",
+        [
+            *BUDGET,
+            "--distillation.teacher",
+            "runs/mlm",
+            "--tokens.sequence_length",
+            "48",
+            "--data.held_out_fraction",
+            "0.2",
+        ],
+    ),
+    "seq2seq_own_corpus": ("pretrain_seq2seq.py", [*T5, *BUDGET, "--model.name", "t5-tiny"]),
     "finetune_sst2": ("finetune_classification.py", []),
     "finetune_conll2003": ("finetune_ner.py", []),
     "glue_cramming": ("evaluate_glue.py", []),
@@ -91,6 +134,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = write_corpus(folder / "corpus" / "a.txt", documents=200).read_text()
     (folder / "domain" / "notes.txt").write_text(text)
     (folder / "corpus" / "books" / "book.txt").write_text(text)
+    (folder / "sentences.txt").write_text(text.replace(" cats ", " cats. The "))
     rows = "".join(json.dumps({"text": line}) + "\n" for line in text.split("\n\n")).encode()
     for name in ("corpus/b.jsonl.gz", "corpus/wiki/w.jsonl.gz"):
         (folder / name).write_bytes(gzip.compress(rows))
@@ -133,7 +177,8 @@ def test_a_command_of_readme(line: str, folder: Path, tmp_path: Path, monkeypatc
         module = name.replace(".", "/") if name.startswith("nlp_ssl") else f"recipes/{name.removesuffix('.py')}"
         module += "/__main__.py" if (ROOT / module).is_dir() else ".py"
         monkeypatch.chdir(folder)
-        assert parse(config_of(ROOT / module), argv=options)
+        objective, options = objective_named(options)  # the doctor's, whose options are that objective's
+        assert parse(find_objective(objective).Config if objective else config_of(ROOT / module), argv=options)
     elif name == "push_to_hub.py":
         with HubServer() as server:
             hub = {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
