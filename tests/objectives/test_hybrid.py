@@ -235,6 +235,7 @@ def test_the_terms_are_means_weighted_by_the_share_of_their_sequences():
     assert objective(config=options(0.75)).terms == {"causal": 0.25, "masked": 0.75}
 
 
+@torch.no_grad()
 def test_held_out_sequences_are_read_both_ways():
     config = options(share=0.875)
     batch = batch_of(range(4), config, source=HELD_OUT)
