@@ -53,14 +53,14 @@ FAULTS = [
     Fault(
         "loss divided by the targets of a micro-batch",
         "training/gradients.py",
-        "{k: f * accelerator.num_processes for k, f in factors.items()}",
-        "{k: objective.terms[k] * accelerator.num_processes / max(1, batch.counts[k]) for k in factors}",
+        "{k: f * accelerator.num_processes for k, f in here.items()}",
+        "{k: objective.terms[k] * accelerator.num_processes / max(1, batch.counts[k]) for k in here}",
         "equivalence/test_parity.py",
     ),
     Fault(
         "gradient divided by the number of processes once more",
         "training/gradients.py",
-        "{k: f * accelerator.num_processes for k, f in factors.items()}",
+        "{k: f * accelerator.num_processes for k, f in here.items()}",
         "factors",
         "recipes/test_equivalence.py",
     ),
