@@ -61,7 +61,7 @@ FAULTS = [
         "gradient divided by the number of processes once more",
         "training/gradients.py",
         "{k: f * accelerator.num_processes for k, f in here.items()}",
-        "factors",
+        "here",
         "recipes/test_equivalence.py",
     ),
     Fault(
