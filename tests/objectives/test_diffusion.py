@@ -13,10 +13,11 @@ from scipy.stats import kstest
 from transformers import AutoModelForMaskedLM
 
 sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in (".", "equivalence"))
-from launch import TINY, events, run, write_corpus
+from launch import ROOT, TINY, events, run, write_corpus
 from parity_cases import ROLES, ROW_LENGTH, SEED, TOKENIZER, VOCABULARY, documents, packed_row
 from toys import tiny_model, word_tokenizer
 
+from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.diffusion import DiffusionConfig, DiffusionSection
 from nlp_ssl.config.pretraining import MaskingConfig, MLMConfig
 from nlp_ssl.core.errors import UserError
@@ -462,6 +463,10 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(corpus, tmp_path):
         "pretrain_diffusion.py", *given, "--diffusion.eps", 0.1, "--resume", "--output_dir", tmp_path / "run", expect=2
     )
     assert "--diffusion.eps was 0.001 and is 0.1" in said
+
+
+def test_the_shipped_configuration_is_read():
+    assert parse(DiffusionConfig, argv=["--config", str(ROOT / "recipes/configs/diffusion_own_corpus.yaml")])
 
 
 def test_what_it_cannot_train_is_refused(corpus, tmp_path):

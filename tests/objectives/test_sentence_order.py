@@ -14,10 +14,12 @@ from scipy.stats import binomtest
 from transformers import AutoModelForMaskedLM
 
 sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in (".", "equivalence", "objectives"))
-from launch import TINY, WORDS, events, run
+from launch import ROOT, TINY, WORDS, events, run
 from parity_cases import BEGIN, END, ROLES, SEED, VOCABULARY, documents
 from toys import tiny_model, tokenizer, word_tokenizer
 
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.sentence_order import SentenceOrderConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.phases import Selection
 from nlp_ssl.objectives.cross_entropy import IGNORE
@@ -293,6 +295,22 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped_and_plain_transformers_
     card = (tmp_path / "run" / "README.md").read_text()
     assert "pretrain_sentence_order.py" in card
     assert "Share of held-out pairs whose order is told right" in card
+
+
+def test_an_order_that_can_be_told_is_learnt(tmp_path):
+    rng = random.Random(0)
+    texts = [[f"{word} {' '.join(rng.choices(WORDS, k=4))}." for word in ("First", "Then")] for _ in range(400)]
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(map(" ".join, texts)))
+    given = ["--data.sources", corpus, *TINY, "--tokenizer.vocab_size", 300, "--output_dir", tmp_path / "run"]
+    run("pretrain_sentence_order.py", *given, "--train.steps", 120, "--train.global_batch_size", 16)
+    first, last = (events(tmp_path / "run", "evaluation")[i] for i in (0, -1))
+    assert first["order_accuracy_low"] < 0.5 < first["order_accuracy_high"]
+    assert last["order_accuracy_low"] > 0.8
+
+
+def test_the_shipped_configuration_is_read():
+    assert parse(SentenceOrderConfig, argv=["--config", str(ROOT / "recipes/configs/sentence_order_own_corpus.yaml")])
 
 
 def test_next_sentence_prediction_is_warned_of_and_asked_for_order(corpus, tmp_path):
