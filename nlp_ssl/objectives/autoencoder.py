@@ -14,7 +14,6 @@ form. Wang et al. find it good for domains without labels, and not the best for 
 """
 
 import copy
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlp_ssl.config.autoencoder import AutoencoderConfig, AutoencoderSection
 from nlp_ssl.config.common import ModelConfig
@@ -48,11 +47,10 @@ from nlp_ssl.objectives.objective import (
     packing_of,
     to_tensors,
 )
-from nlp_ssl.objectives.samples import held_out_paragraphs
+from nlp_ssl.objectives.text_vectors import nearest_texts, sentence_transformers_files
 from nlp_ssl.publishing.card import CardText
 
 SHAPES = 8  # different widths of what is left of the rows, at most
-LOOKED_AT = 200  # held-out paragraphs among which neighbours are sought
 
 
 class AutoencoderCollator:
@@ -205,7 +203,8 @@ print(vectors.shape)""",
         _check_options(config)
         if not model.isolated:
             raise UserError("an autoencoder reads packed rows, in which each token may be kept from seeing its future")
-        self.width = model.model.config.hidden_size
+        self.width: int = model.model.config.hidden_size
+        self.longest: int = config.tokens.sequence_length or tokenizer.model_max_length  # rows that it learns from
         torch.manual_seed(config.seed)
         self.decoder = None if options.decoder_layers is None else _decoder(model, options.decoder_layers, config.seed)
         self.bottleneck = _bottleneck(options, self.width)
@@ -261,17 +260,7 @@ print(vectors.shape)""",
 
     def files(self) -> dict[str, str]:
         """What sentence-transformers reads: how the folder's vectors are pooled."""
-        pooling = {
-            "word_embedding_dimension": self.width,
-            "pooling_mode_cls_token": self.options.pooling == "cls",
-            "pooling_mode_mean_tokens": self.options.pooling == "mean",
-        }
-        kinds = {"": "Transformer", "1_Pooling": "Pooling"}
-        modules = [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (path, kind) in enumerate(kinds.items())
-        ]
-        return {"modules.json": json.dumps(modules), "1_Pooling/config.json": json.dumps(pooling)}
+        return sentence_transformers_files(self.options.pooling, self.width, self.longest)
 
     def _vectors(self, batch: Batch, part: str, count: int) -> Tensor:
         """Of the first `count` documents of each row: (B, count, hidden size); 0 where there is none."""
@@ -351,27 +340,8 @@ print(vectors.shape)""",
         return found
 
     def samples(self, folder: Path, held_out: TokenCorpus, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
-        """The nearest other paragraph of some held-out ones, by plain transformers.
-
-        Nearest by the cosine of their vectors' distances from the mean of all, which all have in common.
-        """
-        texts = held_out_paragraphs(held_out, tokenizer, LOOKED_AT)
-        if len(texts) < 2:
-            return
-        body = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
-        vectors = torch.stack([_plain_vector(body, tokenizer, text, self.options.pooling) for text in texts])
-        vectors = nn.functional.normalize(vectors - vectors.mean(0), dim=-1)
-        likeness = (vectors @ vectors.T).fill_diagonal_(-1)
-        for at in range(0, len(texts), max(1, len(texts) // 3)):
-            value, nearest = likeness[at].max(0)
-            yield f"{' '.join(texts[at].split())[:100]}  ~ {value:.2f} ~  {' '.join(texts[int(nearest)].split())[:100]}"
-
-
-@torch.no_grad()
-def _plain_vector(body: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, pooling: str) -> Tensor:
-    """A text's vector as the card says to make it: (hidden size,)."""
-    hidden = body(**tokenizer(text, return_tensors="pt", truncation=True, max_length=64)).last_hidden_state[0]
-    return hidden[0] if pooling == "cls" else hidden.mean(0)
+        """The nearest neighbours of held-out paragraphs, by plain transformers."""
+        return nearest_texts(folder, held_out, tokenizer, self.options.pooling)
 
 
 def _check_options(config: AutoencoderConfig) -> None:
