@@ -12,6 +12,7 @@ from torch import Tensor
 
 CANDIDATES = 256  # among which a view is to find the other one of its document
 COLLAPSED = 0.1  # a spread below this
+TIE = 1e-6  # cosines nearer than this are equal: their rounding, which depends on the batch, is not to decide
 
 
 def measure_pairs(pairs: Tensor) -> dict[str, float]:
@@ -31,7 +32,7 @@ def measure_pairs(pairs: Tensor) -> dict[str, float]:
     for first, second in groups(pairs):
         scores = first @ second.T
         others = scores - torch.diag(torch.full_like(scores.diagonal(), torch.inf))
-        hits.append(scores.diagonal() > others.amax(1))
+        hits.append(scores.diagonal() > others.amax(1) + TIE)
         above = torch.triu(torch.ones_like(scores, dtype=torch.bool), 1)
         squared.append((2 - 2 * first @ first.T)[above])
     distances = torch.cat(squared)
