@@ -12,7 +12,7 @@ from torch import Tensor
 
 CANDIDATES = 256  # among which a view is to find the other one of its document
 COLLAPSED = 0.1  # a spread below this
-ROUNDING = 1e-5  # cosines of equal texts differ by less
+TIE = 1e-6  # cosines nearer than this are equal: their rounding, which depends on the batch, is not to decide
 
 
 def measure_pairs(pairs: Tensor) -> dict[str, float]:
@@ -23,17 +23,16 @@ def measure_pairs(pairs: Tensor) -> dict[str, float]:
 
     Returns:
         `recall_at_1`, the share of first views whose cosine with their own second view is above that with any other
-        document's by more than rounding; `chance`, what it is by guessing; `candidates`, documents in a group;
-        `alignment`, the mean squared distance of two views of a document, low is good; `uniformity`, the log of the
-        mean of exp(-2 d^2) over the first views of two documents, low is spread out; `mean_cosine` of these; `spread`,
-        the standard deviation of a dimension times the root of their number: 1 is spread over the sphere, 0 is one
-        point.
+        document's; `chance`, what it is by guessing; `candidates`, documents in a group; `alignment`, the mean squared
+        distance of two views of a document, low is good; `uniformity`, the log of the mean of exp(-2 d^2) over the
+        first views of two documents, low is spread out; `mean_cosine` of these; `spread`, the standard deviation of a
+        dimension times the root of their number: 1 is spread over the sphere, 0 is one point.
     """
     hits, squared = [], []
     for first, second in groups(pairs):
         scores = first @ second.T
         others = scores - torch.diag(torch.full_like(scores.diagonal(), torch.inf))
-        hits.append(scores.diagonal() - others.amax(1) > ROUNDING)  # of two equal texts neither is found
+        hits.append(scores.diagonal() > others.amax(1) + TIE)
         above = torch.triu(torch.ones_like(scores, dtype=torch.bool), 1)
         squared.append((2 - 2 * first @ first.T)[above])
     distances = torch.cat(squared)

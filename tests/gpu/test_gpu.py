@@ -101,7 +101,7 @@ def test_a_batch_is_the_sum_of_its_micro_batches(case, accelerator):
 def test_a_compiled_step_is_as_exact_as_one_that_is_not(case, accelerator):
     made = accelerator("bf16")
     batches = batches_of(case, BATCH)
-    batch = batches[(0, batches.micro_batches(0)[0])].inputs
+    batch = batches[batches.parts(0)[0]].inputs
     batch = {key: value.to(CUDA) for key, value in batch.items()}
 
     def gradient(compiled, dtype):

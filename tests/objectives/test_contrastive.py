@@ -263,6 +263,8 @@ def test_spread_vectors_and_collapsed_ones():
     found = measure_pairs(torch.ones(500, 2, 64) / 8)
     assert found["spread"] < 1e-6
     assert found["recall_at_1"] == 0  # all are equal: none is found
+    noise = 1e-8 * torch.randn(500, 2, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert measure_pairs(torch.ones(500, 2, 64) / 8 + noise)["recall_at_1"] == 0  # nor by their rounding
     assert info_nce(torch.ones(500, 2, 64) / 8, 0.05).item() / 500 == pytest.approx(np.log(500))
 
 

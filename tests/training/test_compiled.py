@@ -69,7 +69,7 @@ def test_a_step_reads_nothing_but_its_loss_and_norm(case):
     accelerator = Accelerator(cpu=True)
     module, optimizer = accelerator.prepare(module, optimizer)
     steps = train(
-        module, optimizer, iter([batches_of(case, 4)[(0, slice(0, 4))] for _ in range(2)] for _ in range(9)),
+        module, optimizer, iter([batches_of(case, 4)[(0, 0, slice(0, 4))] for _ in range(2)] for _ in range(9)),
         accelerator=accelerator,
         schedule=ScheduleConfig(name="constant", warmup=0), horizon=Horizon(5), max_grad_norm=1.0,
     )  # fmt: skip
