@@ -21,11 +21,13 @@ from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.core.fingerprint import fingerprint
+from nlp_ssl.data.labelled.detokenize import as_written
 from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.data.sequences.batches import held_out_rows
 from nlp_ssl.data.sequences.length_batching import LengthBatching
 from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.data.tokens.tokenizer import load_tokenizer
+from nlp_ssl.data.tokens.tokenizer_audit import UnknownText, sample_of
 from nlp_ssl.data.tokens.tokenizing import tokenizer_fingerprint
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
@@ -95,6 +97,8 @@ def prepare(config: FinetuneConfig, objective: type[LabelledObjective]) -> Prepa
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
     data = rank_zero_first(lambda: objective.read(config.data))
     console.say(f"data: {data.description}")
+    if console.rank() == 0:
+        UnknownText.of(tokenizer, _some_texts(data)).say()
     keep_head = False
     if not is_from_scratch(config.model):
         data, keep_head = fit_head(config.model.name, stored, objective.auto_class, data, config.head_labels)
@@ -107,6 +111,12 @@ def prepare(config: FinetuneConfig, objective: type[LabelledObjective]) -> Prepa
     sets = {name: getattr(data, name) for name in ("train", "validation", "test", "hidden")}
     rows = rank_zero_first(lambda: {name: collator.tokenize(part) for name, part in sets.items() if part is not None})
     return Prepared(tokenizer, data, objective, collator, rows, model_config, keep_head)
+
+
+def _some_texts(data: LabelledData) -> list[str]:
+    """Of training rows, as they are written."""
+    values = (row[column] for row in sample_of(data.train) for column in data.text_columns)
+    return [as_written(value)[0] if isinstance(value, list) else value for value in values]
 
 
 def start(config: FinetuneConfig, task: Prepared) -> Run:

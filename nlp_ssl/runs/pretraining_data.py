@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedTokenizerFast
@@ -28,7 +28,7 @@ from nlp_ssl.data.tokens.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from nlp_ssl.data.tokens.tokenizer_audit import say_unknown
+from nlp_ssl.data.tokens.tokenizer_audit import UnknownText, sample_of
 from nlp_ssl.data.tokens.tokenizing import tokenize_corpus, tokenizer_fingerprint
 from nlp_ssl.evaluation.held_out import unigram_cross_entropy
 from nlp_ssl.models import presets
@@ -178,7 +178,7 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     def packed(tokens: TokenCorpus, length: int) -> PackedRows:
         return pack(tokens, length, prefix, suffix, tokenizer.pad_token_id, one_document=one_document)
 
-    say_unknown(tokenizer, corpus.train)
+    _unknown_text(tokenizer, corpus, train).say()
     rows = _packed_all(train, lengths, packed)
     others = _others(config, objective, tokenizer, lambda tokens: _packed_all(tokens, lengths, packed))
     unigram = _unigram_entropy(train, held_out, num_ids(tokenizer))
@@ -226,6 +226,17 @@ def _others(
         train = tokenise(replace(config, tokens=tokens), corpus, tokenizer, "train")
         assert train is not None, "one shard is the whole"
         found[name] = packed(train)
+    return found
+
+
+def _unknown_text(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, train: TokenCorpus) -> UnknownText:
+    """How much of the text is lost, kept beside its tokens for the next run on it."""
+    memory = train.folder / "unknown.json"
+    if memory.exists():
+        return UnknownText(**json.loads(memory.read_text(encoding="utf-8")))
+    found = UnknownText.of(tokenizer, [row["text"] for row in sample_of(corpus.train)])
+    with contextlib.suppress(OSError):  # a folder that somebody else prepared may be read-only
+        write_atomically(memory, json.dumps(asdict(found)).encode())
     return found
 
 

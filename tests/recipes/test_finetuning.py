@@ -45,6 +45,7 @@ def test_seeds_their_spread_and_what_is_written(model: Path, labelled: tuple[Pat
     options += ["--optimizer.lr", "2e-3", "--seeds", "[3,4]", "--output_dir", out]
     printed = run("finetune_classification.py", *options, "--train.epochs", 2)
     assert "seed 4 (2 of 2)" in printed
+    assert "unknown text: 0.00% of the characters" in printed
     found = {row["metric"]: row for row in json.loads((out / "results.json").read_text())}
     scores = [events(out / f"seed-{seed}", "evaluation")[-1]["accuracy"] for seed in (3, 4)]
     assert found["accuracy"]["mean"] == pytest.approx(statistics.mean(scores))

@@ -22,6 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from pyarrow import compute
 from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -232,11 +234,8 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
     elif local.exists() or path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
         problem = "is a file, not a folder" if local.exists() else "does not exist"
         raise UserError(f"the tokenizer folder {path} {problem}; give a folder with a tokenizer.json, or a Hub id")
-    if (model := _sentencepiece_model(local)) and find_spec("sentencepiece") is None:
-        raise UserError(
-            f"the tokenizer in {path} is a SentencePiece model ({model}) without a tokenizer.json, and reading one"
-            " takes one more package: pip install sentencepiece"
-        )
+    if local.is_dir():
+        _check_sentencepiece(path, local)
     cached_only = not local.is_dir() and not hub_answers()
     try:
         # Without `trust_remote_code=False` a repository with code of its own would ask a question and wait.
@@ -253,6 +252,7 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
                 f"the tokenizer {path} is made of Python code of its own (auto_map in its tokenizer_config.json), and "
                 "code that comes with a tokenizer is never run here; take one that has a tokenizer.json"
             ) from None
+        _check_sentencepiece(path, local, revision)
         raise UserError(_explain(error, path, revision, local.is_dir(), cached_only)) from None
     if not tokenizer.is_fast:
         raise UserError(
@@ -260,6 +260,7 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
             " take one that has a tokenizer.json"
         )
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        _check_sentencepiece(path, local, revision)
         raise UserError(f"{path} holds a model but no tokenizer: give a folder or Hub id with a tokenizer.json")
     if needs_mask and tokenizer.mask_token is None:
         raise UserError(
@@ -379,6 +380,23 @@ def _explain(error: BaseException, path: str, revision: str | None, is_folder: b
             " reached: offline, give a folder with a tokenizer.json, or no path at all to train a new tokenizer"
         )
     return f"cannot load the tokenizer {name} from the Hugging Face Hub ({reason}): check the name"
+
+
+def _check_sentencepiece(name: str, folder: Path, revision: str | None = None) -> None:
+    """Refuse a SentencePiece model without a tokenizer.json where the package that reads it is missing.
+
+    Of a Hub id, whose folder is not here, what has been downloaded is looked at.
+    """
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError:  # nothing
+            return
+    if (model := _sentencepiece_model(folder)) and find_spec("sentencepiece") is None:
+        raise UserError(
+            f"the tokenizer in {name} is a SentencePiece model ({model}) without a tokenizer.json, and reading one"
+            " takes one more package: pip install sentencepiece"
+        )
 
 
 def _sentencepiece_model(folder: Path) -> str | None:

@@ -1,7 +1,7 @@
 """What a tokenizer does to text it was not trained on, in numbers, and several tokenizers side by side."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -138,32 +138,46 @@ def format_audit(audits: dict[str, TokenizerAudit]) -> str:
     return "\n".join([*lines, f"measured on {'; '.join(sorted(measured))}"])
 
 
-def say_unknown(tokenizer: PreTrainedTokenizerFast, documents: Dataset | IterableDataset) -> float:
-    """Say what share of a corpus's characters a tokenizer loses in unknown tokens; above 1 % it is a warning.
+def sample_of(rows: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Some rows, spread evenly; of a stream, the first."""
+    if isinstance(rows, Dataset):
+        return rows.select(range(0, len(rows), max(1, len(rows) // _SAMPLED_TEXTS)))
+    return rows.take(_SAMPLED_TEXTS)
 
-    Args:
-        tokenizer: any fast tokenizer.
-        documents: with a `text` column; looked at are the beginnings of some, spread evenly (of a stream, the first).
 
-    Returns:
-        The share, from 0 to 1.
+@dataclass(frozen=True)
+class UnknownText:
+    """How much of some text a tokenizer loses in unknown tokens.
+
+    Attributes:
+        lost: characters inside unknown tokens.
+        total: characters looked at.
     """
-    if isinstance(documents, Dataset):
-        sample = documents.select(range(0, len(documents), max(1, len(documents) // _SAMPLED_TEXTS)))
-    else:
-        sample = documents.take(_SAMPLED_TEXTS)
-    texts = [row["text"][:_SAMPLED_CHARACTERS] for row in sample]
-    unknown_id = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
-    reader = backend_of(text_rules(tokenizer))
-    encodings = read_each(partial(reader.encode_batch, add_special_tokens=False), texts)
-    lost, total = sum(_num_lost(encoding, unknown_id) for encoding in encodings), sum(map(len, texts))
-    share = lost / max(1, total)
-    said = f"unknown text: {share:.2%} of the characters are inside unknown tokens ({total:,} characters looked at)"
-    if share > _MUCH_UNKNOWN:
-        warn(f"{said}: the model never sees them; take a tokenizer made for this text, or train a new one")
-    else:
-        say(said)
-    return share
+
+    lost: int
+    total: int
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> "UnknownText":
+        """Of the beginnings of texts; `tokenizer` is any fast one."""
+        beginnings = [text[:_SAMPLED_CHARACTERS] for text in texts]
+        unknown_id = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+        reader = backend_of(text_rules(tokenizer))
+        encodings = read_each(partial(reader.encode_batch, add_special_tokens=False), beginnings)
+        return cls(sum(_num_lost(encoding, unknown_id) for encoding in encodings), sum(map(len, beginnings)))
+
+    @property
+    def share(self) -> float:
+        """Of the characters, from 0 to 1."""
+        return self.lost / max(1, self.total)
+
+    def say(self) -> None:
+        """Print the share; above 1 % it is a warning."""
+        said = f"{self.share:.2%} of the characters are inside unknown tokens ({self.total:,} characters looked at)"
+        if self.share > _MUCH_UNKNOWN:
+            warn(f"unknown text: {said}: the model never sees them; take a tokenizer made for this text, or a new one")
+        else:
+            say(f"unknown text: {said}")
 
 
 def _num_lost(encoding: Encoding, unknown_id: int) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import forks
 import pytest
+from huggingface_hub.constants import HF_HUB_CACHE
 from launch import run
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -514,10 +515,18 @@ def test_a_broken_tokenizer_file_gets_one_sentence(trained, tmp_path, name):
         load_tokenizer(str(tmp_path))
 
 
-def test_a_sentencepiece_model_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["folder", "Hub"])
+def test_a_sentencepiece_model_without_its_package_says_what_to_install(where, tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizer_module, "find_spec", lambda name: None)
-    (tmp_path / "spm.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "AlbertTokenizer"}')
-    (tmp_path / "config.json").write_text('{"model_type": "albert"}')
-    with pytest.raises(UserError, match=r"SentencePiece model \(spm.model\).*pip install sentencepiece"):
-        load_tokenizer(str(tmp_path))
+    name, folder = str(tmp_path), tmp_path
+    if where == "Hub":  # as it lies in the cache of what was downloaded
+        name, repository = "tester/sentencepiece-only", Path(HF_HUB_CACHE, "models--tester--sentencepiece-only")
+        folder = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+        folder.mkdir(parents=True)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text(folder.name)
+    (folder / "spm.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "AlbertTokenizer"}')
+    (folder / "config.json").write_text('{"model_type": "albert"}')
+    with pytest.raises(UserError, match=rf"{name} is a SentencePiece model \(spm.model\).*pip install sentencepiece"):
+        load_tokenizer(name)
