@@ -19,6 +19,7 @@ from pathlib import Path
 from nlp_ssl.benchmarks.settings import BenchmarkConfig, check
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.core import console, program
+from nlp_ssl.core.files import make_folder
 from nlp_ssl.core.libraries import importing
 
 
@@ -40,7 +41,7 @@ def main(config: BenchmarkConfig) -> None:
     for note in measured["notes"]:
         console.say(note)
     path = Path(config.results)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     path.write_text(json.dumps(measured, indent=1), encoding="utf-8")
     console.say(f"all of it: {path}")
 

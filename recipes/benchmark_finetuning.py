@@ -12,6 +12,7 @@ from pathlib import Path
 from nlp_ssl.benchmarks.settings import FinetuneBenchmarkConfig
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.core import console, program
+from nlp_ssl.core.files import make_folder
 from nlp_ssl.core.libraries import importing
 
 
@@ -28,7 +29,7 @@ def main(config: FinetuneBenchmarkConfig) -> None:
     for note in measured["notes"]:
         console.say(note)
     path = Path(config.results)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     path.write_text(to_json(measured), encoding="utf-8")
     console.say(f"all of it: {path}")
 

@@ -16,7 +16,7 @@ from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core import console, program
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import replace
+from nlp_ssl.core.files import make_folder, replace
 from nlp_ssl.core.libraries import importing
 
 
@@ -76,7 +76,7 @@ def main(config: EmbeddingsConfig) -> None:
     commonest = float((labels["validation"] == np.bincount(labels["train"]).argmax()).mean())
 
     folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     numbers = dataclasses.asdict(measured) | {"commonest class": commonest}
     console.say(format_table([numbers]))
     replace(folder / "results.json", to_json(numbers | {"model": config.model.name, "data": data.description}))

@@ -10,7 +10,17 @@ import pytest
 from disks import Disk
 
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import advice, cache_dir, disk_error, making, no_links, replace, write_atomically
+from nlp_ssl.core.files import (
+    advice,
+    cache_dir,
+    common_mode,
+    disk_error,
+    making,
+    no_links,
+    replace,
+    replacing,
+    write_atomically,
+)
 
 fork = multiprocessing.get_context("fork")
 
@@ -139,3 +149,15 @@ def test_what_has_its_name_is_on_disk(tmp_path, monkeypatch):
     replace(tmp_path / "log", "z")
     assert [path.name for path in disk.named] == ["folder", "file", "log"]
     assert disk.lost == []
+
+
+def test_texts_of_several_sources_may_be_read_by_who_may_read_them_all(tmp_path):
+    (tmp_path / "inside").mkdir()
+    for name, mode in {"public": 0o644, "group": 0o640, "inside/private": 0o400}.items():
+        (tmp_path / name).write_text("text")
+        (tmp_path / name).chmod(mode)
+    assert common_mode(["user/data_set", str(tmp_path / "public")]) == 0o666
+    assert common_mode([str(tmp_path / "public"), str(tmp_path / "gro*")]) == 0o660
+    assert common_mode([str(tmp_path / "public"), str(tmp_path / "inside")]) == 0o600
+    with replacing(tmp_path / "written", 0o600) as file:
+        assert os.fstat(file.fileno()).st_mode & 0o777 == 0o600

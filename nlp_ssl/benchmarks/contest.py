@@ -19,6 +19,8 @@ from nlp_ssl.benchmarks.load import Load
 from nlp_ssl.benchmarks.profiling import start_profiler, stop_profiler
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
 from nlp_ssl.core import console
+from nlp_ssl.core.errors import UserError
+from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.runs import pretraining_data, resolve
 from nlp_ssl.training.device import DTYPES, best_precision, training_device
 from nlp_ssl.training.throughput import datasheet_peak, measured_bandwidth, measured_peak
@@ -135,6 +137,10 @@ def compare_steps(
         What was measured: `contenders` (a list of dictionaries), the machine's peaks, and every turn's steps.
     """
     objective = pretraining_data.infer_objective(config)
+    if objective.packed is not PackedModel:
+        raise UserError(
+            f"{config.model.name} is no model that run_mlm.py or run_clm.py trains: nothing to compare with"
+        )
     data = pretraining_data.prepare(config, objective)  # once, and seen; the contenders find it
     config.train.steps, config.train.minutes = 10**9, None
     resolved = resolve.precision(data.resolved(config))

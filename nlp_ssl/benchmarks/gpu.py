@@ -24,6 +24,7 @@ from nlp_ssl.benchmarks.gpu_parts import MODELS, PARTS, GpuConfig, result_file, 
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.core import console, program
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.files import make_folder
 
 NEEDED = ("torch", "transformers", "accelerate", "datasets", "evaluate", "jsonargparse", "docstring_parser", "psutil")
 MINUTES_FOR_ITSELF = 0.2  # that a part must at least have
@@ -39,7 +40,7 @@ def main(config: GpuConfig) -> None:
         write_result(config, PARTS[config.part].measure(config))
         return
     end = time.monotonic() + 60 * config.minutes
-    Path(config.out).mkdir(parents=True, exist_ok=True)
+    make_folder(Path(config.out))
     for name in config.parts or PARTS:
         left = (end - time.monotonic()) / 60
         if left < MINUTES_FOR_ITSELF:

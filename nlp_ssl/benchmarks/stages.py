@@ -21,6 +21,7 @@ from transformers import DataCollatorForLanguageModeling
 from nlp_ssl.benchmarks.settings import BenchmarkConfig
 from nlp_ssl.config.common import plain, to_dict
 from nlp_ssl.core import console, errors
+from nlp_ssl.core.files import make_folder
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.packing import pack
 from nlp_ssl.data.sequences.phases import Phase, Phases
@@ -169,7 +170,7 @@ def _recipe(config: BenchmarkConfig, folder: Path, *options: str) -> subprocess.
     """A pretraining run of its own, on the same corpus and model."""
     own = set(BenchmarkConfig.__annotations__) | {"output_dir"}
     settings = {key: value for key, value in plain(to_dict(config)).items() if key not in own}
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     (folder / "options.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     command = [sys.executable, str(RECIPE), "--config", str(folder / "options.yaml")]
     command += ["--output_dir", str(folder / "run"), *options]

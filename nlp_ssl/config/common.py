@@ -81,7 +81,10 @@ class OptimizerConfig:
     Llama from scratch, AdamW otherwise."""
     lr: float | Derived = None
     """Peak learning rate of AdamW. Derived: 0.5 / width from scratch, 0.1 / width in continued pretraining, 31 / width²
-    in fine-tuning."""
+    in fine-tuning; 0.02 with `scale_parameter`."""
+    scale_parameter: bool | Derived = None
+    """Multiply AdamW's learning rate of every weight by its root mean square as training begins, 0.001 at least
+    (Shazeer and Stern 2018). Derived: for T5 from scratch, whose weights differ in size by a factor of 100."""
     muon_lr: float = 0.02
     """Peak learning rate of Muon."""
     betas: tuple[float, float] = (0.9, 0.98)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nlp_ssl.core.console import warn
-from nlp_ssl.core.files import cache_dir, making, remove, sha256, write_atomically
+from nlp_ssl.core.files import cache_dir, make_folder, making, remove, sha256, write_atomically
 
 LARGE = 10**9  # bytes; a file above is not read again while its times say that nobody wrote to it
 
@@ -79,7 +79,7 @@ def make_private() -> None:
     root = cache_dir()
     with contextlib.suppress(OSError):  # said by who then writes there
         if not root.exists():
-            root.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(root.parent)
             root.mkdir(mode=0o700)
         elif not os.environ.get("NLP_SSL_CACHE") and root.stat().st_uid == os.getuid():
             root.chmod(0o700)

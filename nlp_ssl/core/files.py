@@ -3,12 +3,13 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -49,7 +50,7 @@ def making(path: Path) -> Iterator[Path]:
     Yields:
         The temporary name, at which nothing is yet.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with open(path.parent / ".lock", "ab", opener=no_links) as lock:
         with contextlib.suppress(OSError):  # others are at work, or the file system has no locks: nothing is removed
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,30 +78,46 @@ def making(path: Path) -> Iterator[Path]:
             remove(temporary)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        OSError: in words that `advice` knows.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # so /proc and /sys say that they take no folders
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is either complete under its name, on disk, or not there at all."""
     with making(path) as temporary:
         temporary.write_bytes(data)
 
 
-def replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a file whole or not at all, in a folder that is this run's alone; each of its processes may."""
-    with replacing(path) as file:
+    with replacing(path, mode) as file:
         file.write(text.encode())
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """Write a file that gets its name, on disk, when the block ends; what had the name before, a link too, is replaced.
 
     For a folder that is this run's alone: what a killed process leaves there, `remove_abandoned` removes.
+
+    Args:
+        path: of the file.
+        mode: its permissions, of which the process's umask takes away.
 
     Yields:
         The open file.
     """
     temporary = temporary_name(path)
     try:
-        with open(temporary, "xb", opener=no_links) as file:
+        with open(temporary, "xb", opener=lambda name, flags: no_links(name, flags, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -124,9 +141,26 @@ def remove_abandoned(folder: Path) -> None:
             remove(path)
 
 
-def no_links(path: str, flags: int) -> int:
+def no_links(path: str, flags: int, mode: int = 0o666) -> int:
     """An `opener` for `open`: a file whose name turns out to be a link is not opened (`OSError`, ELOOP)."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
+def common_mode(sources: Iterable[str]) -> int:
+    """Permissions for a file with texts of some sources: reading it takes leave to read all that are files here.
+
+    Args:
+        sources: files, folders, globs; what is none of these, such as the id of a Hub data set, anybody may read.
+    """
+    mode = 0o666
+    for source in sources:
+        path = str(Path(source).expanduser())
+        for found in [path] if os.path.exists(path) else glob.glob(path, recursive=True):
+            below = Path(found).rglob("*") if os.path.isdir(found) else [Path(found)]
+            for file in (file for file in below if file.is_file()):
+                readable = file.stat().st_mode & 0o444
+                mode &= readable | readable >> 1 | 0o600
+    return mode
 
 
 def link_out_of(folder: Path) -> Path | None:

@@ -18,6 +18,7 @@ from nlp_ssl.core import console
 from nlp_ssl.core.cache import make_private
 from nlp_ssl.core.errors import Interrupted, PeerGone, UserError
 from nlp_ssl.core.files import advice
+from nlp_ssl.core.memory import memory_advice
 from nlp_ssl.core.signals import NATIVE, SIGNALS, interrupts
 
 EXIT_USER_ERROR = 2
@@ -47,7 +48,7 @@ def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:
             os._exit(EXIT_INTERRUPTED)  # at once; native work would hold up the interpreter's end, or crash in it
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        sentence = str(error) if isinstance(error, UserError) else advice(error)
+        sentence = str(error) if isinstance(error, UserError) else advice(error) or memory_advice(error)
         if sentence is None:
             raise
         if console.rank() != 0:

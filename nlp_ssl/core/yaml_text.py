@@ -1,6 +1,7 @@
 """YAML that somebody else may have written: it holds values, names no code, and is as large as it looks."""
 
 import math
+import re
 from typing import Any
 
 import yaml
@@ -10,8 +11,25 @@ from nlp_ssl.core.errors import UserError
 MOST_REPEATED = 10_000  # values that aliases may add; nine lines of them can stand for a billion
 
 
+class _OptionsLoader(yaml.SafeLoader):
+    """YAML 1.2 in what people write in options: `no` and `2020-01-01` are texts, and `1e-3` is a number."""
+
+
+_TAGS = {name: f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "timestamp")}
+_OptionsLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _TAGS.values()]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_OptionsLoader.add_implicit_resolver(_TAGS["bool"], re.compile("(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_OptionsLoader.add_implicit_resolver(
+    _TAGS["float"],
+    re.compile(r"([-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+|[-+]?(\d+\.\d*|\.\d+)|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    list("-+0123456789."),
+)
+
+
 def load_yaml(text: str, path: Any = "") -> Any:
-    """The values of a YAML text, as options are written: `1e-3` is a number.
+    """The values of a YAML text, as options are written: `1e-3` is a number, `no` is a text.
 
     Args:
         text: of a file, or of an option's value.
@@ -21,10 +39,8 @@ def load_yaml(text: str, path: Any = "") -> Any:
         UserError: see `check_yaml`.
         yaml.YAMLError: it is no YAML, or has tags of its own.
     """
-    from jsonargparse import get_loader
-
     check_yaml(text, path)
-    return get_loader("yaml")(text)
+    return yaml.load(text, Loader=_OptionsLoader)  # a SafeLoader
 
 
 def check_yaml(text: str, path: Any = "") -> None:

@@ -65,6 +65,7 @@ def examine(config: PretrainConfig, name: str | None = None) -> list[Finding]:
         name: of the objective; by default the one that the model is usually trained with.
     """
     objective = _objective(config, name)
+    config = pretraining_data.with_options_of(objective, config)
     with tempfile.TemporaryDirectory(prefix="nlp_ssl-doctor-") as folder:
         config.output_dir = f"{folder}/run"
         config.hub, config.tracking = HubConfig(), TrackingConfig()  # nothing of this is published

@@ -152,7 +152,7 @@ def parity(
 # ---------------------------------------------------------------------------------------------------------------------
 # isolation: documents that share a row do not see each other
 
-_INPUTS = ("input_ids", "document_ids", "position_ids")
+_INPUTS = ("input_ids", "document_ids")
 
 
 @dataclass(frozen=True)
@@ -197,23 +197,18 @@ def isolation(packed: PackedModel, rows: Rows, numbers: Sequence[int], seed: int
     vocabulary = torch.cat([row["input_ids"][row["document_ids"] > 0] for row in taken])
     generator = torch.Generator().manual_seed(seed)
 
-    def logits(input_ids: Tensor, row: dict[str, Tensor]) -> Tensor:
-        batch = {key: row[key][None].to(device) for key in ("document_ids", "position_ids")}
-        return packed(input_ids[None].to(device), **batch)[0]
-
     lengths, unchanged, distances = [], [], []
     for row in taken:
-        input_ids = row["input_ids"]
-        together = logits(input_ids, row)
-        documents = [torch.nonzero(row["document_ids"] == d)[:, 0] for d in row["document_ids"].unique() if d > 0]
-        for document in documents:
+        of, length = row["document_ids"], len(row["document_ids"])
+        documents = [row["input_ids"][of == d].to(device) for d in of.unique() if d > 0]
+        together = packed.in_a_row(documents, length)
+        for i, document in enumerate(documents):
             chosen = torch.randint(len(vocabulary), (len(document),), generator=generator)
-            swapped = logits(input_ids.index_copy(0, document, vocabulary[chosen]), row)
-            others = [other for other in documents if other is not document]
-            unchanged += [torch.equal(swapped[other], together[other]) for other in others]
-            inputs = {"use_cache": False} if packed.takes_cache else {}
-            alone = plain(input_ids[document][None].to(device), **inputs)[0][0]
-            distances.append((together[document] - alone).abs().max() / alone.abs().max())
+            other = vocabulary[chosen].to(device)
+            swapped = packed.in_a_row([*documents[:i], other, *documents[i + 1 :]], length)
+            unchanged += [torch.equal(swapped[j], together[j]) for j in range(len(documents)) if j != i]
+            alone = packed.alone(document, plain)
+            distances.append((together[i] - alone).abs().max() / alone.abs().max())
             lengths.append(len(document))
     packed.train(was_training)
     furthest = float(torch.stack(distances).max())

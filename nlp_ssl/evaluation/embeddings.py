@@ -1,6 +1,5 @@
 """What vectors of texts know before anything is fine-tuned: neighbours, clusters, a linear probe, a picture."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.data.sequences.batches import selections
+from nlp_ssl.models.loading import weights_digest
 from nlp_ssl.objectives.labelled import pad_rows
 
 Pooling = Literal["mean", "cls"]
@@ -56,15 +56,6 @@ def embed(
     with caching(file) as temporary, open(temporary, "xb") as unfinished:
         np.save(unfinished, vectors)
     return vectors
-
-
-def weights_digest(model: PreTrainedModel) -> str:
-    """A hash of a model's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,16 @@ from nlp_ssl.objectives.labelled import Prediction
 PREDICTIONS_FILE = "predictions.jsonl"
 
 
-def write_predictions(path: Path, data: LabelledData, found: Mapping[str, list[Prediction]]) -> None:
+def write_predictions(path: Path, data: LabelledData, found: Mapping[str, list[Prediction]], mode: int = 0o666) -> None:
     """One JSON object a row: `set`, `row`, `texts` by column, `label`, `predicted`, and `probabilities` of the classes.
 
     Args:
         path: the file; written apart and renamed.
         data: the task.
         found: the predictions for `"validation"`, `"test"` and `"hidden"` rows, as far as there are any.
+        mode: permissions of the file, which holds texts.
     """
-    with replacing(path) as file:
+    with replacing(path, mode) as file:
         for part, predictions in found.items():
             for line in _lines(part, getattr(data, part), data, predictions):
                 file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())

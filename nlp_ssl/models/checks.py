@@ -41,23 +41,16 @@ def check_isolation(packed: PackedModel, vocab_size: int, sequence_length: int =
     generator = torch.Generator().manual_seed(0)
     lengths = (sequence_length // 3, sequence_length // 3, sequence_length - sequence_length // 3)
     drawn = text_ids(packed.model.config, vocab_size)
-    first, other, second = (drawn[torch.randint(len(drawn), (1, n), generator=generator)].to(device) for n in lengths)
+    first, other, second = (drawn[torch.randint(len(drawn), (n,), generator=generator)].to(device) for n in lengths)
     was_training = packed.training
     packed.eval()
-
-    def logits(document: Tensor) -> Tensor:
-        ids = torch.cat([torch.full_like(d, n) for n, d in ((1, document), (2, second))], 1)
-        positions = torch.cat([torch.arange(d.shape[1], device=device)[None] for d in (document, second)], 1)
-        together = packed(torch.cat([document, second], 1), document_ids=ids, position_ids=positions)
-        return together[:, -second.shape[1] :].double()
-
     refused = REFUSED.format(type(packed.model).__name__)
     try:
-        together, swapped = logits(first), logits(other)
+        together, swapped = (packed.in_a_row([neighbour, second])[1].double() for neighbour in (first, other))
     except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:  # it reads a mask that it lacks
         raise UserError(f"{refused} ({' '.join(str(error).split())[:200]})") from None
     with stock_attention(packed.model):
-        alone = packed.model(second, **({"use_cache": False} if packed.takes_cache else {}))[0].double()
+        alone = packed.alone(second, packed.model).double()
     packed.train(was_training)
     scale = alone.abs().max().clamp_min(1e-12)
     difference, leak = float((together - alone).abs().max() / scale), float((together - swapped).abs().max() / scale)

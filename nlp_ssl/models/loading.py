@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from transformers import (
 from nlp_ssl.config.common import ModelConfig
 from nlp_ssl.core.console import say, warn
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.memory import is_out_of_memory
 from nlp_ssl.core.network import hub_answers
 from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.models import presets
-from nlp_ssl.models.attention import ISOLATED, can_isolate
+from nlp_ssl.models.attention import ISOLATED
 
 _NO_LIMIT = 10**9  # transformers writes 10**30 in a tokenizer that announces no length, and people write -1
 # Their positions begin after the padding index.
@@ -170,7 +172,11 @@ def _complete(config: ModelConfig, tokenizer: PreTrainedTokenizerFast, special: 
     if not config.from_scratch:
         return model_config
     _check_fields(model_config, config.overrides)
-    fields = {**model_config.to_dict(), "vocab_size": num_ids(tokenizer), **special, **config.overrides}
+    fields = {**model_config.to_dict(), "vocab_size": num_ids(tokenizer), **special}
+    # what a decoder begins with is also another special token: the padding in T5, the end in BART
+    start = getattr(model_config, "decoder_start_token_id", None)
+    role = next((key for key in special if start is not None and getattr(model_config, key, None) == start), None)
+    fields |= ({} if role is None else {"decoder_start_token_id": special[role]}) | config.overrides
     if "num_hidden_layers" in config.overrides:
         fields.pop("layer_types", None)  # one entry a layer; made anew
     return type(model_config).from_dict(fields)
@@ -200,11 +206,6 @@ def model_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedMod
     """The class that an auto class makes of a configuration."""
     found = auto_class._model_mapping[type(config)]
     return found[0] if isinstance(found, tuple) else found
-
-
-def isolates(config: PreTrainedConfig, auto_class: Any) -> bool:
-    """Whether this architecture can keep packed documents apart."""
-    return can_isolate(model_class(config, auto_class))
 
 
 def build_model(
@@ -239,7 +240,7 @@ def build_model(
         stored = find_config(config.name, config.revision).dtype
         # the head of another number of classes, such as MNLI's, is made anew
         other_head = auto_class not in (AutoModelForMaskedLM, AutoModelForCausalLM)
-        with _readable_weights(config.name):
+        with readable_weights(config.name):
             model, found = auto_class.from_pretrained(
                 config.name,
                 config=model_config,
@@ -265,13 +266,50 @@ def build_model(
     return model
 
 
+def trained_model(name: str, revision: str | None, auto_class: Any, *, isolated: bool) -> PreTrainedModel:
+    """A finished model that is read and not trained, such as a teacher: with its head, in float32, without gradients.
+
+    Args:
+        name: Hub id or folder.
+        revision: branch, tag or commit of a Hub id.
+        auto_class: the head.
+        isolated: with document-isolated attention.
+
+    Raises:
+        UserError: there is none, it cannot be read, or its architecture or its weights have no such head.
+    """
+    model_config = find_config(name, revision)
+    if type(model_config) not in auto_class._model_mapping:
+        raise UserError(f"{name} ({model_config.model_type}) has no head for {auto_class.__name__}")
+    by_name = isolated and model_class(model_config, auto_class)._supports_attention_backend
+    extra: dict[str, Any] = {"attn_implementation": ISOLATED} if by_name else {}
+    with readable_weights(name):
+        model, found = auto_class.from_pretrained(
+            name, config=model_config, dtype=torch.float32, output_loading_info=True, **_source(name, revision), **extra
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(
+            f"the weights of {name} have no {missing[0]}: it is no finished {type(model).__name__}, only a part of one"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """A hash of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
-def _readable_weights(name: str) -> Iterator[None]:
+def readable_weights(name: str) -> Iterator[None]:
     """Say of weights that are cut, missing, or not those of their config.json what to do about it."""
     try:
         yield
     except (SafetensorError, OSError, KeyError, ValueError, IndexError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise UserError(
             f"the weights of {name} cannot be read ({' '.join(str(error).split())[:200]}); copy or download them again"
@@ -331,12 +369,21 @@ def _is_dropout(key: str, value: Any) -> bool:
     return isinstance(value, float) and ("dropout" in key or key.endswith("_pdrop"))
 
 
+def decoder_layers(config: PreTrainedConfig) -> int:
+    """Layers of an encoder-decoder's second stack; T5 and others call them in a way of their own, or do not tell."""
+    own = getattr(config, "num_decoder_layers", None)
+    return own if own is not None else config.get_text_config(decoder=True).num_hidden_layers
+
+
 def describe(model: PreTrainedModel) -> str:
     """One line: architecture, shape, parameters with and without embeddings."""
     config = model.config
     total = sum(p.numel() for p in model.parameters())
     embeddings = model.get_input_embeddings().weight.numel()
+    layers = f"{config.num_hidden_layers}"
+    if config.is_encoder_decoder:
+        layers += f" + {decoder_layers(config)}"
     return (
-        f"{type(model).__name__}, {config.num_hidden_layers} layers of {config.hidden_size}, vocabulary "
+        f"{type(model).__name__}, {layers} layers of {config.hidden_size}, vocabulary "
         f"{config.vocab_size:,}, {total / 1e6:.1f} M parameters ({(total - embeddings) / 1e6:.1f} M without embeddings)"
     )

@@ -1,8 +1,10 @@
 """Any transformers model over packed rows: documents kept apart, logits where they are asked for."""
 
 import inspect
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -25,15 +27,20 @@ class PackedModel(nn.Module):
         model: the model; isolated if it was loaded with the attention `"isolated"` or is a DeBERTa.
         isolated: keep the documents of a row apart; otherwise every row must hold one document, and padding is masked.
 
+    Attributes:
+        own_attention: an isolated model is made with the attention `"isolated"` where it calls that by name.
+
     Raises:
         UserError: the architecture cannot keep documents apart.
     """
+
+    own_attention: ClassVar[bool] = True
 
     def __init__(self, model: PreTrainedModel, isolated: bool) -> None:
         super().__init__()
         self.model = model
         self.isolated = isolated
-        if isolated and not can_isolate(type(model)):
+        if isolated and not self.can_isolate(type(model)):
             raise UserError(REFUSED.format(type(model).__name__))
         self._no_split_modules = getattr(model, "_no_split_modules", None)
         self.labelled = LabelledPositions(model)
@@ -93,6 +100,36 @@ class PackedModel(nn.Module):
             if self.pairwise is not None:
                 self.pairwise.documents = None
 
+    @staticmethod
+    def can_isolate(model_class: type[PreTrainedModel]) -> bool:
+        """Whether packed documents can be kept apart in this architecture; `check_isolation` then proves it."""
+        return can_isolate(model_class)
+
+    @property
+    def takes_varlen(self) -> bool:
+        """Whether a kernel for documents laid end to end can take the place of a mask."""
+        return self.pairwise is None
+
+    def in_a_row(self, documents: Sequence[Tensor], length: int = 0) -> list[Tensor]:
+        """What a proof compares: the logits of documents that share a row, each (n, ...).
+
+        Args:
+            documents: ids, (n,).
+            length: of the row, which is padded up to it.
+        """
+        sizes = [len(document) for document in documents]
+        ids = torch.cat(list(documents))
+        numbers = torch.cat([torch.full_like(document, i + 1) for i, document in enumerate(documents)])
+        positions = torch.cat([torch.arange(size, device=ids.device) for size in sizes])
+        padding = (0, max(0, length - len(ids)))
+        ids, numbers, positions = (nn.functional.pad(each, padding)[None] for each in (ids, numbers, positions))
+        logits = self(ids, document_ids=numbers, position_ids=positions)[0]
+        return list(logits[: sum(sizes)].split(sizes))
+
+    def alone(self, document: Tensor, model: PreTrainedModel) -> Tensor:
+        """The logits of one document by a model of plain transformers, (n, ...)."""
+        return model(document[None], **({"use_cache": False} if self.takes_cache else {}))[0][0]
+
     def with_hidden(self, input_ids: Tensor, **given: Any) -> tuple[Tensor, Tensor]:
         """Logits as `forward` gives them, and the last hidden states of all tokens, (B, S, hidden size)."""
         self.labelled.keeps = True
@@ -102,6 +139,13 @@ class PackedModel(nn.Module):
             return logits, self.labelled.hidden
         finally:
             self.labelled.keeps, self.labelled.hidden = False, None
+
+    def hidden_states(self, input_ids: Tensor, **given: Any) -> Tensor:
+        """The last hidden states, (B, S, hidden size), of a model with or without a head; a head reads one of them."""
+        if self.model.base_model is self.model:
+            return self(input_ids, **given)
+        first = torch.zeros(1, dtype=torch.int64, device=input_ids.device)
+        return self.with_hidden(input_ids, **given, label_positions=first)[1]
 
 
 def _say_nothing(*args: object) -> None:

@@ -32,6 +32,19 @@ from nlp_ssl.objectives.samples import continue_texts
 from nlp_ssl.publishing.card import CardText
 
 
+def next_tokens(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """The next token of its document for every token of packed rows, or -100: int64, (B, S).
+
+    Args:
+        rows: as `stack_rows` gives them.
+    """
+    ids, documents = rows["input_ids"], rows["document_ids"]
+    follows = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] > 0) & ~rows["cut_ends"][:, 1:]
+    labels = np.full_like(ids, IGNORE)
+    labels[:, :-1] = np.where(follows, ids[:, 1:], IGNORE)
+    return labels
+
+
 class CausalCollator:
     """Labels every token of packed rows with the next one of its document.
 
@@ -48,20 +61,23 @@ class CausalCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         """Rows of `PackedRows` as a batch with shifted labels."""
-        batch = stack_rows(rows, self.pad)
-        ids, documents = batch["input_ids"], batch["document_ids"]
-        follows = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] > 0) & ~batch["cut_ends"][:, 1:]
-        labels = np.full_like(ids, IGNORE)
-        labels[:, :-1] = np.where(follows, ids[:, 1:], IGNORE)
-        seen = np.where(documents > 0, ids + 1, 0)
-        seen[:, :-1] += follows.astype(np.int64) << 32
+        return self.labelled(stack_rows(rows, self.pad))
+
+    def labelled(self, rows: dict[str, np.ndarray]) -> Batch:
+        """The same of rows as `stack_rows` gives them."""
+        documents, labels = rows["document_ids"], self.labels(rows)
+        seen = np.where(documents > 0, rows["input_ids"] + 1, 0) + ((labels != IGNORE).astype(np.int64) << 32)
         return to_tensors(
             {
-                **narrow(batch),
+                **narrow(rows),
                 "cu_seqlens": cumulative_lengths(documents),
                 "labels": labels,
             }
-        ) | {"digest": digest_of(batch["row"], batch["epoch"], seen)}
+        ) | {"digest": digest_of(rows["row"], rows["epoch"], seen)}
+
+    def labels(self, rows: dict[str, np.ndarray]) -> np.ndarray:
+        """What every token is to predict, or -100: int64, (B, S)."""
+        return next_tokens(rows)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Tokens that have a predecessor in their document."""
@@ -126,14 +142,18 @@ print(generate({example}, max_new_tokens=40)[0]["generated_text"])""",
 
     def forward(self, batch: Batch) -> Sums:
         """`clm`, summed cross-entropy in nats; in evaluation also `text`, that of targets that are text."""
-        logits = self.model(batch["input_ids"], **packing_of(batch), causal=True)
-        logits, labels = logits.view(-1, logits.shape[-1]), batch["labels"].view(-1)
         if self.training:
-            return {"clm": summed_cross_entropy(logits, labels)}
-        logits = loss_precision(logits)
-        losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-        is_text = ~torch.isin(labels, self.added_ids.to(labels.device))
+            logits = self.model(batch["input_ids"], **packing_of(batch), causal=True)
+            return {"clm": summed_cross_entropy(logits.view(-1, logits.shape[-1]), batch["labels"].view(-1))}
+        losses = self.token_losses(batch)
+        is_text = ~torch.isin(batch["labels"].view(-1), self.added_ids.to(losses.device))
         return {"clm": losses.sum(), "text": (losses * is_text).sum()}
+
+    def token_losses(self, batch: Batch) -> Tensor:
+        """Nats to name each label, (B * S,); 0 where there is none."""
+        logits = loss_precision(self.model(batch["input_ids"], **packing_of(batch), causal=True))
+        labels = batch["labels"].view(-1)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), labels, ignore_index=IGNORE, reduction="none")
 
     def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
         """The loss, its exponential, and bits per byte of the text."""

@@ -1,7 +1,7 @@
 """What the objectives of labelled texts share: rows that are tokenised once, padded batches, predictions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -15,10 +15,11 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core.cache import is_whole, seal
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import cache_dir
+from nlp_ssl.core.files import cache_dir, make_folder
 from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.data.sequences.batches import Batch, Collator
 from nlp_ssl.data.sequences.length_batching import padded
+from nlp_ssl.data.tokens.text_only import read_each
 from nlp_ssl.objectives.objective import Objective, Sums
 from nlp_ssl.publishing.card import CardText
 
@@ -165,11 +166,16 @@ def cached_map(dataset: Dataset, function: Any, decided_by: list[Any]) -> Datase
     key = [_rules(x) if isinstance(x, PreTrainedTokenizerBase) and x.is_fast else x for x in decided_by]
     fingerprint = Hasher.hash([RULES, dataset._fingerprint, function.__qualname__, key])
     folder = cache_dir() / "prepared"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     file = folder / f"{fingerprint}.arrow"
     whole = is_whole(file)
+
+    def read(batch: Mapping[str, list]) -> Any:
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        return read_each(lambda some: function({name: [row[name] for row in some] for name in batch}), rows)
+
     mapped = dataset.map(
-        function,
+        read,
         batched=True,
         remove_columns=dataset.column_names,
         cache_file_name=str(file),

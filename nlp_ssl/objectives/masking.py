@@ -69,10 +69,9 @@ class MaskingCollator:
             raise UserError("--masking.mask_share and --masking.random_share must be shares that add up to at most 1")
         self.tokenizer, self.seed, self.source, self.generator = tokenizer, seed, source, generator
         self.pad_to_multiple_of = pad_to_multiple_of
-        self.is_ordinary = np.zeros(num_ids(tokenizer), dtype=bool)  # a vocabulary may have holes: nothing to draw
-        self.is_ordinary[list(tokenizer.get_vocab().values())] = True
-        self.is_ordinary[special_ids(tokenizer)] = False
-        self.ordinary = np.flatnonzero(self.is_ordinary)
+        self.is_ordinary = np.zeros(num_ids(tokenizer), dtype=bool)
+        self.ordinary = ordinary_ids(tokenizer)
+        self.is_ordinary[self.ordinary] = True
         if config.unit == "word":
             self.words = word_tables(tokenizer)
         if config.unit == "span":
@@ -175,6 +174,14 @@ class MaskingCollator:
         np.add.at(edges, (row, at), 1)
         np.add.at(edges, (row, at + lengths[row, at]), -1)
         return np.cumsum(edges, axis=1)[:, SPAN_MAX : SPAN_MAX + length] > 0
+
+
+def ordinary_ids(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """The ids of all tokens but the special ones, ascending; a vocabulary may have holes, which are none."""
+    there = np.zeros(num_ids(tokenizer), dtype=bool)
+    there[list(tokenizer.get_vocab().values())] = True
+    there[special_ids(tokenizer)] = False
+    return np.flatnonzero(there)
 
 
 def _share(share: float) -> np.uint64:

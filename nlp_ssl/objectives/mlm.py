@@ -64,11 +64,7 @@ class MaskedCollator:
         targets = batch["input_ids"].ravel()[positions]
         seen = np.where(batch["document_ids"] > 0, input_ids + 1, 0)
         seen.ravel()[positions] += (targets + 1) << 32
-        capacity = self.slots(input_ids.size, len(positions))
-        label_positions = np.zeros(capacity, dtype=np.int32)
-        label_positions[: len(positions)] = positions
-        slots = np.full(capacity, IGNORE, dtype=np.int64)
-        slots[: len(positions)] = targets
+        label_positions, slots = self.labels_at(positions, targets, input_ids.size)
         return to_tensors(
             {
                 **narrow(batch | {"input_ids": input_ids}),
@@ -77,6 +73,15 @@ class MaskedCollator:
                 "labels": slots,
             }
         ) | {"digest": digest_of(batch["row"], batch["epoch"], seen)}
+
+    def labels_at(self, positions: np.ndarray, targets: np.ndarray, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the labels of a batch of so many tokens stand, int32, and the labels, int64; each (C,)."""
+        capacity = self.slots(num_tokens, len(positions))
+        label_positions = np.zeros(capacity, dtype=np.int32)
+        label_positions[: len(positions)] = positions
+        labels = np.full(capacity, IGNORE, dtype=np.int64)
+        labels[: len(positions)] = targets
+        return label_positions, labels
 
     def slots(self, num_tokens: int, num_labels: int) -> int:
         """How many slots so many labels have: `capacity`, and beyond six sigma the second, larger shape."""

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlp_ssl.config.pretraining import PhaseConfig
+from nlp_ssl.config.pretraining import CorpusConfig, PhaseConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import Batch, Collator
 from nlp_ssl.data.sequences.order import hash64
+from nlp_ssl.data.sequences.phases import Rows
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
+from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.publishing.card import CardText
 
 Sums = dict[str, Tensor]
@@ -48,6 +50,7 @@ class Objective(nn.Module):
         metrics: the numbers of `evaluate`, the main one first, and whether a low or a high one is good.
         two_pass: the loss needs the vectors of the whole step at once (negatives in the batch): in training `forward`
             gives `{"vectors": (N, ...)}`, and `loss_of_vectors` the losses of those of all micro-batches and processes.
+            May be set for an instance, where it depends on the options.
         collected: what `forward` gives in evaluation that is not summed over batches and processes, but put together:
             tensors whose first axis may differ from batch to batch; their order depends on the processes.
         unsaved: names of submodules that no checkpoint holds: those that never change, such as a teacher.
@@ -56,7 +59,7 @@ class Objective(nn.Module):
     auto_class: ClassVar[Any]
     card: ClassVar[CardText]
     metrics: ClassVar[Metrics] = {"held_out_loss": "min"}
-    two_pass: ClassVar[bool] = False
+    two_pass: bool = False
     collected: ClassVar[frozenset[str]] = frozenset()
     unsaved: ClassVar[tuple[str, ...]] = ()
 
@@ -88,6 +91,9 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def before_step(self) -> None:
+        """Called on every process before a step's first micro-batch: forget what one that was not applied left."""
+
     def after_step(self, step: int) -> None:
         """Called on every process when optimizer step `step` (from 1) has been applied: moving averages, queues."""
 
@@ -104,6 +110,13 @@ class Objective(nn.Module):
         """What must be as it was when a run is resumed and no checkpoint holds: what it is, and its fingerprint."""
         return {}
 
+    def facts(self) -> dict[str, Any]:
+        """What the card says of this run besides the usual, by name, such as its teacher.
+
+        A `base_model` among them is what the model began with where `model.name` does not say it.
+        """
+        return {}
+
     def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
         """The numbers of an evaluation.
 
@@ -118,6 +131,27 @@ class Objective(nn.Module):
         return {"held_out_loss": sum(w * float(sums[k]) / max(1, counts[k]) for k, w in self.terms.items())}
 
 
+@dataclass(frozen=True)
+class Stream:
+    """Rows that steps learn from, and what makes batches of them.
+
+    Attributes:
+        collator: makes them.
+        share: of the sequences of a global batch, beside the shares of the other streams of packed sequences.
+        corpus: the name of its text among `corpora`; the run's own when `None`.
+        rows: rows of its own instead of packed sequences, with a batch size of their own.
+        held_out: of those.
+        batch_size: of those.
+    """
+
+    collator: Collator
+    share: float = 1.0
+    corpus: str | None = None
+    rows: Rows | None = None
+    held_out: Rows | None = None
+    batch_size: int = 0
+
+
 class PretrainingObjective(Objective):
     """An objective for text without labels, on packed sequences.
 
@@ -129,17 +163,26 @@ class PretrainingObjective(Objective):
     Attributes:
         Config: the run's options: `PretrainConfig` with a section of the objective's own.
         trains: which of the presets it can train.
+        packed: what calls the model on packed rows.
         default_models: the preset for a machine without and with a GPU.
+        is_labelled: it learns from labelled rows, and so only beside an objective for text (see `mixture`).
     """
 
     Config: ClassVar[Any]
-    trains: ClassVar[Literal["encoder", "decoder"]] = "encoder"
+    trains: ClassVar[Literal["encoder", "decoder", "encoder-decoder"]] = "encoder"
+    packed: ClassVar[Any] = PackedModel
+    is_labelled: ClassVar[bool] = False
     default_models: ClassVar[dict[str, str]] = {"cpu": "modernbert-tiny", "gpu": "modernbert-base"}
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: Any) -> None:
         super().__init__(model)
 
     # what it needs of tokenizer and text
+
+    @classmethod
+    def for_config(cls, config: Any) -> "type[PretrainingObjective]":
+        """The class that a run with these options trains: this one, unless head or card depend on them."""
+        return cls
 
     @classmethod
     def needs_mask_token(cls) -> bool:
@@ -179,6 +222,19 @@ class PretrainingObjective(Objective):
         raise NotImplementedError
 
     @classmethod
+    def streams(cls, tokenizer: PreTrainedTokenizerFast, config: Any, *, seed: int, source: int = 0) -> "list[Stream]":
+        """What every step learns from, the first of it packed sequences: all of them, unless it says otherwise.
+
+        Arguments are those of `collator`.
+        """
+        return [Stream(cls.collator(tokenizer, config, seed=seed, source=source))]
+
+    @classmethod
+    def corpora(cls, config: Any) -> "dict[str, CorpusConfig]":
+        """Text besides the run's that streams learn from, by a name."""
+        return {}
+
+    @classmethod
     def in_phase(cls, config: Any, phase: PhaseConfig) -> Any:
         """The run's options as they hold in a phase.
 
@@ -195,6 +251,11 @@ class PretrainingObjective(Objective):
         return 1.0
 
     # what came out
+
+    @classmethod
+    def about(cls, config: Any) -> CardText:
+        """What the card of a run says; `card`, unless it depends on the run's options."""
+        return cls.card
 
     def reference(self, unigram: float) -> dict[str, float]:
         """Levels to draw beside the losses, by name.
@@ -286,7 +347,9 @@ class Curriculum(PretrainingObjective):
         self._no_split_modules = main._no_split_modules
         self.main, self.turns = main, (main, *others)
         self.objectives = nn.ModuleList(self.turns)
-        self.metrics, self.card = main.metrics, main.card  # type: ignore[misc]
+        self.metrics, self.card, self.collected = main.metrics, main.card, main.collected  # type: ignore[misc]
+        parts = {"main": main} | {f"objectives.{i}": each for i, each in enumerate(self.turns)}
+        self.unsaved = tuple(f"{at}.{name}" for at, each in parts.items() for name in each.unsaved)  # type: ignore[misc]
         shared = {id(p) for p in main.model.parameters()}
         weights: dict[str, float] = {}
         for each in self.turns:
@@ -304,6 +367,11 @@ class Curriculum(PretrainingObjective):
         number = next((int(name.removeprefix(FOR)) for name in batch if name.startswith(FOR)), 0)
         return self.turns[number]({name: value for name, value in batch.items() if not name.startswith(FOR)})
 
+    def before_step(self) -> None:
+        """Of all of them."""
+        for each in self.turns:
+            each.before_step()
+
     def after_step(self, step: int) -> None:
         """Of all of them."""
         for each in self.turns:
@@ -312,6 +380,18 @@ class Curriculum(PretrainingObjective):
     def published(self) -> dict[str, PreTrainedModel]:
         """Of the run's."""
         return self.main.published()
+
+    def files(self) -> dict[str, str]:
+        """Of the run's."""
+        return self.main.files()
+
+    def identity(self) -> dict[str, str]:
+        """Of the run's."""
+        return self.main.identity()
+
+    def facts(self) -> dict[str, Any]:
+        """Of the run's."""
+        return self.main.facts()
 
     def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
         """Of the run's."""

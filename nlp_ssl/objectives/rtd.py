@@ -152,7 +152,9 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
         body = model.model.base_model
         if getattr(body, "pooler", None) is not None:
             body.pooler = None  # nothing here trains it
-        self.head = DiscriminatorHead(body.config) if body is model.model else nn.Identity()
+        has_scores = hasattr(model.model, "discriminator_predictions")  # Electra's own head
+        self.head = nn.Identity() if has_scores else DiscriminatorHead(body.config)
+        self._read = model if has_scores else model.hidden_states
         self.weight = config.rtd.weight
         self.generator = PackedModel(_generator(model, tokenizer, config), model.isolated)
         self.generator.varlen = model.varlen
@@ -183,7 +185,7 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
         read = F.pad(ids.flatten(), (0, 1)).scatter(0, places, sampled.to(ids.dtype))[:-1].view_as(ids)
         is_replaced = F.pad(torch.zeros_like(ids.flatten(), dtype=torch.bool), (0, 1))
         is_replaced = is_replaced.scatter(0, places, sampled != labels)[:-1].view_as(ids)
-        scores = loss_precision(self.head(self.model(read, **where)))
+        scores = loss_precision(self.head(self._read(read, **where)))
         real = batch["document_ids"] > 0
         losses = F.binary_cross_entropy_with_logits(scores, is_replaced.to(scores.dtype), reduction="none")
         sums = {"mlm": summed_cross_entropy(logits, labels), "rtd": torch.where(real, losses, 0.0).sum()}

@@ -63,7 +63,7 @@ PROCEDURE_FACTS = {
     "tokens_per_second": "Tokens per second (real ones, no padding)",
     "versions": "Versions",
 }
-_MARKUP = re.compile(r"[\\`<\[|]")  # by which Markdown would take a text for more than a text
+_MARKUP = re.compile(r"[\\`<\[|$*~]|(?<!\w)_|_(?!\w)")  # by which Markdown would take a text for more than a text
 # Results besides those that an objective names.
 RESULT_FACTS = {
     "unigram_entropy": "For reference: unigram entropy of the same text, nats per token",

@@ -105,6 +105,46 @@ def plot_transfer(rows: list[dict[str, Any]], levels: Mapping[str, float], metri
 
 
 @decoration
+def plot_study(rows: list[dict[str, Any]], out_png: Path) -> Path | None:
+    """Draw the scores of a study: a panel a judge, a line a variant, its mean, its 95 % interval and its single runs.
+
+    Args:
+        rows: with `judge`, `metric`, `variant`, `mean`, `95 % from`, `to` and `runs`.
+        out_png: where the picture goes; written apart and renamed.
+
+    Returns:
+        `out_png`, or `None` when matplotlib is not installed (said once).
+    """
+    judges, variants = (list(dict.fromkeys(row[key] for row in rows)) for key in ("judge", "variant"))
+    columns = min(3, len(judges))
+    lines = -(-len(judges) // columns)
+    if (figure := new_figure((1.6 + 3.6 * columns, lines * (1.3 + 0.34 * len(variants))))) is None:
+        return None
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
+    for axes, judge in zip(panels, judges, strict=False):
+        for place, row in enumerate(row for row in rows if row["judge"] == judge):
+            color = INK if place else ACCENT
+            axes.plot([row["95 % from"], row["to"]], [place, place], color=color, linewidth=2.2, alpha=0.55)
+            axes.plot(row["runs"], [place] * len(row["runs"]), "|", color=color, markersize=9)
+            axes.plot(row["mean"], place, "o", color=color, markersize=6)
+            axes.annotate(f"{row['mean']:.3f}", (row["mean"], place), xytext=(0, 6), textcoords="offset points",
+                          ha="center", fontsize=8, color=color)  # fmt: skip
+            if not place:
+                axes.axvline(row["mean"], color=ACCENT, linestyle=":", linewidth=1)
+        metric = next(row["metric"] for row in rows if row["judge"] == judge)
+        axes.set_title(judge[:40], fontsize=10)
+        axes.set_xlabel(metric.replace("_", " "), fontsize=9)
+        axes.set_yticks(range(len(variants)), [name[:32] for name in variants])
+        axes.set_ylim(len(variants) - 0.5, -0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+    for axes in panels[len(judges) :]:
+        axes.remove()
+    return save_figure(figure, out_png)
+
+
+@decoration
 def plot_maps(pictures: dict[str, np.ndarray], labels: np.ndarray, names: list[str], out_png: Path) -> Path | None:
     """Draw the maps side by side, a colour a class (of more than ten, the ten commonest); `None` without matplotlib."""
     if (figure := new_figure((6 * len(pictures), 5.4))) is None:
@@ -117,12 +157,14 @@ def plot_maps(pictures: dict[str, np.ndarray], labels: np.ndarray, names: list[s
         axes.scatter(*points[rest].T, s=4, color="#cccccc")
         for number, label in enumerate(common):
             mine = labels == label
-            axes.scatter(*points[mine].T, s=5, color=f"C{number}", alpha=0.7, label=names[label][:24])
+            axes.scatter(*points[mine].T, s=5, color=f"C{number}", alpha=0.7, label=str(number))
         axes.set_title(title)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2.5)
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2.5)
+    for text, label in zip(legend.get_texts(), common, strict=True):
+        text.set_text(names[label][:24])  # as a label of the points matplotlib would leave out what begins with "_"
     return save_figure(figure, out_png)
 
 

@@ -4,10 +4,12 @@ Works with whatever the Hub asks of a file (a regular commit, LFS, or xet), sinc
 file. What of a folder is pushed is decided in `pushed.py`, and nowhere else.
 """
 
+import contextlib
+import json
 import re
 import shlex
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
@@ -33,9 +35,15 @@ FORMER_TITLES = re.compile(r"Trained for [\d,]+ steps|Step \d+|Push .+")  # of t
 CREATED_WITH = {".gitattributes", "README.md", "LICENSE"}  # what the Hub puts into a new repository
 
 EXPECTED = (HTTPError, OSError, RuntimeError, ValueError)  # what huggingface_hub and hf_xet raise when a push fails
+# what its client stumbles over when the answer is not the Hub's: the log-in page of a network, another server
+STUMBLES = (AttributeError, IndexError, KeyError, TypeError, json.JSONDecodeError)
 ANSWER_WITHIN = 20.0  # seconds; before training, a person waits
 MOST_QUOTED = 300  # characters of an answer
 READ_TIMEOUT = 300.0  # seconds without a byte; the client's own default is to wait for ever
+
+
+class StrangeAnswer(RuntimeError):
+    """Whoever answered is not the Hub, or one that this client does not understand; one sentence."""
 
 
 class HubRepository:
@@ -74,7 +82,8 @@ class HubRepository:
         get_session().timeout = ANSWER_WITHIN
         try:
             self._open()
-            self._newest_commit("main")
+            with self._understood():
+                self._newest_commit("main")
         except EXPECTED as error:
             later = f"python recipes/push_to_hub.py --folder FOLDER --repo_id {shlex.quote(self.repo_id)}"
             advice = "" if _is_final(error) else f"; train without --hub.repo_id and push later with `{later}`"
@@ -141,7 +150,8 @@ class HubRepository:
             raise UserError(f"pushing to {self.repo_id} needs a token of the Hub: run `hf auth login`, or set HF_TOKEN")
         try:
             # `None` leaves the choice to the Hub, where an organisation may make its new repositories private.
-            self._api.create_repo(self.repo_id, private=self.private or None)
+            with self._understood():
+                self._api.create_repo(self.repo_id, private=self.private or None)
         except HfHubHTTPError as refusal:
             status = refusal.response.status_code
             if status not in (401, 402, 403, 409):
@@ -152,7 +162,9 @@ class HubRepository:
                 self._api.auth_check(self.repo_id, write=True)
             except HfHubHTTPError as error:
                 raise (error if status == 409 else refusal) from None
-        if self.private and not self._api.model_info(self.repo_id).private:
+        with self._understood():
+            is_public = self.private and not self._api.model_info(self.repo_id).private
+        if is_public:
             raise UserError(
                 f"{self.repo_id} is already there and public, so it would not be private; change that in its settings "
                 "on the Hub, or choose another name"
@@ -161,21 +173,24 @@ class HubRepository:
 
     def _commit(self, folder: Path, revision: str, message: str) -> str:
         files = model_files(folder)
-        if revision != "main":
-            self._api.create_branch(self.repo_id, branch=revision, exist_ok=True)
-        newest = self._newest_commit(revision)
-        there = self._api.list_repo_files(self.repo_id, revision=revision)
+        with self._understood():
+            if revision != "main":
+                self._api.create_branch(self.repo_id, branch=revision, exist_ok=True)
+            newest = self._newest_commit(revision)
+            there = self._api.list_repo_files(self.repo_id, revision=revision)
         private = [name for name in there if PRIVATE_FILES.fullmatch(name)]
         stale = [name for name in there if name not in files and MODEL_FILES.fullmatch(name)]
-        self._api.create_commit(
-            self.repo_id,
-            [CommitOperationAdd(name, content) for name, content in files.items()]
-            + [CommitOperationDelete(name, is_folder=False) for name in (*stale, *private)],
-            commit_message=message,
-            commit_description=OURS,
-            revision=revision,
-            parent_commit=newest,  # nobody's commit gets in between
-        )
+        added = [CommitOperationAdd(name, content) for name, content in files.items()]
+        deleted = [CommitOperationDelete(name, is_folder=False) for name in (*stale, *private)]
+        with self._understood():
+            self._api.create_commit(
+                self.repo_id,
+                [*added, *deleted],
+                commit_message=message,
+                commit_description=OURS,
+                revision=revision,
+                parent_commit=newest,  # nobody's commit gets in between
+            )
         if private:
             warn(
                 f"{', '.join(private)}, which an earlier version pushed, were removed from {self.repo_id}; its history "
@@ -204,8 +219,21 @@ class HubRepository:
             )
         return commits[0].commit_id
 
+    @contextlib.contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Around what the client asks: an answer in which it does not find what it looks for is not the Hub's."""
+        try:
+            yield
+        except STUMBLES as error:
+            raise StrangeAnswer(
+                f"what answers at {_shown(self._endpoint)} does not answer as the Hub does ({type(error).__name__}: "
+                f"{_quoted(str(error))}); is HF_ENDPOINT right, and does this network ask for a log-in first?"
+            ) from error
+
     def _explain(self, error: BaseException) -> str:
         """One sentence on why the Hub did not take it."""
+        if isinstance(error, StrangeAnswer):
+            return str(error)
         response_error = _response_error(error)
         if response_error is None:
             if isinstance(error, OfflineModeIsEnabled):

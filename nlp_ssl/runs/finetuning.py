@@ -44,10 +44,11 @@ from nlp_ssl.publishing.plots import plot_confusion
 from nlp_ssl.publishing.tables import format_table
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.card_facts import names, procedure
+from nlp_ssl.runs.folder import text_mode
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
 from nlp_ssl.training.adapters import add_adapters, check_peft
-from nlp_ssl.training.device import make_accelerator, train_batches
+from nlp_ssl.training.device import evaluating, make_accelerator, train_batches
 from nlp_ssl.training.distributed import rank_zero_first
 from nlp_ssl.training.layerwise import freeze
 from nlp_ssl.training.schedules import Horizon
@@ -180,7 +181,8 @@ def predict_set(
 ) -> tuple[list[Prediction], float]:
     """Predictions for a set and their mean loss; see `nlp_ssl.evaluation.predict.predict`, which `more` is given to."""
     size = config.evaluation.batch_size
-    return predict(module, task.rows[part], accelerator, batch_size=size, desc=f"evaluate {part}", **more)
+    with evaluating(config):
+        return predict(module, task.rows[part], accelerator, batch_size=size, desc=f"evaluate {part}", **more)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -199,7 +201,8 @@ def _read_back(
     if not chosen:
         return {}
     size = config.evaluation.batch_size
-    found, _ = predict(module, rows.select(chosen), accelerator, batch_size=size, desc="read validation sentences")
+    with evaluating(config):
+        found, _ = predict(module, rows.select(chosen), accelerator, batch_size=size, desc="read validation sentences")
     readings = None
     if accelerator.is_main_process:
         sentences = task.data.validation.select(chosen)["tokens"][:]
@@ -236,8 +239,9 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
     if by_type:
         console.say(format_table(by_type))
     if run.accelerator.is_main_process:
-        write_predictions(run.folder / PREDICTIONS_FILE, data, found)
-        _show_errors(run.folder, data, found["validation"])
+        mode = text_mode(config)
+        write_predictions(run.folder / PREDICTIONS_FILE, data, found, mode)
+        _show_errors(run.folder, data, found["validation"], mode)
         if run.publisher is not None and data.kind.exclusive:  # the confusion matrix was not there before
             run.publisher.push(run.folder, message=f"Trained for {run.state.step:,} steps: confusion matrix")
             run.publisher.finish()
@@ -250,12 +254,12 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
     run.close(last=last)
 
 
-def _show_errors(folder: Path, data: LabelledData, predictions: list[Prediction]) -> None:
+def _show_errors(folder: Path, data: LabelledData, predictions: list[Prediction], mode: int) -> None:
     errors = worst_errors(data, predictions)
     if errors:
         console.say("most wrong:")
         console.say(format_table(errors[:3]))
-    replace(folder / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
+    replace(folder / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors), mode)
     if data.kind.exclusive:
         pairs = [(p.reference, p.predicted) for p in predictions if p.reference is not None]
         plot_confusion(pairs, data.names, folder / "confusion.png")

@@ -9,13 +9,14 @@ from nlp_ssl.config.finetuning import FinetuneConfig
 from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import link_out_of, no_links, remove_abandoned
+from nlp_ssl.core.files import common_mode, link_out_of, no_links, remove_abandoned
 from nlp_ssl.runs.status import STATUS_FILE
 
 CONFIG_FILE = "nlp_ssl_config.yaml"
 LOG_FILE = "log.jsonl"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
+SOURCES = ("sources", "train_file", "validation_file", "test_file", "glue_dir", "task")  # of `data`
 RunConfig = PretrainConfig | FinetuneConfig
 
 
@@ -55,6 +56,12 @@ def check_links(folder: Path) -> None:
             f"{link} is a link to {link.readlink()}, outside of --output_dir, and nothing is written through such a "
             "link: remove it, or give another folder (which may be a link itself)"
         )
+
+
+def text_mode(config: RunConfig) -> int:
+    """Permissions of files with texts of a run's data (predictions, errors, incidents): those of the data."""
+    values = [vars(config.data).get(name) for name in SOURCES]
+    return common_mode(source for value in values if value for source in ([value] if isinstance(value, str) else value))
 
 
 def lock_folder(folder: Path) -> TextIO:

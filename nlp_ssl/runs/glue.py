@@ -19,6 +19,7 @@ from nlp_ssl.config.common import (
 from nlp_ssl.config.finetuning import ClassificationConfig, GlueConfig, LabelledConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.files import make_folder
 from nlp_ssl.core.files import replace as replace_file
 from nlp_ssl.core.subprograms import Program, run_beside
 from nlp_ssl.data.labelled.glue import GLUE_FILES, submission
@@ -151,7 +152,7 @@ def _run_apart(config: GlueConfig, protocol: Protocol, tasks: list[str], paralle
     gpus = torch.cuda.device_count()
     first = [task for task in tasks if task == "glue/mnli" and any(s.from_mnli for s in protocol.tasks.values())]
     folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
 
     def command(task: str) -> list[str]:
         return [sys.executable, *sys.argv, "--resume", "--parallel", "1", "--tasks", f"[{task}]"]
@@ -172,7 +173,7 @@ def _write_submission(config: GlueConfig, task: str, run: Path) -> None:
         return
     folder = Path(config.output_dir, "submission")
     for name, text in submission(task, predicted, labels).items() if predicted else ():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         replace_file(folder / name, text)
 
 

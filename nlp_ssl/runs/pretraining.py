@@ -1,7 +1,9 @@
 """One pretraining run on prepared rows, start to end: model, training, card, a look at the result."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from nlp_ssl.core import console
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.data.sequences.batches import Collator, held_out_batches, held_out_rows
-from nlp_ssl.data.sequences.phases import Phase, Phases
+from nlp_ssl.data.sequences.packing import PackedRows
+from nlp_ssl.data.sequences.phases import Phase, Phases, Rows, apportion
 from nlp_ssl.data.tokens.checksums import Verification
 from nlp_ssl.evaluation.held_out import evaluate
 from nlp_ssl.models import presets
@@ -23,7 +26,7 @@ from nlp_ssl.models.checks import check_isolation, check_varlen
 from nlp_ssl.models.loading import build_model, describe
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.models.varlen_attention import HALF
-from nlp_ssl.objectives.objective import Curriculum, InPhase, PretrainingObjective, find_objective
+from nlp_ssl.objectives.objective import Curriculum, InPhase, PretrainingObjective, Stream, find_objective
 from nlp_ssl.publishing.card import model_card
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.runs import resolve
@@ -31,16 +34,63 @@ from nlp_ssl.runs.card_facts import names, procedure
 from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
-from nlp_ssl.training.device import DTYPES, make_accelerator, train_batches
+from nlp_ssl.training.device import DTYPES, evaluating, make_accelerator, train_batches
+from nlp_ssl.training.distributed import rank_zero_first
 from nlp_ssl.training.micro_batch import find_micro_batch
 from nlp_ssl.training.schedules import Horizon
 
 HELD_OUT_SEED = 0  # held-out masks are the same in every run, whatever its seed
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """The evaluations of a run on held-out text, and on held-out rows of streams that have some of their own.
+
+    Attributes:
+        config: of the run, resolved.
+        held_out: packed rows.
+        streams: what makes batches of them.
+        objective: not wrapped.
+        accelerator: precision and processes.
+        verification: raises where files of the rows have changed.
+    """
+
+    config: PretrainConfig
+    held_out: PackedRows
+    streams: Sequence[Stream]
+    objective: PretrainingObjective
+    accelerator: Accelerator
+    verification: Verification
+
+    def __call__(self, wrapped: nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
+        """The objective's numbers; `wrapped` is the objective as it is trained, `stop` whether to."""
+        self.verification()
+        size, count = self.config.evaluation.batch_size, self.accelerator.num_processes
+        numbers = [held_out_rows(len(self._rows(each)), self.config.evaluation.max_rows) for each in self.streams]
+        batches = chain.from_iterable(
+            held_out_batches(
+                self._rows(stream),
+                stream.collator,
+                batch_size=size,
+                max_rows=self.config.evaluation.max_rows,
+                rank=self.accelerator.process_index,
+                world_size=count,
+            )
+            for stream in self.streams
+        )
+        total = sum(math.ceil(len(rows) / count / size) for rows in numbers)
+        with evaluating(self.config):
+            found = evaluate(wrapped, batches, self.accelerator, total, stop)
+        return self.objective.evaluate(found.sums, found.counts, self.held_out.num_bytes(numbers[0]))
+
+    def _rows(self, stream: Stream) -> Rows:
+        return self.held_out if stream.held_out is None else stream.held_out
+
+
 def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -> Run:
     """Make the model and everything that training needs; nothing is written yet."""
     config = resolve.precision(data.resolved(resolve.implied(config)))
+    objective = objective.for_config(config)
     accelerator = make_accelerator(config)
     config = resolve.pretraining(config, objective, data.model_config, accelerator.num_processes)
     packed = packed_model(config, objective, data)
@@ -48,35 +98,21 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
     if data.isolated:
         difference = check_isolation(packed, num_ids(data.tokenizer), config.tokens.sequence_length)
         console.say(f"packing: documents of a row cannot see each other; alone, logits differ by {difference:.0e}")
-        packed.varlen = packed.pairwise is None and _use_varlen(config, packed.model.config, accelerator)
+        packed.varlen = packed.takes_varlen and _use_varlen(config, packed.model.config, accelerator)
     module, collators = with_phases(objective(packed, data.tokenizer, config), config, data)
-    collator = objective.collator(data.tokenizer, config, seed=config.seed)
+    streams = rank_zero_first(lambda: objective.streams(data.tokenizer, config, seed=config.seed))
+    collator = streams[0].collator
     if config.train.micro_batch_size == "auto":
         share = math.ceil(config.train.global_batch_size / accelerator.num_processes)
         found = find_micro_batch(module, data.train, collator, share, accelerator)
         config = resolve.micro_batch(config, found)
     freeze(config)
-    phases = plan(config, data, collators)
+    phases = plan(config, data, collators, streams)
     verification = Verification()
+    packed_rows = [*data.rows.values(), data.held_out, *(r for each in data.others.values() for r in each.values())]
     if accelerator.is_main_process:
-        verification.start({k: v for rows in (*data.rows.values(), data.held_out) for k, v in rows.digests.items()})
-    scoring = objective.collator(data.tokenizer, config, seed=HELD_OUT_SEED, source=1)
-
-    def measure(wrapped: nn.Module, stop: Callable[[], bool]) -> dict[str, float]:
-        verification()
-        rows = held_out_rows(len(data.held_out), config.evaluation.max_rows)
-        held_out = held_out_batches(
-            data.held_out,
-            scoring,
-            batch_size=config.evaluation.batch_size,
-            max_rows=config.evaluation.max_rows,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-        )
-        total = math.ceil(len(rows) / accelerator.num_processes / config.evaluation.batch_size)
-        found = evaluate(wrapped, held_out, accelerator, total, stop)
-        return module.evaluate(found.sums, found.counts, data.held_out.num_bytes(rows))
-
+        verification.start({name: digest for rows in packed_rows for name, digest in rows.digests.items()})
+    scoring = objective.streams(data.tokenizer, config, seed=HELD_OUT_SEED, source=1)
     return Run(
         config=config,
         folder=Path(config.output_dir),
@@ -85,13 +121,13 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
         tokenizer=data.tokenizer,
         batches=train_batches(config, phases, collator, accelerator, check=verification),
         horizon=Horizon.of(config.train, phases),
-        measure=measure,
-        card=lambda facts: pretraining_card(config, objective, data, facts),
+        measure=Measurement(config, data.held_out, scoring, module, accelerator, verification),
+        card=lambda facts: pretraining_card(config, objective, data, module.facts() | facts),
         reference=module.reference(data.unigram),
         identity=run_identity(
             config,
             packed.model,
-            data=fingerprint(sorted(rows.fingerprint for rows in data.rows.values())),
+            data=fingerprint(sorted(rows.fingerprint for rows in packed_rows if rows is not data.held_out)),
             tokenizer=data.train.tokens.manifest["tokenizer"],
             files=data.files,
             others=module.identity(),
@@ -112,8 +148,9 @@ def _use_varlen(config: PretrainConfig, model_config: PreTrainedConfig, accelera
 def packed_model(config: PretrainConfig, objective: Objective, data: PretrainingData) -> PackedModel:
     """The model that an objective trains."""
     auto_class = objective.auto_class
-    model = build_model(config.model, data.model_config, auto_class, isolated=data.isolated, seed=config.seed)
-    return PackedModel(model, data.isolated)
+    own_attention = data.isolated and objective.packed.own_attention
+    model = build_model(config.model, data.model_config, auto_class, isolated=own_attention, seed=config.seed)
+    return objective.packed(model, data.isolated)
 
 
 def with_phases(
@@ -135,21 +172,41 @@ def with_phases(
     return (Curriculum(main, list(others.values())) if others else main), collators
 
 
-def plan(config: PretrainConfig, data: PretrainingData, collators: list[Collator | None]) -> Phases:
-    """The phases of a run; micro-batches of other rows hold as many tokens."""
+def plan(
+    config: PretrainConfig, data: PretrainingData, collators: list[Collator | None], streams: Sequence[Stream]
+) -> Phases:
+    """The phases of a run; micro-batches of other rows hold as many tokens.
+
+    Args:
+        config: of the run.
+        data: its rows.
+        collators: of phases that have one of their own, and then learn from nothing else.
+        streams: what the steps of the others learn from.
+    """
     length = config.tokens.sequence_length
     tokens = config.train.micro_batch_size * length
+
+    def phase(batch_size: int, length: int, steps: int | None, own: Collator | None) -> Phase:
+        micro_batch = max(1, tokens // length)
+        if own is not None or len(streams) == 1:
+            return Phase(data.rows[length], batch_size, micro_batch, steps, own or streams[0].collator)
+        sizes = apportion(batch_size, [0.0 if stream.rows else stream.share for stream in streams])
+        first, *others = (
+            Phase(stream.rows, stream.batch_size, min(micro_batch, stream.batch_size), steps, stream.collator)
+            if stream.rows is not None
+            else Phase(
+                (data.others[stream.corpus] if stream.corpus else data.rows)[length], size, micro_batch, steps,
+                stream.collator,
+            )
+            for stream, size in zip(streams, sizes, strict=True)
+        )  # fmt: skip
+        return replace(first, beside=tuple(others))
+
     phases = [
-        Phase(
-            data.rows[phase.sequence_length],
-            phase.global_batch_size,
-            max(1, tokens // phase.sequence_length),
-            phase.steps,
-            collator,
-        )
-        for phase, collator in zip(config.phases, collators, strict=True)
+        phase(each.global_batch_size, each.sequence_length, each.steps, collator)
+        for each, collator in zip(config.phases, collators, strict=True)
     ]
-    return Phases([*phases, Phase(data.train, config.train.global_batch_size, config.train.micro_batch_size)])
+    return Phases([*phases, phase(config.train.global_batch_size, length, None, None)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -159,10 +216,13 @@ def plan(config: PretrainConfig, data: PretrainingData, collators: list[Collator
 def pretraining_card(config: PretrainConfig, objective: Objective, data: PretrainingData, facts: dict[str, Any]) -> str:
     """The model card of a pretrained model at some step."""
     manifest, stats = data.train.tokens.manifest, data.train.stats
-    results = {name: value for name, value in facts.pop("results").items() if name in objective.card.results}
+    text = objective.about(config)
+    results = {name: value for name, value in facts.pop("results").items() if name in text.results}
+    named = names(config)
+    named["base_model"] = facts.pop("base_model", named["base_model"])
     return model_card(
-        **names(config),
-        text=objective.card,
+        **named,
+        text=text,
         curves=facts.pop("curves", None),
         facts={
             "architecture": data.model_config.model_type,
@@ -177,7 +237,7 @@ def pretraining_card(config: PretrainConfig, objective: Objective, data: Pretrai
             "corpus_bytes": manifest["bytes"],
             "held_out_documents": data.held_out.tokens.num_documents,
             "packing": str(stats),
-            "objective": objective.card.objective,
+            "objective": text.objective,
             **procedure(config, config.tokens.sequence_length),
             "unigram_entropy": data.unigram,
             **results,

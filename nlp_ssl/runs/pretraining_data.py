@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from nlp_ssl.data.text.corpus import Corpus, open_corpus
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.data.tokens.tokenizer import (
     add_bos_only,
+    add_eos_only,
     derive_vocab_size,
     load_tokenizer,
     num_text_bytes,
@@ -30,7 +32,7 @@ from nlp_ssl.data.tokens.tokenizer_audit import say_unknown
 from nlp_ssl.data.tokens.tokenizing import tokenize_corpus, tokenizer_fingerprint
 from nlp_ssl.evaluation.held_out import unigram_cross_entropy
 from nlp_ssl.models import presets
-from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, isolates, longest_input
+from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, longest_input, model_class
 from nlp_ssl.objectives.objective import PretrainingObjective, find_objective
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
@@ -39,7 +41,13 @@ from nlp_ssl.runs.status import note_interrupts_in
 from nlp_ssl.training.distributed import rank_zero_first
 
 Objective = type[PretrainingObjective]
-RECIPE_OF = {"encoder": "mlm", "decoder": "clm"}  # the objective of a model where none is named
+# the objective of a model where none is named
+RECIPE_OF = {"encoder": "mlm", "decoder": "clm", "encoder-decoder": "span_corruption"}
+# how a new tokenizer frames a text, where not as it does by itself
+FRAMED: dict[str, Callable[[PreTrainedTokenizerFast], PreTrainedTokenizerFast]] = {
+    "decoder": add_bos_only,
+    "encoder-decoder": add_eos_only,
+}
 
 
 @dataclass
@@ -56,6 +64,7 @@ class PretrainingData:
         description: the corpus in a line.
         unigram: nats a held-out token costs without context.
         files: sha256 of the corpus's local files by their names.
+        others: packed rows of further text, by its name and their length (`PretrainingObjective.corpora`).
     """
 
     config: PretrainConfig
@@ -67,6 +76,7 @@ class PretrainingData:
     description: str
     unigram: float
     files: dict[str, str]
+    others: dict[str, dict[int, PackedRows]]
 
     @property
     def train(self) -> PackedRows:
@@ -94,7 +104,7 @@ def prepare(config: PretrainConfig, objective: Objective) -> PretrainingData:
     """
     check_run(config)
     note_interrupts_in(Path(config.output_dir))
-    data = rank_zero_first(lambda: _prepare(config, objective))
+    data = rank_zero_first(lambda: _prepare(config, objective.for_config(config)))
     if data is None:
         raise UserError(
             f"{config.tokens.folder} waits for other shards of {config.tokens.num_shards}; make them with "
@@ -106,13 +116,23 @@ def prepare(config: PretrainConfig, objective: Objective) -> PretrainingData:
 def prepare_shard(config: PretrainConfig) -> bool:
     """Tokenize this machine's shard of a corpus, and pack if it was the last one; returns whether it was.
 
-    The model decides the tokenizer and the special tokens; whether it is an encoder or a decoder is read off it.
+    The model decides the tokenizer and the special tokens; whether it is an encoder, a decoder or both is read off it.
     """
     if config.tokens.num_shards > 1 and not (config.tokens.folder and config.tokenizer.path):
         raise UserError("shards of a corpus need one --tokens.folder and one --tokenizer.path that all machines share")
     if not 0 <= config.tokens.shard < config.tokens.num_shards:
         raise UserError(f"--tokens.shard {config.tokens.shard} is not one of 0 ... {config.tokens.num_shards - 1}")
-    return _prepare(config, infer_objective(config)) is not None
+    objective = infer_objective(config)
+    return _prepare(with_options_of(objective, config), objective) is not None
+
+
+def with_options_of(objective: Objective, config: PretrainConfig) -> PretrainConfig:
+    """A run's options as those of an objective: what it has besides is as when nobody gives it."""
+    if isinstance(config, objective.Config):
+        return config
+    return objective.Config(
+        **{f.name: getattr(config, f.name) for f in fields(objective.Config) if hasattr(config, f.name)}
+    )
 
 
 def infer_objective(config: PretrainConfig) -> Objective:
@@ -121,7 +141,9 @@ def infer_objective(config: PretrainConfig) -> Objective:
     if config.model.name is not None:
         if preset := presets.split_name(config.model.name):
             kind = presets.FAMILIES[preset[0]].kind
-        elif type(find_config(config.model.name, config.model.revision)) not in AutoModelForMaskedLM._model_mapping:
+        elif (found := find_config(config.model.name, config.model.revision)).is_encoder_decoder:
+            kind = "encoder-decoder"
+        elif type(found) not in AutoModelForMaskedLM._model_mapping:
             kind = "decoder"
     return find_objective(RECIPE_OF[kind])
 
@@ -136,23 +158,15 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     console.say(f"corpus: {corpus.description}")
     config, tokenizer = get_tokenizer(config, corpus, objective)
     config = resolve.lengths(config)
-    for phase in config.phases:
-        if phase.steps < 1 or (phase.global_batch_size is not None and phase.global_batch_size < 1):
-            raise UserError(f"--phases: steps and global_batch_size must be at least 1; one has {to_dict(phase)}")
-        asked = find_objective(phase.objective) if phase.objective else objective
-        if missing := {f.name for f in fields(asked.Config)} - {f.name for f in fields(config)}:
-            raise UserError(
-                f"--phases: {asked.card.objective} has options ({', '.join(sorted(missing))}) that a run of "
-                f"{objective.card.objective} does not have; start with {asked.card.recipe}"
-            )
-        asked.in_phase(config, phase)
+    check_phases(config, objective)
     lengths = {config.tokens.sequence_length, *(phase.sequence_length for phase in config.phases)}
     dropout = config.model.dropout
     if dropout is None and is_from_scratch(config.model):
         dropout = 0.0
     model_config = architecture(config.model, objective.auto_class, tokenizer, max(lengths), dropout)
     tokenizer.model_max_length = max(longest_input(tokenizer, model_config) or 0, *lengths)
-    config = resolve.packing(config, model_config, isolates(model_config, objective.auto_class))
+    isolates = objective.packed.can_isolate(model_class(model_config, objective.auto_class))
+    config = resolve.packing(config, model_config, isolates)
     if config.tokens.packing != "packed" and any(phase.objective for phase in config.phases):
         raise UserError("--phases: a phase with an objective of its own needs packed rows (--tokens.packing packed)")
     prefix, suffix = objective.frame(tokenizer, config)
@@ -164,15 +178,9 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     def packed(tokens: TokenCorpus, length: int) -> PackedRows:
         return pack(tokens, length, prefix, suffix, tokenizer.pad_token_id, one_document=one_document)
 
-    manifest = train.manifest
-    console.say(
-        f"tokens: {manifest['tokens']:,} in {manifest['documents']:,} documents "
-        f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes per token), {train.folder}"
-    )
     say_unknown(tokenizer, corpus.train)
-    rows = {length: packed(train, length) for length in sorted(lengths)}
-    for length, some in rows.items():
-        console.say(f"sequences of {length}: {some.stats}")
+    rows = _packed_all(train, lengths, packed)
+    others = _others(config, objective, tokenizer, lambda tokens: _packed_all(tokens, lengths, packed))
     unigram = _unigram_entropy(train, held_out, num_ids(tokenizer))
     return PretrainingData(
         config,
@@ -184,7 +192,41 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
         corpus.description,
         unigram,
         corpus.files,
+        others,
     )
+
+
+def _packed_all(
+    tokens: TokenCorpus, lengths: Iterable[int], packed: Callable[[TokenCorpus, int], PackedRows]
+) -> dict[int, PackedRows]:
+    """Rows of every length."""
+    manifest = tokens.manifest
+    console.say(
+        f"tokens: {manifest['tokens']:,} in {manifest['documents']:,} documents "
+        f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes per token), {tokens.folder}"
+    )
+    rows = {length: packed(tokens, length) for length in sorted(lengths)}
+    for length, some in rows.items():
+        console.say(f"sequences of {length}: {some.stats}")
+    return rows
+
+
+def _others(
+    config: PretrainConfig,
+    objective: Objective,
+    tokenizer: PreTrainedTokenizerFast,
+    packed: Callable[[TokenCorpus], dict[int, PackedRows]],
+) -> dict[str, dict[int, PackedRows]]:
+    """The rows of further text that the objective learns from, by the names that it gives."""
+    found = {}
+    for name, given in objective.corpora(config).items():
+        corpus = open_corpus(given)
+        console.say(f"corpus of {name}: {corpus.description}")
+        tokens = replace(config.tokens, folder=config.tokens.folder and f"{config.tokens.folder}/{name}", num_shards=1)
+        train = tokenise(replace(config, tokens=tokens), corpus, tokenizer, "train")
+        assert train is not None, "one shard is the whole"
+        found[name] = packed(train)
+    return found
 
 
 def _unigram_entropy(train: TokenCorpus, held_out: TokenCorpus, vocab_size: int) -> float:
@@ -204,9 +246,29 @@ def check_model(config: PretrainConfig, objective: Objective) -> None:
     if preset and (kind := presets.FAMILIES[preset[0]].kind) != objective.trains:
         usual = find_objective(RECIPE_OF[kind]).card.recipe
         raise UserError(
-            f"{config.model.name} is a {kind}, and {objective.card.objective} trains an {objective.trains}; train it "
-            f"with {usual}"
+            f"{config.model.name} is {_a(kind)}, and {objective.card.objective} trains {_a(objective.trains)}; "
+            f"train it with {usual}"
         )
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind.startswith("e") else f"a {kind}"
+
+
+def check_phases(config: PretrainConfig, objective: Objective) -> None:
+    """Refuse phases that a run of this objective cannot have."""
+    for phase in config.phases:
+        if phase.steps < 1 or (phase.global_batch_size is not None and phase.global_batch_size < 1):
+            raise UserError(f"--phases: steps and global_batch_size must be at least 1; one has {to_dict(phase)}")
+        asked = find_objective(phase.objective) if phase.objective else objective
+        if missing := {f.name for f in fields(asked.Config)} - {f.name for f in fields(config)}:
+            raise UserError(
+                f"--phases: {asked.card.objective} has options ({', '.join(sorted(missing))}) that a run of "
+                f"{objective.card.objective} does not have; start with {asked.card.recipe}"
+            )
+        if asked.packed is not objective.packed:
+            raise UserError(f"--phases: {asked.card.objective} and {objective.card.objective} are of different models")
+        asked.in_phase(config, phase)
 
 
 def get_tokenizer(
@@ -237,14 +299,13 @@ def get_tokenizer(
     wanted = resolve.tokenizer(config, presets.FAMILIES[preset[0]].tokenizer, size).tokenizer
     more = [token for token in objective.special_tokens(config) if token not in wanted.special_tokens]
     wanted = replace(wanted, special_tokens=[*wanted.special_tokens, *more])
-    decoder = objective.trains == "decoder"
     folder = cache_dir() / "tokenizers" / fingerprint(corpus.fingerprint, to_dict(wanted), RECIPE_OF[objective.trains])
     # one that was fitted to its text is not the one of a size that was given, which training then refuses
     if not is_whole(folder) or (is_given and len(load_tokenizer(str(folder))) != size):
         console.say(f"tokenizer: training {wanted.kind} with {wanted.vocab_size:,} entries on the corpus")
         tokenizer = train_on(corpus, wanted, exact=is_given)
         with caching(folder) as temporary:
-            save_tokenizer(add_bos_only(tokenizer) if decoder else tokenizer, temporary)
+            save_tokenizer(FRAMED.get(objective.trains, lambda plain: plain)(tokenizer), temporary)
     tokenizer = load_tokenizer(str(folder), needs_mask=objective.needs_mask_token())
     console.say(f"tokenizer: {wanted.kind}, {len(tokenizer):,} entries, {folder}")
     return resolve.tokenizer(config, wanted.kind, len(tokenizer)), tokenizer

@@ -26,6 +26,7 @@ from nlp_ssl.training.optimizers import WEIGHT_DECAY
 
 Config = TypeVar("Config", bound=PretrainConfig | FinetuneConfig)
 Pretraining = TypeVar("Pretraining", bound=PretrainConfig)
+SCALED_LR = 0.02  # nanoT5's (Nawrot 2023)
 BUDGETS = ("steps", "tokens", "minutes", "epochs")
 FEWEST_STEPS, MOST_EPOCHS = 1000, 20  # small sets need more steps than the usual three epochs (Zhang et al. 2020)
 
@@ -175,9 +176,13 @@ def pretraining(
     choices.fill("optimizer.name", family.optimizer if family else "adamw", f"for {config.model.name}")
     name = choices.config.optimizer.name
     choices.fill("optimizer.weight_decay", WEIGHT_DECAY[name], f"with {name}")
+    scales = family is not None and family.scale_parameter
+    choices.fill("optimizer.scale_parameter", scales, f"for {config.model.name}" if scales else None)
     rate = (0.5 if scratch else 0.1) / hidden
-    origin = "from scratch" if scratch else "continued"
-    choices.fill("optimizer.lr", rate, f"{0.5 if scratch else 0.1} / width, {origin}")
+    why = f"{0.5 if scratch else 0.1} / width, {'from scratch' if scratch else 'continued'}"
+    if choices.config.optimizer.scale_parameter:
+        rate, why = SCALED_LR, "of the size of every weight"
+    choices.fill("optimizer.lr", rate, why)
     tried = train.micro_batch_size == "auto"
     choices.fill("evaluation.batch_size", fits if tried else train.micro_batch_size, "the micro-batch")
     choices.say()
@@ -238,6 +243,7 @@ def finetuning(
         choices.fill("train.epochs", epochs, why)
     choices.fill("optimizer.name", "adamw")
     choices.fill("optimizer.weight_decay", WEIGHT_DECAY[optimizer.name])
+    choices.fill("optimizer.scale_parameter", False)
     if optimizer.lr is None:
         why = "31 / width squared: the usual 5e-5 at 768, more for smaller models"
         rate = min(2e-3, 31 / hidden_size**2)

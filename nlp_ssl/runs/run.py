@@ -18,6 +18,7 @@ from nlp_ssl.config.common import flatten, to_dict
 from nlp_ssl.config.finetuning import TransferConfig
 from nlp_ssl.core import console, signals
 from nlp_ssl.core.errors import Interrupted
+from nlp_ssl.core.files import make_folder
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.publishing.hub import HubPublisher
@@ -155,7 +156,7 @@ class Run:
             self.publisher = HubPublisher(hub.repo_id, private=hub.private, overwrite=hub.overwrite)
         model = ModelFolder(self.objective, self.tokenizer, config, self.card)
         if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self.lock = lock_folder(self.folder)
             model.rehearse(self.folder, moment(self.state, self.objective.published()[""], self.accelerator))
         in_use = self.publisher.holds if self.publisher else (lambda folder: False)
@@ -175,8 +176,7 @@ class Run:
         self.begun = True
         self.log = Log(self.folder / LOG_FILE, self.state.step if found is not None else None)
         self.saver = Saver(self.checkpoints, self.config.checkpoint, self.log, self._committed, self.state.elapsed)
-        texts = self.tokenizer if self.config.train.incident_texts else None
-        self.skipped = SkippedSteps(self.config.train, self.batches, self.folder, self.log, self.saver, texts)
+        self.skipped = SkippedSteps(self.config, self.batches, self.folder, self.log, self.saver, self.tokenizer)
         if found is not None:
             self.log.ensure("checkpoint", self.state.step, folder=found.name)  # killed between the two
         start_trackers(self.accelerator, self.config.tracking, self.folder.name, flatten(to_dict(self.config)))

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from nlp_ssl.config.common import TrainConfig
 from nlp_ssl.core.console import rank, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import no_links
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.packing import PackedRows
 from nlp_ssl.data.sequences.phases import Rows
+from nlp_ssl.runs.folder import RunConfig, text_mode
 from nlp_ssl.runs.saving import Saver
 from nlp_ssl.runs.state import RunState
 from nlp_ssl.training.loop import Step
@@ -38,20 +38,21 @@ class SkippedSteps:
         folder: of the run.
         log: of the run.
         saver: finishes a pending save before the run stops.
-        tokenizer: to write the rows' texts too.
+        tokenizer: writes the rows' texts too, where that is asked for; then the file is as private as the data.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: RunConfig,
         batches: TrainBatches,
         folder: Path,
         log: Log,
         saver: Saver,
-        tokenizer: PreTrainedTokenizerFast | None,
+        tokenizer: PreTrainedTokenizerFast,
     ) -> None:
-        self.config, self.batches, self.folder, self.log, self.saver = config, batches, folder, log, saver
-        self.tokenizer = tokenizer
+        self.config, self.batches, self.folder, self.log, self.saver = config.train, batches, folder, log, saver
+        self.tokenizer = tokenizer if config.train.incident_texts else None
+        self.mode = text_mode(config) if config.train.incident_texts else 0o666
 
     def handle(self, step: Step, state: RunState) -> bool:
         """Report a step if it was not applied; returns whether the run is to be rewound because of it.
@@ -62,7 +63,8 @@ class SkippedSteps:
         if step.incident is None or (step.incident == "overflow" and state.not_applied < OVERFLOWS):
             return False
         rows, numbers, epochs = self.batches.step_rows(step.number - 1 + state.data_offset)
-        text = report_incident(step, name_rows(rows, numbers, epochs, self.tokenizer), self.folder / INCIDENTS_FILE)
+        named = name_rows(rows, numbers, epochs, self.tokenizer)
+        text = report_incident(step, named, self.folder / INCIDENTS_FILE, self.mode)
         found = {"incident": step.incident, "loss": step.loss, "grad_norm": step.grad_norm}
         self.log.write("incident", step.number, **found, rows=numbers.tolist())
         spike = step.incident == "spike"
@@ -113,19 +115,20 @@ def _pieces(row: dict[str, Any]) -> list[Any]:
     return ids if isinstance(ids[0], list) else [ids]
 
 
-def report_incident(step: Step, named: list[dict[str, Any]], path: Path) -> str:
+def report_incident(step: Step, named: list[dict[str, Any]], path: Path, mode: int = 0o666) -> str:
     """Append a line for every row to a file, on rank 0; returns a line for a person.
 
     Args:
         step: that was not applied.
         named: its rows, from `name_rows`.
         path: the file.
+        mode: its permissions.
     """
     assert step.incident is not None
     found = {"step": step.number, "incident": step.incident, "loss": step.loss, "grad_norm": step.grad_norm}
     if rank() == 0:
         try:
-            with open(path, "a", opener=no_links, encoding="utf-8") as f:
+            with open(path, "a", opener=lambda name, flags: no_links(name, flags, mode), encoding="utf-8") as f:
                 f.writelines(json_line(**found, **entry) for entry in named)
         except OSError as error:
             warn(f"{path} could not be written: {error.strerror}; the rows are in the log")

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from nlp_ssl.core import console, program, signals
 from nlp_ssl.core.errors import Interrupted, PeerGone, UserError
-from nlp_ssl.core.files import advice, replace
+from nlp_ssl.core.files import advice, make_folder, replace
+from nlp_ssl.core.memory import is_out_of_memory
 from nlp_ssl.training.device import out_of_memory_advice
 from nlp_ssl.training.distributed import peer_is_gone
 
@@ -21,7 +20,7 @@ EXIT_CODES = {"finished": 0, "failed": program.EXIT_USER_ERROR, "interrupted": p
 def write_status(folder: Path, status: str, step: int, **more: Any) -> None:
     """Write `run_status.json`, on rank 0."""
     if console.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _write(folder, status, step, **more)
 
 
@@ -60,11 +59,11 @@ def outcome(folder: Path, micro_batch: int, step: Callable[[], int | None]) -> I
         if (reached := step()) is not None:
             _end(folder, "interrupted", reached, reason=signals.interrupts.reason)
         raise
-    except torch.OutOfMemoryError:
-        error = UserError(out_of_memory_advice(micro_batch))
-        _end(folder, "failed", step() or 0, error=str(error))
-        raise error from None
     except Exception as error:
+        if is_out_of_memory(error):
+            error = UserError(out_of_memory_advice(micro_batch))
+            _end(folder, "failed", step() or 0, error=str(error))
+            raise error from None
         if (reached := step()) is None:
             raise
         if peer_is_gone(error):

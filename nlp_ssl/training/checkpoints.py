@@ -17,16 +17,18 @@ import os
 import re
 import shutil
 import threading
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from nlp_ssl.config.common import CheckpointConfig
 from nlp_ssl.core.console import rank, warn
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.files import disk_error, no_links, remove, replacing, sha256, sync
+from nlp_ssl.core.files import disk_error, make_folder, no_links, remove, replacing, sha256, sync, temporary_name
 from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.training.adapters import merge
 from nlp_ssl.training.distributed import any_process
@@ -40,6 +42,7 @@ OPTIMIZER = f"{STATE}/optimizer.pt"
 # stopping; 3 kept what adapters train under another name
 FORMAT = 4
 FORMER = ".former"  # of the same step, until the new one has its name
+WEIGHTS = re.compile(r"\.(safetensors|bin)(\.index\.json)?$")
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(FORMER)})?")
 READ = re.compile(rf"{STATE}/.*|([^/]+/)?[^/]*\.(safetensors|json|yaml|bin|pt|py)")  # what is read of a checkpoint
 Weights = dict[str, torch.Tensor]
@@ -125,7 +128,7 @@ class Checkpoints:
 
     def _write(self, folder: Path, models: dict, weights: dict, states: dict, state: dict, facts: dict) -> None:
         try:
-            (folder / STATE).mkdir(parents=True, exist_ok=True)
+            make_folder(folder / STATE)
             for name, value in states.items():
                 with open(folder / name, "wb") as f:  # a path would hide what the disk says
                     torch.save(value, f)
@@ -281,11 +284,29 @@ def verify(folder: Path) -> str | None:
             return f"{name} is missing"
         if sha256(folder / name) != digest:
             return f"{name} has changed"
+        if not _is_readable(folder / name):  # it was damaged before its sha256 was taken
+            return f"{name} cannot be read, though its sha256 is right"
     there = {str(path.relative_to(folder)) for path in _files(folder)}
     needed = {"config.json", RUN_STATE, OPTIMIZER} | {name for name in there - {MANIFEST} if READ.fullmatch(name)}
     if unnamed := sorted(needed - manifest.keys()):
         return f"{unnamed[0]} is not named in {MANIFEST}"
     return None
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a file that is read has the form that its name says; of large files the heads are read."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):
+                return True
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        if path.suffix == ".pt":
+            with zipfile.ZipFile(path):
+                return True
+    except (SafetensorError, ValueError, RecursionError, zipfile.BadZipFile):
+        return False
+    return True
 
 
 def load(folder: Path, objective: Objective, optimizer: Any) -> dict[str, Any]:
@@ -342,12 +363,32 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def publish(checkpoint: Path, folder: Path) -> None:
-    """Put a checkpoint's models, without their training state, at the top of a folder, file by file, each whole."""
-    for name in json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")):
-        if not name.startswith(f"{STATE}/"):
-            (folder / name).parent.mkdir(exist_ok=True)
-            with open(checkpoint / name, "rb", opener=no_links) as source, replacing(folder / name) as target:
+    """Put a checkpoint's models, without their training state, at the top of a folder.
+
+    At no moment is there a folder that loads as a mixture, one model's configuration and another's weights: all is
+    copied first, the weights that were there go before anything new gets its name, and the new ones come last.
+    """
+    manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    names = [name for name in manifest if not name.startswith(f"{STATE}/")]
+    weights = sorted(name for name in names if WEIGHTS.search(name))
+    staged = temporary_name(folder / "model")  # of a killed process, `remove_abandoned` removes it
+    try:
+        for name in names:
+            make_folder((staged / name).parent)
+            with open(checkpoint / name, "rb", opener=no_links) as source, replacing(staged / name) as target:
                 shutil.copyfileobj(source, target)
+        for name in weights:  # from here on until the last has its name, the folder holds no model
+            (folder / name).unlink(missing_ok=True)
+        sync(folder)
+        for name in [*(name for name in names if name not in weights), *weights]:
+            (folder / name).parent.mkdir(exist_ok=True)
+            os.replace(staged / name, folder / name)
+    except OSError as error:
+        if str(error.filename).startswith(f"{staged}/"):  # a name that nobody knows
+            error.filename = str(folder / Path(error.filename).relative_to(staged))
+        raise
+    finally:
+        remove(staged)
 
 
 def _in_order(folder: Path) -> list[Path]:

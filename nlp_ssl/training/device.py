@@ -1,5 +1,6 @@
 """What a run stands on: its device, its threads and their arithmetic."""
 
+import contextlib
 import ctypes
 import datetime
 import importlib.util
@@ -7,6 +8,7 @@ import os
 import platform
 import shutil
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from nlp_ssl.config.common import TrainConfig
 from nlp_ssl.config.finetuning import FinetuneConfig
 from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core import console
+from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.memory import is_out_of_memory
 from nlp_ssl.data.sequences.batches import Collator, TrainBatches
 from nlp_ssl.data.sequences.phases import Phases
 from nlp_ssl.models.split_caveats import split_caveats
@@ -179,7 +183,33 @@ def describe_exactness(
 
 def out_of_memory_advice(micro_batch: int) -> str:
     """What to do when micro-batches of so many rows do not fit."""
+    if micro_batch == 1:
+        return (
+            "out of memory with micro-batches of one row; give --train.gradient_checkpointing, shorter sequences or a "
+            "smaller model"
+        )
     return (
         f"out of memory with micro-batches of {micro_batch} rows; give --train.micro_batch_size "
-        f"{max(1, micro_batch // 2)}, which does not change the result, or --train.gradient_checkpointing"
+        f"{micro_batch // 2}, which does not change the result, or --train.gradient_checkpointing"
     )
+
+
+@contextlib.contextmanager
+def evaluating(config: PretrainConfig | FinetuneConfig) -> Iterator[None]:
+    """Around an evaluation in batches of `evaluation.batch_size`: a sentence where they do not fit into memory.
+
+    Raises:
+        UserError: that.
+    """
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        rows, micro_batch = config.evaluation.batch_size, config.train.micro_batch_size
+        if rows in (1, micro_batch):  # as is derived: the evaluation's goes down with it
+            raise UserError(out_of_memory_advice(rows)) from None
+        raise UserError(
+            f"out of memory in an evaluation of {rows} rows at once; give --evaluation.batch_size {rows // 2}, which "
+            "does not change the result"
+        ) from None

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather, send_to_device
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from nlp_ssl.data.sequences.batches import Batch, MicroBatch
+from nlp_ssl.objectives.gathering import gather_rows
 from nlp_ssl.objectives.objective import Objective
 
 
@@ -28,14 +29,16 @@ def accumulate(
         For each term this process's sum, detached, 0-d.
     """
     objective: Objective = accelerator.unwrap_model(module, keep_fp32_wrapper=True)
+    objective.before_step()
     if objective.two_pass:
         return _in_two_passes(module, objective, batches, factors, accelerator)
     totals: dict[str, Tensor] = {}
     for batch in _synchronized_at_the_end(module, batches, accelerator):
         sums = module(_on_device(batch, accelerator))
         # DDP takes the mean over processes
-        accelerator.backward(_weighted(sums, {k: f * accelerator.num_processes for k, f in factors.items()}))
-        for name in factors:
+        here = {name: factor for name, factor in factors.items() if name in sums}
+        accelerator.backward(_weighted(sums, {k: f * accelerator.num_processes for k, f in here.items()}))
+        for name in here:
             totals[name] = sums[name].detach() + totals.get(name, 0.0)
     return totals
 
@@ -58,15 +61,8 @@ def _in_two_passes(
         for batch in batches:
             states.append(_random_state(accelerator.device))
             parts.append(objective(_on_device(batch, accelerator))["vectors"])
-    own = torch.cat(parts)
-    sizes = [len(own)]
-    if accelerator.num_processes > 1:
-        sizes = gather(torch.tensor([len(own)], device=own.device)).tolist()
-        padded = own.new_zeros((max(sizes), *own.shape[1:]))
-        padded[: len(own)] = own
-        everyone = gather(padded).split(max(sizes))
-        own = torch.cat([each[:size] for each, size in zip(everyone, sizes, strict=True)])
-    vectors = own.detach().requires_grad_()
+    everyones, sizes = gather_rows(torch.cat(parts))
+    vectors = everyones.detach().requires_grad_()
     sums = objective.loss_of_vectors(vectors)
     (gradient,) = torch.autograd.grad(_weighted(sums, factors), vectors)
     begin = sum(sizes[: accelerator.process_index])

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from nlp_ssl.config.common import OptimizerConfig
 from nlp_ssl.config.finetuning import TransferConfig
+from nlp_ssl.models.layers import layers_of
 
 UNFROZEN = 0.5  # share of the run after which all layers learn, with `by_layers`
 
@@ -54,8 +55,8 @@ def depth_groups(
 
 def _depths(model: PreTrainedModel) -> dict[int, int]:
     """How far below the head a parameter of the body stands, by its `id`: the top layer 1, embeddings the deepest."""
-    body, count = model.base_model, model.config.num_hidden_layers
-    layers = next((m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m) == count), nn.ModuleList())
+    body = model.base_model
+    layers = layers_of(body)
     depths = {id(p): 1 for p in body.parameters()}  # such as the norm behind the layers
     for number, layer in enumerate(layers):
         depths |= {id(p): len(layers) - number for p in layer.parameters()}

@@ -215,7 +215,8 @@ class _Prefetcher:
         if self.work is not None:
             self.work.wait()
         *counted, tokens, digest, stop, writing, failed, elapsed = self.counts.tolist()
-        counts = {n: int(count) for n, count in zip(self.terms, counted, strict=True) if n in self.batches[0].counts}
+        asked = {name for batch in self.batches for name in batch.counts}
+        counts = {n: int(count) for n, count in zip(self.terms, counted, strict=True) if n in asked}
         for name in counts.keys() - self.empty:
             if not counts[name]:
                 self.empty.add(name)

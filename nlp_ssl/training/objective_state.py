@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.models.loading import readable_weights
 from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.training.adapters import is_adapted, merge
 from nlp_ssl.training.state_files import read_tensors
@@ -85,7 +86,9 @@ def load_weights(folder: Path, objective: Objective) -> None:
 
 
 def _stored(folder: Path, model: PreTrainedModel) -> Mapping[str, Tensor]:
-    plain = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True, attn_implementation="eager")
+    eager = {"use_safetensors": True, "attn_implementation": "eager"}
+    with readable_weights(str(folder)):
+        plain = type(model).from_pretrained(folder, dtype=model.dtype, **eager)
     return plain.state_dict()
 
 

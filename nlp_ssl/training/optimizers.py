@@ -38,13 +38,15 @@ def build_optimizer(
         inner = [p for _, p in trained if p.ndim == 2 and min(p.shape) > 1 and id(p) not in embeddings | heads]
         chosen = {id(p) for p in inner}
         matrices = [p for p in matrices if id(p) not in chosen]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": matrices, "lr": config.lr, "weight_decay": weight_decay},
         {"params": others, "lr": config.lr, "weight_decay": 0.0},
     ]
     groups = [g for g in groups if g["params"]]
     if transfer is not None and config.name == "adamw":
         groups = depth_groups(_whole(model), config, transfer, weight_decay)
+    if config.scale_parameter:
+        groups = [{**g, "params": [p], "lr": g["lr"] * _size(p)} for g in groups for p in g["params"]]
     beta1, beta2 = config.betas
     adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(beta1, beta2), eps=config.eps, fused=True)
     optimizer: torch.optim.Optimizer = adamw
@@ -54,6 +56,11 @@ def build_optimizer(
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
+
+
+def _size(parameter: nn.Parameter) -> float:
+    """Its root mean square; of one that begins as zero, what Adafactor takes instead."""
+    return max(1e-3, float(parameter.detach().double().square().mean().sqrt()))
 
 
 def _whole(module: nn.Module) -> PreTrainedModel:

@@ -29,6 +29,7 @@ class Log:
 
     def __init__(self, path: Path, resume_at: int | None = None) -> None:
         self.path, self.waiting = path, ""
+        self.whole: int | None = None  # bytes before half a line that a full disk left, and did not let go
         if rank() == 0:
             kept = [] if resume_at is None else self._up_to(resume_at)
             replace(self.path, "".join(json_line(**event) for event in kept))
@@ -39,14 +40,14 @@ class Log:
             return
         try:
             replace(self.path, "".join(json_line(**event) for event in self._up_to(last_step)))
-            self.waiting = ""
+            self.waiting, self.whole = "", None
         except OSError as error:
             warn(f"{self.path}: {error.strerror}; it keeps its lines of steps after {last_step:,}, which come again")
 
     def _up_to(self, last_step: int) -> list[dict[str, Any]]:
         """The lines up to a step, those in memory too, without any that cannot be read."""
         written = self.path.read_bytes() if self.path.exists() else b""
-        lines = (written + self.waiting.encode()).splitlines()
+        lines = (written[: self.whole] + self.waiting.encode()).splitlines()
         found, broken = [], 0
         for number, line in enumerate(lines, start=1):
             try:
@@ -65,17 +66,21 @@ class Log:
         """Append a line, or keep it in memory until it can be written."""
         if rank() != 0:
             return
-        first, size = not self.waiting, None
+        first = not self.waiting
         self.waiting += json_line(event=event, step=step, **values)
         try:
             with open(self.path, "a", encoding="utf-8") as f:
                 size = f.tell()
+                self.whole = size if self.whole is None else min(size, self.whole)
+                if self.whole < size:
+                    f.truncate(self.whole)
                 f.write(self.waiting)
-            self.waiting = ""
+            self.waiting, self.whole = "", None
         except OSError as error:
-            if size is not None:
-                with contextlib.suppress(OSError):
-                    os.truncate(self.path, size)  # no half a line
+            with contextlib.suppress(OSError):
+                if self.whole is not None:
+                    os.truncate(self.path, self.whole)  # no half a line
+                    self.whole = None
             if first:
                 warn(f"{self.path}: {error.strerror}; its lines wait in memory until they can be written")
 

@@ -193,3 +193,12 @@ def test_a_list_of_phases_is_read_from_the_command_line_and_from_yaml(tmp_path):
     assert parse(MLMConfig, argv=["--config", str(tmp_path / "run.yaml")]).phases == expected
     with pytest.raises(UserError, match="unknown key 'stpes'"):
         parse(MLMConfig, argv=["--phases", "[{stpes: 3}]"])
+
+
+def test_no_is_the_word_that_it_is_and_a_date_too(tmp_path):
+    (tmp_path / "x.yaml").write_text("train: {mixed_precision: no, deterministic: true}\ndata: {subset: 2020-01-01}\n")
+    config = parse(MLMConfig, argv=["--config", str(tmp_path / "x.yaml"), "--optimizer.lr", "1e-3"])
+    assert config.train.mixed_precision == "no"
+    assert config.train.deterministic is True
+    assert config.data.subset == "2020-01-01"
+    assert config.optimizer.lr == 1e-3

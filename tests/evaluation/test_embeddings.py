@@ -69,3 +69,12 @@ def test_maps_and_their_picture(tmp_path):
     variances = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False) ** 2
     assert (pictures["PCA"] ** 2).sum(0) == pytest.approx(variances[:2], rel=1e-4)
     assert plot_maps(pictures, labels, [f"class {i}" for i in range(12)], tmp_path / "map.png").stat().st_size > 10_000
+
+
+def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("nlp_ssl.publishing.plots.save_figure", lambda figure, path: drawn.append(figure))
+    points = np.random.default_rng(0).normal(size=(30, 2))
+    plot_maps({"mean": points}, np.arange(30) % 3, ["_private", "public", "$x$"], tmp_path / "map.png")
+    texts = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert texts == ["_private", "public", "$x$"]

@@ -296,6 +296,27 @@ CASES["a bit-flipped checkpoint file"] = lambda work: damaged(
 CASES["a missing checkpoint file"] = lambda work: damaged(work, "missing", os.remove, "training_state/rank-0.pt")
 
 
+def damaged_before(work: Work, file: str) -> str:
+    """The file of a checkpoint cut off, and its sha256 in the manifest that of what is left."""
+
+    def cut(path: Path) -> None:
+        truncate(path)
+        manifest = checkpoint(path.parents[len(Path(file).parts) + 1], KEPT) / "MANIFEST.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {file: sha256(path)}))
+
+    return damaged(work, f"cut-{Path(file).stem}", cut, file)
+
+
+@case("weights cut off before their sha256 was taken")
+def _(work: Work) -> str:
+    return damaged_before(work, "model.safetensors")
+
+
+@case("a training state cut off before its sha256 was taken")
+def _(work: Work) -> str:
+    return damaged_before(work, "training_state/optimizer.pt")
+
+
 class Program:
     """Unpickling it makes a folder."""
 

@@ -47,6 +47,24 @@ def broken_decorations() -> None:
     Figure.savefig = pretraining.model_card = finetuning.model_card = lambda *args, **kwargs: {}["missing"]
 
 
+def little_memory() -> None:
+    """Once training begins, the process may take 60 MB more than it has."""
+    import resource
+
+    import psutil
+
+    from nlp_ssl.runs.run import Run
+
+    train = Run.train
+
+    def limited(self: Run) -> dict:
+        have = psutil.Process().memory_info().vms
+        resource.setrlimit(resource.RLIMIT_AS, (have + (60 << 20), resource.RLIM_INFINITY))
+        return train(self)
+
+    Run.train = limited
+
+
 def unsaved_tokenizer() -> None:
     """The tokenizer reads texts and cannot be saved."""
     from transformers import PreTrainedTokenizerFast

@@ -15,6 +15,8 @@ SAID = {
     "a truncated checkpoint file": ["model.safetensors has changed", DAMAGED],
     "a bit-flipped checkpoint file": ["training_state/optimizer.pt has changed", DAMAGED],
     "a missing checkpoint file": ["training_state/rank-0.pt is missing", DAMAGED],
+    "weights cut off before their sha256 was taken": ["model.safetensors cannot be read, though its sha256", DAMAGED],
+    "a training state cut off before its sha256 was taken": ["optimizer.pt cannot be read, though its", DAMAGED],
     "a program in a checkpoint, and its sha256 in the manifest": [
         "optimizer.pt holds", ".mkdir, which could run a program, where tensors", "nothing of it was run",
     ],

@@ -28,6 +28,15 @@ from toys import tiny_model, tokenizer
 from nlp_ssl.core.files import sha256
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """To fine-tune: nobody has trained it."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model("bert", vocab_size=len(tokenizer("wordpiece")), max_position_embeddings=256).save_pretrained(folder)
+    tokenizer("wordpiece").save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT])
 def test_a_signal_to_the_whole_group_is_the_main_process_s(
     number: signal.Signals, arguments: list[str], whole: Path, tmp_path: Path
@@ -85,10 +94,10 @@ def test_an_output_folder_that_is_removed_is_made_again_at_the_next_save(argumen
     assert last_step(out) == STEPS
 
 
-def test_what_decorates_a_run_does_not_decide_whether_it_is_kept(whole: Path, tmp_path: Path) -> None:
+def test_what_decorates_a_run_does_not_decide_whether_it_is_kept(model: Path, tmp_path: Path) -> None:
     labelled, _ = write_labelled(tmp_path)
     labelled.write_text(labelled.read_text().replace(",cat", ",$10 to $20").replace(",other", ",$20 to $50"))
-    options = ["--model.name", whole, "--data.train_file", labelled, "--train.steps", "2", "--seeds", "[0, 1]"]
+    options = ["--model.name", model, "--data.train_file", labelled, "--train.steps", "2", "--seeds", "[0, 1]"]
     options += ["--train.mixed_precision", "no", "--output_dir", tmp_path / "run"]
     printed = execute(spoiled("broken_decorations", "finetune_classification.py", *options))
     for seed in (0, 1):
@@ -101,6 +110,87 @@ def test_what_decorates_a_run_does_not_decide_whether_it_is_kept(whole: Path, tm
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "said"),
+    [
+        (1, "error: out of memory with micro-batches of 4096 rows; give --train.micro_batch_size 2048, which does not"),
+        (4000, "error: out of memory in an evaluation of 4000 rows at once; give --evaluation.batch_size 2000, which"),
+    ],
+)
+def test_memory_that_is_full_gets_the_advice_that_a_gpu_s_gets(
+    evaluation: int, said: str, model: Path, tmp_path: Path
+) -> None:
+    labelled, _ = write_labelled(tmp_path, rows=5000)
+    few = tmp_path / "few.csv"
+    few.write_text("".join(labelled.open().readlines()[:9]))
+    options = ["--model.name", model, "--data.train_file", labelled, "--train.steps", "1", "--max_length", "48"]
+    options += ["--train.mixed_precision", "no", "--train.global_batch_size", "4096", "--evaluation.max_rows", "null"]
+    options += [
+        "--train.micro_batch_size",
+        "4096",
+        "--evaluation.batch_size",
+        evaluation,
+        "--data.validation_file",
+        few if evaluation == 1 else labelled,
+    ]
+    options += ["--output_dir", tmp_path / "run"]
+    printed = execute(spoiled("little_memory", "finetune_classification.py", *options), expect=2)
+    assert printed.splitlines()[-1].startswith(said)
+    assert "Traceback" not in printed
+    assert (status(tmp_path / "run")["status"], status(tmp_path / "run")["exit_code"]) == ("failed", 2)
+
+
+@pytest.mark.parametrize("variables", [{"HOME": "/proc", "NLP_SSL_CACHE": "", "XDG_CACHE_HOME": ""}, {}], ids=str)
+def test_a_home_or_an_output_folder_that_cannot_be_made_gets_a_sentence(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run" if variables else Path("/proc/nlp_ssl/run")
+    recipe = command("train_tokenizer.py", "--data.sources", write_corpus(tmp_path / "text.txt"), "--output_dir", out)
+    printed = execute([*recipe, "--tokenizer.vocab_size", "320"], expect=2, **variables)
+    where = "/proc/.cache/nlp_ssl" if variables else "/proc/nlp_ssl: Permission denied"
+    assert printed.splitlines()[-1].startswith(f"error: {where}")
+    assert "Permission denied; give a place that can be written to" in printed
+    assert ("NLP_SSL_CACHE says where the cache is" in printed) == bool(variables)
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("recipe", ["one process", "two processes", "labelled rows"])
+def test_a_text_at_which_the_tokenizer_breaks_down_is_named(recipe: str, model: Path, tmp_path: Path) -> None:
+    folder, bad = tmp_path / "model", "a" * 60 + "! is what breaks it"
+    shutil.copytree(model, folder)
+    rules = json.loads((folder / "tokenizer.json").read_text())
+    rules["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"Regex": "((a+)\\2*)+b"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(rules))
+    text, labelled = tmp_path / "text.txt", tmp_path / "rows.csv"
+    text.write_text("\n\n".join([*(f"document {i}" for i in range(300)), bad, "the end"]))
+    labelled.write_text("text,label\n" + "".join(f"row {i},{i % 2}\n" for i in range(90)) + f"{bad},1\n")
+    if recipe == "labelled rows":
+        options = ["finetune_classification.py", "--data.train_file", labelled, "--model.name", folder]
+    else:
+        options = ["pretrain_mlm.py", "--data.sources", text, *TINY, "--tokenizer.path", folder]
+        options += ["--tokens.num_proc", 2 if recipe == "two processes" else 1]
+    printed = execute(command(*options, "--train.steps", 1, "--output_dir", tmp_path / "run"), expect=2)
+    last = printed.splitlines()[-1]
+    assert last.startswith("error: the tokenizer cannot read this text (Onig: Regex search error: retry-limit-in-match")
+    assert "aaaa" in last
+    assert "Traceback" not in printed
+
+
+def test_files_with_texts_are_as_private_as_the_texts(model: Path, tmp_path: Path) -> None:
+    labelled, _ = write_labelled(tmp_path)
+    labelled.chmod(0o600)
+    options = ["--model.name", model, "--data.train_file", labelled, "--train.steps", "1", "--max_length", "16"]
+    run("finetune_classification.py", *options, "--train.mixed_precision", "no", "--output_dir", tmp_path / "run")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir()}
+    assert modes["predictions.jsonl"] == modes["errors.jsonl"] == 0o600
+    assert modes["model.safetensors"] == modes["run_status.json"] == 0o644
+
+
 def test_what_cannot_be_saved_is_found_before_the_first_step(arguments: list[str], whole: Path, tmp_path: Path) -> None:
     options = [*arguments, "--tokenizer.path", whole, "--output_dir", tmp_path / "run"]
     printed = execute(spoiled("unsaved_tokenizer", "pretrain_mlm.py", *options), expect=2)
@@ -110,12 +200,12 @@ def test_what_cannot_be_saved_is_found_before_the_first_step(arguments: list[str
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_tasks_beside_each_other_stop_with_the_one_that_started_them(number: signal.Signals, tmp_path: Path) -> None:
-    glue, model, out = tmp_path / "glue", tmp_path / "model", tmp_path / "out"
+def test_tasks_beside_each_other_stop_with_the_one_that_started_them(
+    number: signal.Signals, model: Path, tmp_path: Path
+) -> None:
+    glue, out = tmp_path / "glue", tmp_path / "out"
     for task in ("rte", "cola"):
         write_glue(glue, task)
-    tiny_model("bert", vocab_size=len(tokenizer("wordpiece")), max_position_embeddings=256).save_pretrained(model)
-    tokenizer("wordpiece").save_pretrained(model)
     options = ["--model.name", model, "--glue_dir", glue, "--mixed_precision", "no", "--lr", "[1e-3]"]
     options += ["--tasks", "[rte,cola]", "--parallel", 2, "--seeds", list(range(200)), "--output_dir", out]
     # not forked, as the tests' forks have another parent

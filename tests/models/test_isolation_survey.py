@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.models.attention import ISOLATED
 from nlp_ssl.models.checks import check_isolation
-from nlp_ssl.models.loading import isolates, model_class
+from nlp_ssl.models.loading import model_class
 from nlp_ssl.models.packed import PackedModel
 
 # what families call their sizes; a field that a family does not have is left out
@@ -39,7 +39,7 @@ def small_model(config_class, auto_class):
         for key, value in config.to_dict().items():
             if isinstance(value, float) and ("dropout" in key or key.endswith("_pdrop")):
                 setattr(config, key, 0.0)
-        if not isolates(config, auto_class):
+        if not PackedModel.can_isolate(model_class(config, auto_class)):
             return None
         kind = model_class(config, auto_class)
         extra = {"attn_implementation": ISOLATED} if kind._supports_attention_backend else {}

@@ -25,9 +25,9 @@ from nlp_ssl.models.loading import (
     architecture,
     build_model,
     find_config,
-    isolates,
     longest_input,
     max_positions,
+    model_class,
     save_model,
 )
 from nlp_ssl.models.packed import PackedModel
@@ -225,8 +225,8 @@ def test_a_body_without_a_head_gets_the_one_that_transformers_makes(folder):
 def test_positions_that_begin_after_padding():
     assert max_positions(tiny_config("roberta")) == 64
     assert max_positions(tiny_config("bert")) == 64
-    assert isolates(tiny_config("bert"), MLM)
-    assert not isolates(tiny_config("mpnet"), MLM)
+    assert PackedModel.can_isolate(model_class(tiny_config("bert"), MLM))
+    assert not PackedModel.can_isolate(model_class(tiny_config("mpnet"), MLM))
 
 
 def test_settings_for_generation_are_saved_as_they_were_published(tmp_path):

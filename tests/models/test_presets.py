@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.models import presets
-from nlp_ssl.models.attention import can_isolate
 from nlp_ssl.models.loading import max_positions, model_class
+from nlp_ssl.objectives.objective import find_objective
+from nlp_ssl.runs.pretraining_data import RECIPE_OF
 
 # (vocabulary, millions of parameters) as the papers and the Hub's checkpoints have them
 KNOWN = {
@@ -26,13 +27,23 @@ KNOWN = {
     "gpt2-large": (50257, 774.0),
     "llama-small": (49152, 134.5),
     "llama-base": (49152, 361.8),
+    "t5-small": (32128, 60.5),  # version 1.1, with one table for embeddings and head
+    "t5-base": (32128, 222.9),
+    "t5-large": (32128, 750.3),
+    "bart-base": (50265, 139.4),
+    "bart-large": (50265, 406.3),
+}
+AUTO_CLASS = {
+    "encoder": AutoModelForMaskedLM,
+    "decoder": AutoModelForCausalLM,
+    "encoder-decoder": AutoModelForSeq2SeqLM,
 }
 
 
 def built(name, vocab_size):
     config = presets.preset_config(name, vocab_size, pad_token_id=1)
     kind = presets.FAMILIES[presets.split_name(name)[0]].kind
-    auto_class = {"encoder": AutoModelForMaskedLM, "decoder": AutoModelForCausalLM}[kind]
+    auto_class = AUTO_CLASS[kind]
     with torch.device("meta"):
         return auto_class.from_config(config), auto_class
 
@@ -52,7 +63,8 @@ def test_every_size_builds_grows_isolates_and_holds_its_rows(family):
         model, auto_class = built(name, 1000)
         sizes.append(sum(p.numel() for p in model.parameters()))
         assert model.config.model_type == presets.FAMILIES[family].model_type
-        assert can_isolate(model_class(model.config, auto_class))
+        objective = find_objective(RECIPE_OF[presets.FAMILIES[family].kind])
+        assert objective.packed.can_isolate(model_class(model.config, auto_class))
         limit = max_positions(model.config)
         assert limit is None or presets.sequence_length(name) <= limit
     assert sizes == sorted(sizes)
@@ -71,7 +83,7 @@ def test_names():
     assert presets.split_name("deberta-v2-base") == ("deberta-v2", "base")
     assert presets.split_name("bert-base-uncased") is None
     assert presets.split_name("runs/mlm") is None
-    assert len(presets.preset_names()) == len(set(presets.preset_names())) == 35
+    assert len(presets.preset_names()) == len(set(presets.preset_names())) == 45
     with pytest.raises(UserError, match=r"bert-huge.*bert-tiny"):
         presets.preset_config("bert-huge", 100)
 

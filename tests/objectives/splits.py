@@ -7,7 +7,8 @@ takes it through the project's loop and checkpoints; `test_splits.py` compares.
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from parity_cases import BATCH, ROW_LENGTH, SEED, documents, packed_row
 
 from nlp_ssl.config.common import CheckpointConfig, OptimizerConfig, ScheduleConfig
 from nlp_ssl.data.sequences.batches import Collator, TrainBatches, held_out_batches
-from nlp_ssl.data.sequences.phases import Phase, Phases
+from nlp_ssl.data.sequences.phases import Phase, Phases, apportion
 from nlp_ssl.doctor.proofs import relative_distance
 from nlp_ssl.evaluation.held_out import evaluate
 from nlp_ssl.models.loading import save_model
-from nlp_ssl.objectives.objective import PretrainingObjective
+from nlp_ssl.objectives.objective import PretrainingObjective, Stream
 from nlp_ssl.training.checkpoints import Checkpoints, load
 from nlp_ssl.training.loop import train
 from nlp_ssl.training.optimizers import build_optimizer
@@ -43,11 +44,20 @@ class SplitCase:
         objective: a new one, with the same weights every time; in float64, without dropout.
         collator: makes its batches.
         rows: what it learns from: 20 packed rows of 40 tokens, several documents in most.
+        streams: what it learns from, where that is more than the rows.
     """
 
     objective: Callable[[], PretrainingObjective]
-    collator: Callable[[], Collator]
+    collator: Callable[[], Collator] | None = None
     rows: Any = field(default_factory=lambda: ROWS)
+    streams: Callable[[], list[Stream]] | None = None
+
+    def all_streams(self) -> list[Stream]:
+        """What a step learns from."""
+        if self.streams is not None:
+            return self.streams()
+        assert self.collator is not None
+        return [Stream(self.collator())]
 
 
 def all_cases() -> dict[str, SplitCase]:
@@ -133,8 +143,14 @@ def _take(
         group["peak_lr"] = 1e-3
     hook = optimizer.register_step_pre_hook(keep)
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    phases = Phases([Phase(case.rows, BATCH, micro_batch)])
-    batches = TrainBatches(phases, case.collator(), seed=SEED, rank=rank, world_size=world_size)
+    streams = case.all_streams()
+    sizes = apportion(BATCH, [0.0 if stream.rows else stream.share for stream in streams])
+    own, *others = (
+        Phase(stream.rows or case.rows, stream.batch_size or size, micro_batch, None, stream.collator)
+        for stream, size in zip(streams, sizes, strict=True)
+    )
+    phases = Phases([replace(own, beside=tuple(others))])
+    batches = TrainBatches(phases, own.collator, seed=SEED, rank=rank, world_size=world_size)
     prepared = accelerator.prepare(module, optimizer)
     steps = train(
         *prepared, batches.steps(first), accelerator=accelerator, schedule=ScheduleConfig(name="constant", warmup=0),
@@ -142,9 +158,13 @@ def _take(
     )  # fmt: skip
     losses = [step.losses for step in steps]
     hook.remove()
-    scoring = held_out_batches(
-        case.rows, case.collator(), batch_size=min(micro_batch, 7), rank=rank, world_size=world_size
-    )
+    scoring = chain.from_iterable(
+        held_out_batches(
+            stream.held_out or case.rows, stream.collator, batch_size=min(micro_batch, 7), rank=rank,
+            world_size=world_size,
+        )
+        for stream in streams
+    )  # fmt: skip
     found = evaluate(prepared[0], scoring, accelerator)
     scores = module.evaluate(found.sums, found.counts, 1000.0)
     accelerator.free_memory(*prepared)

@@ -165,6 +165,9 @@ class Centred(PretrainingObjective):
     def identity(self) -> dict[str, str]:
         return {"the scale of the scores": os.environ.get("SCALE", "1")}
 
+    def facts(self) -> dict[str, Any]:
+        return {"scores": "one a token", "base_model": "somebody/began-with-this"}
+
     def samples(self, folder: Path, held_out: Any, tokenizer: Any) -> Iterator[str]:
         yield f"the last average was {float(self.average):.6f}"
 
@@ -248,6 +251,9 @@ def test_it_is_evaluated_by_its_own_numbers_and_its_card_shows_those_it_names(wh
     assert "held_out_loss" not in card.lower().replace(" ", "_")
     assert "pipeline_tag: fill-mask" in card
     assert "recipes/test_contract.py --config" in card
+    assert "| Scores | one a token |" in card
+    assert "trained on from [somebody/began-with-this]" in card
+    assert "base_model: somebody/began-with-this" in card
 
 
 def test_the_model_is_published_without_what_only_training_needs(whole: tuple[Path, str]) -> None:

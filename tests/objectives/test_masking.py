@@ -361,3 +361,10 @@ def test_mistakes():
     t.mask_token = None
     with pytest.raises(UserError, match="no mask token"):
         MaskingCollator(t)
+
+
+def test_every_entry_of_a_vocabulary_of_words_is_a_word():
+    begins, joins, attaches = word_tables(word_tokenizer(20))
+    assert begins.all()
+    assert not joins.any()
+    assert not attaches.any()

@@ -64,6 +64,7 @@ class Fault:
     delay: float
     times: int
     message: str
+    content: bytes | dict | list | None = None
 
 
 class HubServer(ThreadingHTTPServer):
@@ -99,9 +100,10 @@ class HubServer(ThreadingHTTPServer):
         delay: float = 0,
         times: int = 10**9,
         message: str = "a fault that the test asked for",
+        content: bytes | dict | list | None = None,
     ) -> None:
-        """Let matching requests fail with a status, have their connection reset, or be answered late."""
-        self.faults.append(Fault(pattern, status, reset, delay, times, message))
+        """Let matching requests fail with a status, have their connection reset, be answered late or with a content."""
+        self.faults.append(Fault(pattern, status, reset, delay, times, message, content))
 
     def handle_error(self, request, client_address):
         """Stay silent: clients that were reset or have gone are part of the tests."""
@@ -131,6 +133,9 @@ class Handler(BaseHTTPRequestHandler):
             if fault.reset:
                 self.close_connection = True
                 self.connection.close()
+                return
+            if fault.content is not None:
+                self.answer(fault.content)
                 return
             if fault.status:
                 self.error(fault.status, fault.message)
@@ -202,7 +207,9 @@ class Handler(BaseHTTPRequestHandler):
         elif repo_id in self.server.repos:
             self.answer({"error": "You already created this model repo", "url": f"{self.server.url}/{repo_id}"}, 409)
         else:
-            repo = self.server.repos[repo_id] = Repo(private=asked.get("visibility") == "private")
+            repo = self.server.repos[repo_id] = Repo(
+                private=asked.get("visibility") == "private" or bool(asked.get("private"))
+            )
             repo.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
             self.answer({"url": f"{self.server.url}/{repo_id}", "name": repo_id})
 

@@ -113,13 +113,15 @@ def test_a_local_base_model_is_no_hub_id_and_its_path_stays_private(tmp_path, mo
 
 def test_a_label_is_a_text_and_no_link_picture_code_or_control_of_a_terminal():
     labels = "<img src=https://evil.example/x.png>, [click](javascript:alert), ![x](y), `code`, a\\[b](c), \x1b]0;X\x07"
+    labels += ", $x^2$, **bold**, ~~struck~~, _slanted_"
     text = card(facts={"labels": labels}, title="<script>", metrics=[Metric("f1", 1.0, "<b>")])
     shown = [line for line in text.splitlines() if "script" in line or "<b" in line][-3:]
     for line in shown:
-        unescaped = re.sub(r"\\[\\`<\[|]", "", line)  # CommonMark 2.4: what follows a backslash is a character
-        assert not re.search(r"[<`\[]", unescaped), line
+        unescaped = re.sub(r"\\[\\`<\[|$*~_]", "", line)  # CommonMark 2.4: what follows a backslash is a character
+        assert not re.search(r"[<`\[$*~]", unescaped), line
         assert unescaped.count("|") in (0, 3, 5)
     assert len(shown) == 3
+    assert "\\_slanted\\_" in text
     assert "\x1b" not in text
 
 

@@ -3,6 +3,7 @@
 What cannot be tried offline is the xet wire (see `hub_server.py`): the two other upload modes are.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -23,7 +24,7 @@ from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.publishing.pushed import model_files
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hub_server import TOKEN, HubServer
+from hub_server import TOKEN, HubServer, Repo
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "push_to_hub.py"
@@ -390,6 +391,24 @@ def test_check_gives_up_on_a_hub_that_does_not_answer(server, monkeypatch):
     with pytest.raises(UserError, match="cannot be reached"):
         publisher(server).check()
     assert time.monotonic() - start < 2
+
+
+STRANGE = [{}, [], [{}], {"url": 3}, b"<html>Log in to Hotel WiFi</html>", b"null", b"7", b"", b"\xff\xfe"]
+
+
+@pytest.mark.parametrize("asked", ["", "POST", "model$", "/commits/", "/tree/"])
+@pytest.mark.parametrize("content", STRANGE, ids=str)
+def test_answers_that_are_not_the_hub_s_end_in_a_sentence(server, folder, content, asked):
+    server.repos["tester/model"] = Repo(private=True)
+    server.repos["tester/model"].commit("main", {".gitattributes": b""}, "initial commit")
+    server.fail(asked, content=content)
+    for attempt in (lambda hub: hub.check(), lambda hub: hub.upload(folder)):
+        if not asked:  # the log-in page of a hotel
+            with pytest.raises(UserError, match=r"does not answer as the Hub does .* is HF_ENDPOINT right"):
+                attempt(publisher(server, private=True))
+        else:
+            with contextlib.suppress(UserError):  # one strange answer may not matter; any other error is a traceback
+                attempt(publisher(server, private=True))
 
 
 def test_an_answer_is_quoted_in_bearable_length_and_without_passwords(server, monkeypatch):

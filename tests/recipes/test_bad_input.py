@@ -30,8 +30,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = json.loads((folder / "no-mask" / "tokenizer_config.json").read_text())
     del settings["mask_token"]
     (folder / "no-mask" / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "lines.txt").write_text("one sentence\nand another\n" * 50)
-    (folder / "few.txt").write_text("one sentence\nand another\n\n" * 5)
     (folder / "empty.txt").write_text(" \n\n \n")
     (folder / "latin1.txt").write_bytes("caf\xe9".encode("latin-1"))
     (folder / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n')
@@ -50,13 +48,6 @@ CASES = {
     "no such glob": (MLM, "--data.sources {0}/*.parquet", ["*.parquet"]),
     "no network": (MLM, "--data.sources somebody/corpus", ["somebody/corpus", "builtin"]),
     "empty corpus": (MLM, "--data.sources {0}/empty.txt", ["empty.txt"]),
-    "one document, one sentence a line": (
-        MLM, "--data.sources {0}/lines.txt", ["lines.txt: every document was held out", "--data.txt_documents line"],
-    ),
-    "few documents, one sentence a line": (
-        MLM, "--data.sources {0}/few.txt --data.held_out_fraction 1e-9",
-        ["no document was held out", "--data.txt_documents line"],
-    ),
     "not UTF-8": (MLM, "--data.sources {0}/latin1.txt", ["latin1.txt", "3", "UTF-8"]),
     "a broken row": (MLM, "--data.sources {0}/broken.jsonl", ["broken.jsonl", "2"]),
     "no such column": (MLM, "--data.sources {0}/train.csv --data.text_column words", ["words", "'text', 'label'"]),

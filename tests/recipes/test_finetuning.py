@@ -385,23 +385,3 @@ def test_adapters_on_another_model_or_of_another_rank_are_refused(
     assert "give the model that the run began from" in refused
     refused = run("finetune_classification.py", *options, 4, "--model.name", model, "--resume.allow_changed", expect=2)
     assert "the adapters (--transfer.lora_rank) changed" in refused
-
-
-@pytest.mark.parametrize("announced", [10**30, -1, 1000])
-def test_the_folder_cuts_to_what_the_model_can_read(
-    model: Path, labelled: tuple[Path, Path], tmp_path: Path, announced: int
-) -> None:
-    """Whatever length the tokenizer of the pretrained model announced; a long row is shown, and read by a pipeline."""
-    folder = shutil.copytree(model, tmp_path / "model")
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": announced}))
-    long = tmp_path / "long.csv"
-    long.write_text(f"text,label\n{'cats sleep ' * 900}1,cat\n{'walls near ' * 900}2,other\n")
-    out = tmp_path / "out"
-    run(
-        "finetune_classification.py", "--model.name", folder, "--data.train_file", labelled[0],
-        "--data.validation_file", long, "--output_dir", out, *FIXED, "--train.steps", 1,
-    )  # fmt: skip
-    positions = json.loads((out / "config.json").read_text())["max_position_embeddings"]
-    assert json.loads((out / "tokenizer_config.json").read_text())["model_max_length"] == positions
-    assert pipeline("text-classification", str(out))("cats sleep " * 900, truncation=True)

@@ -49,7 +49,13 @@ YAML = {
         "pretrain_mlm.py",
         [*BUDGET, "--model.name", "runs/mlm", "--tokens.sequence_length", "48", "--train.mixed_precision", "no"],
     ),
+    "contrastive": (
+        "pretrain_contrastive.py",
+        [*BUDGET, "--model.name", "runs/mlm", "--tokens.sequence_length", "48", "--data.held_out_fraction", "0.2"],
+    ),
     "clm_own_corpus": ("pretrain_clm.py", ["--data.sources", "corpus/*.jsonl.zst"]),
+    "hybrid_own_corpus": ("pretrain_hybrid.py", [*SHAPE, *BUDGET, "--model.name", "modernbert-tiny"]),
+    "fim_own_corpus": ("pretrain_fim.py", [*SHAPE, *BUDGET, "--data.sources", "corpus/*.jsonl.zst"]),
     "finetune_sst2": ("finetune_classification.py", []),
     "finetune_conll2003": ("finetune_ner.py", []),
     "glue_cramming": ("evaluate_glue.py", []),

@@ -12,6 +12,7 @@ from transformers import pipeline
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.finetuning import FinetuneConfig, GlueConfig
 from nlp_ssl.config.pretraining import CLMConfig, MLMConfig
+from nlp_ssl.config.span_corruption import SpanCorruptionConfig
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,7 @@ def test_prepared_tokens_are_found_by_training(work: Path) -> None:
 @pytest.mark.parametrize("config", sorted((ROOT / "recipes" / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_yaml_files_are_read(config: Path) -> None:
     kinds = {"mlm": MLMConfig, "clm": CLMConfig, "finetune": FinetuneConfig, "glue": GlueConfig}
+    kinds |= {"seq2seq": SpanCorruptionConfig}
     kind = next((cls for name, cls in kinds.items() if config.stem.startswith(name)), None)
     if kind is None:
         pytest.skip("read by the test of its own recipe")

@@ -8,7 +8,7 @@ from launch import ROOT, TINY, events, execute, run, write_corpus, write_labelle
 
 STEPS = ["--train.steps", "6", "--train.global_batch_size", "12", "--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]
 NAMES = ("step", "digest", "num_targets", "lr", "tokens")
-EXTRAS = ["matplotlib", "peft", "sklearn", "seqeval", "tensorboard", "trackio", "wandb"]
+EXTRAS = ["matplotlib", "peft", "sklearn", "tensorboard", "trackio", "wandb"]
 WITHOUT = f"""
 import runpy, sys
 

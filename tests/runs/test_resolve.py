@@ -9,9 +9,12 @@ from toys import tiny_config
 from nlp_ssl.config.common import EvaluationConfig, ResumeConfig, freeze, to_dict
 from nlp_ssl.config.finetuning import ClassificationConfig
 from nlp_ssl.config.pretraining import MLMConfig, PhaseConfig
+from nlp_ssl.config.span_corruption import SpanCorruptionConfig
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.models import presets
 from nlp_ssl.objectives.clm import CausalLanguageModeling
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
+from nlp_ssl.objectives.span_corruption import SpanCorruption
 from nlp_ssl.runs import resolve
 
 
@@ -88,3 +91,16 @@ def test_fine_tuning_small_sets_takes_more_epochs_and_is_frozen():
     assert made.optimizer.lr == pytest.approx(31 / 768**2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.optimizer.lr = 1.0
+
+
+@pytest.mark.parametrize(("name", "scales", "lr"), [("t5-tiny", True, 0.02), ("bart-tiny", False, 0.5 / 128)])
+def test_the_rate_of_every_weight_follows_its_size_in_t5_alone(name, scales, lr):
+    config = SpanCorruptionConfig()
+    config.model.name = name
+    made = resolve.pretraining(resolve.lengths(config), SpanCorruption, presets.preset_config(name, 300), 1)
+    assert made.optimizer.scale_parameter is scales
+    assert made.optimizer.lr == pytest.approx(lr)
+    config.optimizer.scale_parameter = False
+    made = resolve.pretraining(resolve.lengths(config), SpanCorruption, presets.preset_config(name, 300), 1)
+    assert made.optimizer.lr == pytest.approx(0.5 / 128)
+    assert not complete(given()).optimizer.scale_parameter

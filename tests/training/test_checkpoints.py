@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from nlp_ssl.config.common import CheckpointConfig, EvaluationConfig, OptimizerConfig
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.files import remove_abandoned
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
@@ -604,6 +606,47 @@ def test_publish_puts_the_model_and_no_training_state_at_the_top(tmp_path):
         p.name for p in path.iterdir() if p.is_file() and p.name != "MANIFEST.json"
     }
     assert same(AutoModelForMaskedLM.from_pretrained(tmp_path / "run"), trained.model)
+
+
+def test_a_kill_while_the_model_is_put_at_the_top_leaves_no_mixture_of_two(tmp_path):
+    trained, run = Trained("bert", "adamw").step(), tmp_path / "run"
+    store, content = trained.store(tmp_path, keep_last=2), {}
+    run.mkdir()
+    for step in (1, 2):
+        path = trained.save(store).finish()
+        for name in ("config.json", "tokenizer.json"):  # two models whose files cannot be confused
+            (path / name).write_text(f'{{"step": {step}}}')
+        content[path] = {name: (path / name).read_bytes() for name in json.loads((path / "MANIFEST.json").read_text())}
+        trained.step()
+    old, new = content
+    calls, done = 0, False
+    while not done:
+        publish(old, run)
+        process = os.fork()
+        if process == 0:
+            left = iter(range(calls))
+
+            def until_killed(call, left=left):
+                def killed(*args, **kwargs):
+                    if next(left, None) is None:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return call(*args, **kwargs)
+
+                return killed
+
+            os.replace, os.unlink, os.fsync = map(until_killed, (os.replace, os.unlink, os.fsync))
+            publish(new, run)
+            os._exit(0)
+        done = os.waitpid(process, 0)[1] == 0
+        there = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
+        if "model.safetensors" in there:  # without weights nothing loads
+            assert any(there.items() <= content[path].items() for path in content), calls
+        calls += 1
+        publish(new, run)  # as the run does when it is resumed
+        assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}.items() <= content[new].items()
+        remove_abandoned(run)
+        assert not list(run.glob(".*"))
+    assert calls > 10
 
 
 def test_a_copy_in_host_memory_shares_what_was_shared():

@@ -32,7 +32,7 @@ READS |= {aten.unique_dim, aten.unique_consecutive, aten.bincount, aten.argwhere
 
 def first_batch(case: Case) -> MicroBatch:
     batches = batches_of(case, 4)
-    return batches[(0, batches.micro_batches(0)[0])]
+    return batches[batches.parts(0)[0]]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -86,9 +86,9 @@ def test_batches_of_a_run_have_few_shapes():
     case = Case("bert", "masked")
     batches = batches_of(case, 4)
     shapes = {
-        tuple((key, value.shape) for key, value in batches[(step, part)].inputs.items())
+        tuple((key, value.shape) for key, value in batches[part].inputs.items())
         for step in range(20)
-        for part in batches.micro_batches(step)
+        for part in batches.parts(step)
     }
     assert len(shapes) <= 3  # two powers of two of documents, and labels beyond six standard deviations
 

@@ -35,7 +35,7 @@ def learn(accelerator: Accelerator, case: Case) -> tuple[list[Step], list[torch.
     module, optimizer = accelerator.prepare(module, optimizer)
     batches = batches_of(case, 4)
     steps, weights, scales = [], [], []
-    every = ([batches[(number, part)] for part in batches.micro_batches(number)] for number in range(STEPS + 1))
+    every = ([batches[part] for part in batches.parts(number)] for number in range(STEPS + 1))
     for step in train(
         module, optimizer, every,
         accelerator=accelerator,

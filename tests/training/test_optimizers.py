@@ -147,3 +147,24 @@ def test_the_parts_are_torchs_own_muon_and_adamw():
         adamw.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer_name", ["adamw", "muon"])
+def test_with_scaled_rates_every_weight_moves_by_the_same_share_of_its_size(optimizer_name):
+    model = tiny_model("bert")
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            p.fill_(0.0) if n.endswith("bias") else p.mul_(1 + len(n))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = build_optimizer(
+        model, OptimizerConfig(name=optimizer_name, lr=1e-2, weight_decay=0, scale_parameter=True)
+    )
+    by_adamw = {id(p) for g in optimizer.param_groups for p in g["params"] if "betas" in g}
+    gradients(model, 1)
+    optimizer.step()  # AdamW's first one moves every entry by its rate
+    for n, p in model.named_parameters():
+        if id(p) in by_adamw:
+            size = max(1e-3, float(before[n].square().mean().sqrt()))
+            moved = (p.detach() - before[n]).abs()
+            torch.testing.assert_close(moved, torch.full_like(moved, 1e-2 * size), rtol=1e-3, atol=1e-6, msg=n)
+    assert len(by_adamw) > 10

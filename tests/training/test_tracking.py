@@ -1,6 +1,7 @@
 """The log that is always written, and trackers that are checked before anything is done."""
 
 import json
+import os
 import resource
 import shutil
 
@@ -69,6 +70,30 @@ def test_lines_wait_while_the_disk_is_full(tmp_path, capsys):
     log.write("step", 4, loss=1.75)
     assert [line["loss"] for line in lines(log.path)] == [2.5, 2.25, 2.0, 1.75]
     assert capsys.readouterr().err.count("File too large; its lines wait in memory") == 1
+
+
+@pytest.mark.parametrize("then", ["the next write", "a resumed run", "a run that goes back"])
+def test_half_a_line_that_cannot_be_taken_back_at_once_spoils_nothing(tmp_path, monkeypatch, then):
+    log = Log(tmp_path / "log.jsonl")
+    log.write("step", 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 10, before[1]))
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "truncate", lambda *args: os.open("/nowhere/at/all", os.O_RDONLY))  # raises OSError
+        try:
+            log.write("step", 2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not log.path.read_bytes().endswith(b"\n")
+    if then == "the next write":
+        log.write("step", 3)
+        assert [line["step"] for line in lines(log.path)] == [1, 2, 3]
+    elif then == "a run that goes back":
+        log.cut(2)
+        assert [line["step"] for line in lines(log.path)] == [1, 2]
+    else:
+        Log(log.path, resume_at=1).write("step", 2)
+        assert [line["step"] for line in lines(log.path)] == [1, 2]
 
 
 def test_lines_wait_while_the_log_cannot_be_opened_or_its_folder_is_gone(tmp_path, capsys):

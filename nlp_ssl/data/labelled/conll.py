@@ -9,6 +9,7 @@ from nlp_ssl.data.labelled.rows import Rows
 from nlp_ssl.data.labelled.tag_schemes import are_entities
 
 TOKENS, TAGS = "tokens", "tags"
+LONGEST_ALONE = 250  # words of a file that is one sentence; one with more is a file whose blank lines are lost
 _DOCUMENT = "-DOCSTART-"
 _NOTHING = "_"  # in a cell of CoNLL-U
 _SPANNED = re.compile(r"\d+(-|\.)\d+")  # CoNLL-U: "1-2" stands above words 1 and 2, "3.1" is a word that nobody wrote
@@ -31,7 +32,7 @@ def read_conll(text: str, name: str) -> Rows:
         which they are, `"tokens"` (the first column that is no running number) and `"tags"` (the last one).
 
     Raises:
-        UserError: a line without a tag, or with another number of columns than the first.
+        UserError: a line without a tag, or with another number of columns than the first; no blank lines at all.
     """
     sentences = _sentences(text, name)
     width = len(sentences[0][0][1]) if sentences else 0
@@ -59,7 +60,7 @@ def _sentences(text: str, name: str) -> list[list[tuple[int, list[str]]]]:
     for number, line in enumerate(lines, start=1):
         cells = _cells(line)
         if (
-            not line
+            not line.strip()
             or line.startswith(_DOCUMENT)
             or cells[1:2] == [_DOCUMENT]
             or (not inside and is_comment(number, line))
@@ -76,6 +77,11 @@ def _sentences(text: str, name: str) -> list[list[tuple[int, list[str]]]]:
             sentences.append([])
         inside = True
         sentences[-1].append((number, cells))
+    if len(sentences) == 1 and len(sentences[0]) > LONGEST_ALONE:
+        raise UserError(
+            f"{name} has no blank line between its words, so its {len(sentences[0]):,} words would be one sentence; "
+            "write a blank line behind every sentence"
+        )
     return sentences
 
 

@@ -30,6 +30,11 @@ def find_column(rows: Rows, wanted: str | None, usual: Sequence[str], option: st
     """The column that the user named, or the first usual one; says which columns there are when there is none."""
     for name in [wanted] if wanted else usual:
         if name in rows.names:
+            if wanted and rows.has_header and wanted in rows.column(wanted):
+                warn(
+                    f"{rows.where}: column {wanted!r} holds {wanted!r} itself; if its first line is a row already, it "
+                    "is lost: give names to the columns by --data.column_names"
+                )
             return name
     in_other_case = [name for u in usual for name in rows.names if name.lower() == u and not wanted]
     if in_other_case:

@@ -79,7 +79,7 @@ def _all_is_well() -> None:
 
 
 class TrainBatches(Dataset):
-    """The micro-batches of one process, addressed by (step, number).
+    """The micro-batches of one process, addressed by (step, stream, which of its rows).
 
     Args:
         phases: which rows a step visits, and how many.
@@ -104,38 +104,43 @@ class TrainBatches(Dataset):
         pin_memory: bool = False,
         check: Callable[[], None] = _all_is_well,
     ) -> None:
-        smallest = min(phase.batch_size for phase in phases.phases)
+        smallest = min(stream.batch_size for phase in phases.phases for stream in phase.streams)
         if smallest < world_size:
             raise ValueError(f"a global batch of {smallest} rows cannot be split over {world_size} processes")
         self.phases, self.collator, self.seed = phases, collator, seed
         self.rank, self.world_size, self.workers, self.pin_memory = rank, world_size, workers, pin_memory
         self.check = check
 
-    def step_rows(self, step: int, part: Part = slice(None)) -> tuple[Rows, np.ndarray, np.ndarray]:
-        """The rows that a step (counted from 0) visits, over all processes, or a part of these.
+    def step_rows(self, step: int, part: Part = slice(None), stream: int = 0) -> tuple[Rows, np.ndarray, np.ndarray]:
+        """The rows that a step (counted from 0) visits of one of its streams, over all processes, or a part of these.
 
         Returns:
             `(data set, row numbers, epochs)`.
         """
-        phase, cursor = self.phases.at(step)
+        phase, cursor = self.phases.at(step, stream)
         visits = cursor + np.arange(phase.batch_size)[part]
         numbers, epochs = rows_at(visits, len(phase.rows), self.seed)
         return phase.rows, numbers, epochs
 
-    def micro_batches(self, step: int) -> Sequence[Part]:
-        """This process's share of a step's rows, cut into micro-batches."""
-        phase, _ = self.phases.at(step)
+    def micro_batches(self, step: int, stream: int = 0) -> Sequence[Part]:
+        """This process's share of a step's rows of one of its streams, cut into micro-batches."""
+        phase, _ = self.phases.at(step, stream)
         if phase.cut is not None:
-            _, numbers, _ = self.step_rows(step)
+            _, numbers, _ = self.step_rows(step, stream=stream)
             own = np.argsort(-phase.cut.lengths[numbers], kind="stable")[self.rank :: self.world_size]
             return [own[part] for part in phase.cut(numbers[own])]
         begin, end = (r * phase.batch_size // self.world_size for r in (self.rank, self.rank + 1))
         return [slice(at, min(at + phase.micro_batch, end)) for at in range(begin, end, phase.micro_batch)]
 
-    def __getitem__(self, index: tuple[int, Part]) -> MicroBatch:
-        step, part = index
-        collator = self.phases.at(step)[0].collator or self.collator
-        return MicroBatch.of(Selection(*self.step_rows(step, part)), collator)
+    def __getitem__(self, index: tuple[int, int, Part]) -> MicroBatch:
+        step, stream, part = index
+        collator = self.phases.at(step, stream)[0].collator or self.collator
+        return MicroBatch.of(Selection(*self.step_rows(step, part, stream)), collator)
+
+    def parts(self, step: int) -> list[tuple[int, int, Part]]:
+        """Where this process's micro-batches of a step are found, those of all its streams."""
+        streams = range(len(self.phases.at(step)[0].streams))
+        return [(step, stream, part) for stream in streams for part in self.micro_batches(step, stream)]
 
     def steps(self, start: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of each step from `start` on, without end; starting anywhere costs nothing."""
@@ -157,7 +162,7 @@ class TrainBatches(Dataset):
 
 
 class _Plan:
-    """(step, part) of every micro-batch from a step on, without end.
+    """Where every micro-batch is found from a step on, without end.
 
     Attributes:
         sizes: micro-batches of each step that was planned, for whoever puts them together to take.
@@ -167,11 +172,11 @@ class _Plan:
         self.batches, self.start = batches, start
         self.sizes: deque[int] = deque()
 
-    def __iter__(self) -> Iterator[tuple[int, Part]]:
+    def __iter__(self) -> Iterator[tuple[int, int, Part]]:
         for step in count(self.start):
-            parts = self.batches.micro_batches(step)
+            parts = self.batches.parts(step)
             self.sizes.append(len(parts))
-            yield from ((step, part) for part in parts)
+            yield from parts
 
 
 def held_out_batches(

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.length_batching import LengthBatching
 
 
@@ -57,6 +58,7 @@ class Phase:
         steps: how many steps it lasts; `None` in the last phase, which has no end of its own.
         collator: makes batches of its rows, where it learns from them in a way of its own.
         cut: for rows of different lengths, instead of `micro_batch`.
+        beside: what each of its steps learns from besides; their `steps` and `beside` are not read.
     """
 
     rows: Rows
@@ -65,6 +67,12 @@ class Phase:
     steps: int | None = None
     collator: Any = None  # a Collator
     cut: LengthBatching | None = None
+    beside: "tuple[Phase, ...]" = ()
+
+    @property
+    def streams(self) -> "tuple[Phase, ...]":
+        """What each step learns from: its own rows, and those beside them."""
+        return (self, *self.beside)
 
     @property
     def tokens_per_row(self) -> int | None:
@@ -75,8 +83,8 @@ class Phase:
 class Phases:
     """Phases in their order.
 
-    Phases over the same rows go on where the one before stopped, so that a batch ramp repeats no row; other rows are
-    visited from their beginning.
+    Phases over the same rows go on where the one before stopped, so that a batch ramp repeats no row, and streams of a
+    step over the same rows share them; other rows are visited from their beginning.
 
     Args:
         phases: at least one; only the last one has no number of steps.
@@ -88,32 +96,68 @@ class Phases:
         self.phases = list(phases)
         self.begins = [0, *accumulate(p.steps or 0 for p in phases[:-1])]
         visited: dict[int, int] = {}
-        self.cursors: list[int] = []  # rows visited, of the same ones, before each phase
+        # for each stream of each phase: rows visited, of the same ones, before its first step, and those of a step
+        self.cursors: list[list[tuple[int, int]]] = []
         for phase in phases:
-            self.cursors.append(visited.get(id(phase.rows), 0))
-            visited[id(phase.rows)] = self.cursors[-1] + (phase.steps or 0) * phase.batch_size
+            a_step: dict[int, int] = {}
+            begins = []
+            for stream in phase.streams:
+                rows = id(stream.rows)
+                begins.append(visited.get(rows, 0) + a_step.get(rows, 0))
+                a_step[rows] = a_step.get(rows, 0) + stream.batch_size
+            self.cursors.append([(b, a_step[id(s.rows)]) for b, s in zip(begins, phase.streams, strict=True)])
+            for rows, count in a_step.items():
+                visited[rows] = visited.get(rows, 0) + (phase.steps or 0) * count
 
-    def at(self, step: int) -> tuple[Phase, int]:
-        """The phase of a step (counted from 0), and how many of the phase's rows the run visited before that step."""
+    def at(self, step: int, stream: int = 0) -> tuple[Phase, int]:
+        """A stream of a step (counted from 0), and how many of its rows the run visited before those of that step."""
         number = bisect_right(self.begins, step) - 1
-        phase = self.phases[number]
-        return phase, self.cursors[number] + (step - self.begins[number]) * phase.batch_size
+        begin, a_step = self.cursors[number][stream]
+        return self.phases[number].streams[stream], begin + (step - self.begins[number]) * a_step
 
     @property
     def fixed_length(self) -> bool:
         """Whether the rows of every phase have a fixed length."""
         return all(phase.tokens_per_row for phase in self.phases)
 
+    def _tokens_per_step(self, phase: Phase, same_rows: bool) -> int:
+        """Those of rows of fixed length; of the phase's own rows alone, if so asked. Rows, where those have none."""
+        if not phase.tokens_per_row:
+            return phase.batch_size
+        streams = [s for s in phase.streams if s.tokens_per_row and (s.rows is phase.rows or not same_rows)]
+        return sum(stream.batch_size * (stream.tokens_per_row or 0) for stream in streams)
+
     def num_steps(self, *, tokens: float | None = None, epochs: float | None = None) -> int:
         """Steps that a budget in tokens of rows, or in passes over the last phase's rows, lasts; at least 1."""
-        last, steps = self.phases[-1], 0
+        last, steps, in_epochs = self.phases[-1], 0, tokens is None
         if tokens is None:
             assert epochs is not None, "a budget is in tokens or in epochs"
             tokens = epochs * len(last.rows) * (last.tokens_per_row or 1)
         left = tokens
         for phase in self.phases:
-            a_step = phase.batch_size * (phase.tokens_per_row or 1)
+            a_step = self._tokens_per_step(phase, in_epochs)
             if phase.steps is None or left <= phase.steps * a_step:
                 return max(1, steps + math.ceil(left / a_step - 1e-9))
             steps, left = steps + phase.steps, left - phase.steps * a_step
         raise AssertionError("the last phase has no end")
+
+
+def apportion(total: int, shares: Sequence[float]) -> list[int]:
+    """Whole numbers that add up to `total` in the proportion of `shares`, each positive share at least one.
+
+    By largest remainders; a share of 0 gets nothing.
+
+    Raises:
+        UserError: there are more positive shares than `total`.
+    """
+    if total < sum(share > 0 for share in shares):
+        raise UserError(f"a global batch of {total} sequences is too small for {len(shares)} parts; give a larger one")
+    exact = [total * share / sum(shares) for share in shares]
+    counts = [max(int(each), int(each > 0)) for each in exact]
+    while sum(counts) != total:
+        too_few = sum(counts) < total
+        # the one that is furthest from its share, and may still give
+        able = [i for i, each in enumerate(exact) if each > 0 and (too_few or counts[i] > 1)]
+        at = max(able, key=lambda i: (exact[i] - counts[i]) * (1 if too_few else -1))
+        counts[at] += 1 if too_few else -1
+    return counts

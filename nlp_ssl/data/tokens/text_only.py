@@ -11,14 +11,18 @@ names that no text has; the ids stay.
 
 import copy
 import json
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.vocabulary import special_ids
 
 T = TypeVar("T", bound=PreTrainedTokenizerBase)
+Text = TypeVar("Text")
+Made = TypeVar("Made")
 
 _NAME = "\ufdd0{}\ufdd1"  # noncharacters, which Unicode keeps out of texts
 
@@ -41,6 +45,43 @@ def backend_of(rules: str) -> Tokenizer:
     backend = Tokenizer.from_str(rules)
     backend.encode_special_tokens = True  # not among the rules
     return backend
+
+
+def read_each(read: Callable[[Sequence[Text]], Made], texts: Sequence[Text]) -> Made:
+    """What a tokenizer makes of a batch of texts; the one at which it breaks down is named.
+
+    A rule of a tokenizer.json, such as a regular expression, may fail on single texts, at which the tokenizers library
+    panics: an error that is no `Exception` and that no process can hand to another.
+
+    Args:
+        read: calls the tokenizer with texts.
+        texts: or whatever it is that `read` takes several of.
+
+    Raises:
+        UserError: there is such a text.
+    """
+    try:
+        return read(texts)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        said = " ".join(str(error).split())[:160]
+    for text in texts:
+        try:
+            read([text])
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise UserError(
+                f"the tokenizer cannot read this text ({said}), which begins {str(text)[:80]!r}; take the text out, or "
+                "take another tokenizer"
+            ) from None
+    raise UserError(f"the tokenizer broke down ({said}); take another one")
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is Rust's, which no class names that could be imported."""
+    return type(error).__name__ == "PanicException"
 
 
 def text_rules(tokenizer: PreTrainedTokenizerBase) -> str:

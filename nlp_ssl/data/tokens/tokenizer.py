@@ -14,6 +14,7 @@ The same text gives the same `tokenizer.json`, byte for byte, in every process (
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,9 +28,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from nlp_ssl.core.console import human_bytes, progress, say
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.files import make_folder
 from nlp_ssl.core.network import hub_answers
 from nlp_ssl.core.signals import run_in_thread
 from nlp_ssl.core.vocabulary import num_ids
+from nlp_ssl.data.tokens.text_only import is_panic
 from nlp_ssl.data.tokens.tokenizer_training import TRAINERS, Kind, VocabularyTooSmall
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ _BERT_ROLES = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]",
 _BERT_ROLES |= {"mask_token": "[MASK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
 _ROBERTA_ROLES = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 _ROBERTA_ROLES |= {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
+
+_BLANK = re.compile("<mask>|<extra_id_[0-9]+>")  # stands for text that is not there
 
 _PIECE_BYTES = 1 << 20  # a longer document is sampled in pieces, so that no single one can fill the memory
 _UNIGRAM_BYTES = (
@@ -98,8 +103,8 @@ def train_tokenizer(
         )
     sample = _sample(texts, min(sample_bytes, _UNIGRAM_BYTES) if kind == "unigram" else sample_bytes)
     say(f"training a {kind} tokenizer of {vocab_size:,} entries")
-    # RoBERTa's mask takes the space before it, so that what is predicted is a word with its space.
-    added = [AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>") for t in specials]
+    # RoBERTa's mask takes the space before it, so that what is predicted is a word with its space; so do T5's blanks.
+    added = [AddedToken(t, special=True, normalized=False, lstrip=bool(_BLANK.fullmatch(t))) for t in specials]
     try:
         backend = run_in_thread(lambda: TRAINERS[kind](sample, vocab_size, added, lowercase, min_frequency))
     except VocabularyTooSmall as error:
@@ -131,6 +136,15 @@ def add_bos_only(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
         single=f"{bos} $A",
         pair=f"{bos} $A {eos} $B",
         special_tokens=[(bos, tokenizer.bos_token_id), (eos, tokenizer.eos_token_id)],
+    )
+    return tokenizer
+
+
+def add_eos_only(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Let the tokenizer of an encoder-decoder put EOS behind a text and nothing before it, as T5's does."""
+    eos = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {eos}", pair=f"$A {eos} $B {eos}", special_tokens=[(eos, tokenizer.eos_token_id)]
     )
     return tokenizer
 
@@ -172,7 +186,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     """
     folder = Path(folder).resolve()  # which may be a link to a folder
     check_tokenizer_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".tmp", dir=folder.parent))
     try:
         without_code(tokenizer).save_pretrained(temporary)
@@ -232,7 +246,7 @@ def load_tokenizer(path: str, revision: str | None = None, needs_mask: bool = Fa
         if tokenizer.is_fast:
             _try(tokenizer)
     except BaseException as error:  # `tokenizers` raises no narrower class for a broken file, and panics
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
         if "trust_remote_code" in str(error):
             raise UserError(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.core.console import human_bytes, progress, say, warn
 from nlp_ssl.core.vocabulary import special_ids
-from nlp_ssl.data.tokens.text_only import backend_of, text_rules
+from nlp_ssl.data.tokens.text_only import backend_of, read_each, text_rules
 
 _NUM_LONGEST = 8
 _BATCH = 64  # texts encoded together
@@ -69,7 +70,7 @@ def audit(
     baseline_reader = None if baseline is None else backend_of(text_rules(baseline))
     with progress(desc="audit", unit="B") as bar:
         for batch in _batches(texts):
-            encodings = reader.encode_batch(batch, add_special_tokens=False)
+            encodings = read_each(partial(reader.encode_batch, add_special_tokens=False), batch)
             for text, encoding in zip(batch, encodings, strict=True):
                 ids = np.array(encoding.ids, dtype=np.int64)
                 unused.difference_update(encoding.ids)
@@ -82,7 +83,7 @@ def audit(
                 num_characters += len(text)
                 num_lost += _num_lost(encoding, unknown_id)
             if baseline_reader is not None:
-                others = baseline_reader.encode_batch(batch, add_special_tokens=False)
+                others = read_each(partial(baseline_reader.encode_batch, add_special_tokens=False), batch)
                 baseline_tokens += sum(len(encoding.ids) for encoding in others)
             batch_bytes = sum(len(text.encode()) for text in batch)
             num_texts += len(batch)
@@ -153,7 +154,8 @@ def say_unknown(tokenizer: PreTrainedTokenizerFast, documents: Dataset | Iterabl
         sample = documents.take(_SAMPLED_TEXTS)
     texts = [row["text"][:_SAMPLED_CHARACTERS] for row in sample]
     unknown_id = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
-    encodings = backend_of(text_rules(tokenizer)).encode_batch(texts, add_special_tokens=False)
+    reader = backend_of(text_rules(tokenizer))
+    encodings = read_each(partial(reader.encode_batch, add_special_tokens=False), texts)
     lost, total = sum(_num_lost(encoding, unknown_id) for encoding in encodings), sum(map(len, texts))
     share = lost / max(1, total)
     said = f"unknown text: {share:.2%} of the characters are inside unknown tokens ({total:,} characters looked at)"

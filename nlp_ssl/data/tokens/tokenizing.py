@@ -21,11 +21,11 @@ from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.core import console, errors, signals
-from nlp_ssl.core.files import making, sha256, write_atomically
+from nlp_ssl.core.files import make_folder, making, sha256, write_atomically
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.core.workers import worker_pool
-from nlp_ssl.data.tokens.text_only import backend_of, text_rules
+from nlp_ssl.data.tokens.text_only import backend_of, read_each, text_rules
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 
 FORMAT = 1
@@ -67,7 +67,7 @@ def tokenize_corpus(
     folder = Path(folder)
     if (folder / "manifest.json").exists():
         return TokenCorpus.open(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     total = len(documents) if hasattr(documents, "__len__") else None
     if num_shards > 1:
         if total is not None:
@@ -180,7 +180,7 @@ def _encoded(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[Encoding]]
         for begin in range(0, len(texts), ENCODE_BATCH):
             made = ahead
             batch = texts[begin : begin + ENCODE_BATCH]
-            ahead = thread.submit(tokenizer.encode_batch_fast, batch, add_special_tokens=False)
+            ahead = thread.submit(read_each, partial(tokenizer.encode_batch_fast, add_special_tokens=False), batch)
             if made is not None:
                 yield made.result()
         if ahead is not None:

@@ -40,6 +40,8 @@ def word_tables(tokenizer: PreTrainedTokenizerFast) -> WordTables:
     """
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     tables = WordTables(*(np.full(num_ids(tokenizer), value) for value in (True, False, False)))
+    if model["type"] == "WordLevel":  # whose entries are words
+        return tables
     prefix = (model.get("continuing_subword_prefix") if model["type"] == "WordPiece" else None) or ""
     byte_of = _byte_level_alphabet()
     byte_level = "ByteLevel" in tokenizer.backend_tokenizer.to_str()

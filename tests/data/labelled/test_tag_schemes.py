@@ -63,6 +63,15 @@ def test_tag_set():
     assert tag_set(["PER", "LOC", "PER"]) == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
 
+def test_a_file_without_blank_lines_is_no_sentence():
+    words = [f"word{i} O" for i in range(251)]
+    with pytest.raises(UserError, match=r"x\.conll has no blank line between its words, so its 251 words would be one"):
+        read_conll("\n".join(words), "x.conll")
+    assert len(read_conll("\n".join(words[:250]), "x.conll")) == 1  # a long sentence, such as of a test by hand
+    for blank in (" ", "\t", "\u00a0", " \u3000\r"):
+        assert len(read_conll(f"\n{blank}\n".join(["\n".join(words[:200])] * 2), "x.conll")) == 2
+
+
 def test_conll_columns():
     text = "-DOCSTART- -X- O\n\nEU NNP I-ORG\r\nsays VB O\n \nthe\u00a0end NN O\n-DOCSTART- -X- O\na\tb c\tB-X"
     rows = read_conll(text, "x.conll")

@@ -1,0 +1,48 @@
+"""One run of a study, in a process of its own.
+
+    python -m nlp_ssl.benchmarks.study_member pretrain mlm --config options.yaml
+    python -m nlp_ssl.benchmarks.study_member finetune classification --config options.yaml
+
+takes the options of the recipe for the objective that is named.
+"""
+
+import sys
+from typing import Any
+
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.finetuning import ClassificationConfig, NERConfig
+from nlp_ssl.core import program
+from nlp_ssl.core.libraries import importing
+
+
+def main(given: tuple[str, Any]) -> None:
+    """From the options to a finished folder; `given` is the objective's name and its options."""
+    name, config = given
+    with importing():
+        from nlp_ssl.objectives.classification import Classification
+        from nlp_ssl.objectives.objective import find_objective
+        from nlp_ssl.objectives.tagging import Tagging
+        from nlp_ssl.runs import multi_seed, pretraining, pretraining_data
+
+    if isinstance(config, ClassificationConfig | NERConfig):
+        multi_seed.finetune(config, Classification if isinstance(config, ClassificationConfig) else Tagging)
+        return
+    objective = find_objective(name)
+    data = pretraining_data.prepare(config, objective)
+    run = pretraining.start(config, objective, data)
+    run.train()
+    pretraining.show(run, data)
+
+
+def read() -> tuple[str, Any]:
+    """The objective's name, and its options."""
+    stage, name, *argv = sys.argv[1:]
+    if stage == "finetune":
+        return name, parse(ClassificationConfig if name == "classification" else NERConfig, __doc__, argv)
+    from nlp_ssl.objectives.objective import find_objective  # it needs torch
+
+    return name, parse(find_objective(name).Config, __doc__, argv)
+
+
+if __name__ == "__main__":
+    program.run(main, read)

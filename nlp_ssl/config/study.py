@@ -1,0 +1,62 @@
+"""Options of a study: pretraining in several ways, with several seeds, each judged by what it is for."""
+
+from dataclasses import field
+from typing import Any, Literal
+
+from nlp_ssl.config.common import options
+from nlp_ssl.config.pretraining import PretrainConfig
+
+
+@options
+class VariantConfig:
+    """One way to pretrain."""
+
+    name: str
+    """What it is called, also in the names of folders."""
+    objective: str = "mlm"
+    """Its objective: a file of `nlp_ssl/objectives`, such as `mlm`, `clm` or `rtd`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Its options where they differ from the study's, with dots, such as `{masking.probability: 0.3}`. A phase may say
+    its `share` of the run's time instead of `steps`: `{phases: [{share: 0.5, objective: clm}]}`."""
+
+
+@options
+class JudgeConfig:
+    """What pretrained models are judged by."""
+
+    name: str
+    """What it is called, also in the names of folders."""
+    kind: Literal["classification", "ner"] = "classification"
+    """Fine-tuning for classes or scores of texts, or for tags of words."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the fine-tuning recipe, with dots, such as `{data.train_file: reviews.csv, max_length: 256}`."""
+
+
+def _variants() -> list[VariantConfig]:
+    return [
+        VariantConfig("masked"),
+        VariantConfig("causal, then masked", options={"phases": [{"share": 0.5, "objective": "clm"}]}),
+        VariantConfig("replaced tokens", "rtd"),
+    ]
+
+
+def _judges() -> list[JudgeConfig]:
+    return [JudgeConfig("library of a text"), JudgeConfig("names in a text", "ner")]
+
+
+@options
+class StudyConfig(PretrainConfig):
+    """One study: the options that all its pretraining runs have in common, and what is compared."""
+
+    output_dir: str = "runs/objectives"
+    """Folder of the study: a folder a run, `results.json` and `study.png`."""
+    variants: list[VariantConfig] = field(default_factory=_variants)
+    """What is compared, each with `name`, `objective` and `options`; the first one is what the others are compared
+    with."""
+    judges: list[JudgeConfig] = field(default_factory=_judges)
+    """What the models are fine-tuned on, each with `name`, `kind` and `options`. Derived from the built-in tasks."""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Run each variant with each of these seeds, from new weights to the judges."""
+    parallel: int | None = None
+    """How many runs at once, each in a process of its own. Derived: the number of GPUs; on a CPU one a core, with one
+    thread each."""

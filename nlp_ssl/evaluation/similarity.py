@@ -1,0 +1,73 @@
+"""What the cosine of two vectors knows of how alike two sentences are, before anything is fine-tuned (STS)."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from nlp_ssl.core.errors import UserError
+from nlp_ssl.evaluation.metrics import spearman
+from nlp_ssl.objectives.text_vectors import Pooling, text_vectors
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How people's scores of pairs of sentences go along with those of a model.
+
+    Attributes:
+        spearman: rank correlation of the cosines of the vectors with the scores.
+        word_overlap: that of the share of common words, for comparison: what needs no model.
+        pairs: how many.
+    """
+
+    spearman: float
+    word_overlap: float
+    pairs: int
+
+
+def sentence_similarity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    first: Sequence[str],
+    second: Sequence[str],
+    scores: Sequence[float],
+    pooling: Pooling = "mean",
+    *,
+    max_length: int | None = None,
+    batch_size: int = 64,
+) -> Similarity:
+    """Score a model on pairs of sentences, such as STS-B's, without training it on them.
+
+    Args:
+        model: without a head, such as `AutoModel` gives.
+        tokenizer: its.
+        first: a sentence of each pair.
+        second: the other one.
+        scores: how alike people find them; any scale, high is alike.
+        pooling: the mean over a sentence's tokens, or the first token's vector.
+        max_length: tokens that are read of a sentence; what the tokenizer announces when `None`.
+        batch_size: sentences in a forward pass.
+
+    Raises:
+        UserError: they are not as many, or too few, or all of the same score.
+    """
+    if not len(first) == len(second) == len(scores):
+        raise UserError(f"pairs of sentences: there are {len(first)}, {len(second)}, and {len(scores)} scores of them")
+    if len(set(scores)) < 2:
+        raise UserError("pairs of sentences: no two of them have different scores, so there is nothing to rank")
+    texts = list(dict.fromkeys([*first, *second]))
+    vectors = text_vectors(model, tokenizer, texts, pooling, max_length=max_length, batch_size=batch_size)
+    where = {text: i for i, text in enumerate(texts)}
+    one, other = (vectors[[where[text] for text in each]].double() for each in (first, second))
+    gold = np.asarray(scores, dtype=np.float64)
+    common = np.array([word_overlap(a, b) for a, b in zip(first, second, strict=True)])
+    return Similarity(spearman(F.cosine_similarity(one, other).numpy(), gold), spearman(common, gold), len(scores))
+
+
+def word_overlap(first: str, second: str) -> float:
+    """Words that two texts share, of all that either has, whatever their case (Jaccard)."""
+    one, other = (set(re.findall(r"\w+", text.lower())) for text in (first, second))
+    return len(one & other) / max(1, len(one | other))

@@ -1,0 +1,46 @@
+"""Distillation of masked and of causal models."""
+
+import tempfile
+from pathlib import Path
+
+from parity_cases import ROLES, ROW_LENGTH, SEED, TOKENIZER, VOCABULARY
+from splits import SplitCase
+from toys import tiny_model
+
+from nlp_ssl.config.distillation import DistillationConfig, DistillationSection
+from nlp_ssl.models.packed import PackedModel
+from nlp_ssl.objectives.distillation import objective_of
+
+FOLDER = tempfile.TemporaryDirectory()
+
+
+def teacher(name):
+    """The folder of a model of three layers; made before there are several processes, of which one would write."""
+    folder = Path(FOLDER.name) / name
+    tiny_model(name, vocab_size=VOCABULARY, **ROLES).save_pretrained(folder)
+    return str(folder)
+
+
+TEACHERS = {name: teacher(name) for name in ("bert", "modernbert", "gpt2")}
+
+
+def config(name):
+    found = DistillationConfig(distillation=DistillationSection(teacher=TEACHERS[name]))
+    found.model.name, found.model.from_scratch = TEACHERS[name], True
+    found.tokens.sequence_length = ROW_LENGTH
+    return found
+
+
+def student(name, layers=2):
+    field = "n_layer" if name == "gpt2" else "num_hidden_layers"
+    return PackedModel(tiny_model(name, isolated=True, vocab_size=VOCABULARY, **ROLES, **{field: layers}), True)
+
+
+def case(name):
+    def make():
+        return objective_of(config(name))(student(name), TOKENIZER, config(name)).double()
+
+    return SplitCase(make, lambda: objective_of(config(name)).collator(TOKENIZER, config(name), seed=SEED))
+
+
+CASES = {f"distillation {name}": case(name) for name in TEACHERS}

@@ -1,0 +1,150 @@
+"""A study of objectives: real runs, stopped and continued; and what its report says of numbers that are known."""
+
+import json
+
+import numpy as np
+import pytest
+from launch import TINY, events, run, write_corpus, write_labelled
+from PIL import Image
+
+from nlp_ssl.benchmarks import study, study_report
+from nlp_ssl.benchmarks.study_report import Judged, report
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """Options of a study of two ways, one seed, one judge."""
+    folder = tmp_path_factory.mktemp("given")
+    corpus = write_corpus(folder / "corpus.txt")
+    rows, _ = write_labelled(folder)
+    judge = {"data.train_file": str(rows), "max_length": 32, "train.steps": 4, "train.mixed_precision": "no"}
+    variants = [
+        {"name": "masked", "options": {"masking.probability": 0.3}},
+        {"name": "causal, then masked", "options": {"phases": [{"share": 0.5, "objective": "clm"}]}},
+    ]
+    options = ["--data.sources", corpus, *TINY, "--train.global_batch_size", "8"]
+    options += ["--judges", json.dumps([{"name": "texts", "options": judge}]), "--seeds", "[1]", "--parallel", "2"]
+    return [*options, "--variants", json.dumps(variants)]
+
+
+@pytest.fixture(scope="module")
+def whole(given, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "out"
+    return out, run("compare_objectives.py", *given, "--train.minutes", "0.02", "--output_dir", out)
+
+
+def test_every_variant_is_pretrained_as_long_and_judged(whole):
+    out, printed = whole
+    steps = json.loads((out / "steps.json").read_text())
+    for name, folder, phases in (
+        ("masked", "masked-seed-1", 1),
+        ("causal, then masked", "causal-then-masked-seed-1", 2),
+    ):
+        plan = steps[name]
+        assert len(plan["steps"]) == len(plan["seconds"]) == phases
+        taken = events(out / "pretraining" / folder, "step")
+        assert len(taken) == sum(plan["steps"])
+        # within half a step of each phase as long as was asked for
+        planned = sum(n * s for n, s in zip(plan["steps"], plan["seconds"], strict=True))
+        assert abs(planned - 0.02 * 60) <= sum(plan["seconds"])
+        assert (out / "texts" / folder / "predictions.jsonl").exists()
+    assert "are 0.02 minutes" in printed
+    found = json.loads((out / "results.json").read_text())
+    assert [row["variant"] for row in found["rows"]] == ["masked", "causal, then masked"]
+    for row in found["rows"]:
+        folder = out / "texts" / f"{study.slug(row['variant'])}-seed-1"
+        lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        right = np.mean([line["label"] == line["predicted"] for line in lines if line["set"] == "validation"])
+        assert row["runs"] == [pytest.approx(right)]
+    assert found["verdict"] in printed
+    assert Image.open(out / "study.png").size[0] > 300
+    settings = (out / "options" / "masked-seed-1.yaml").read_text()
+    assert "probability: 0.3" in settings
+
+
+def test_a_study_continues_where_it_was(whole, given):
+    out, _ = whole
+    first = {path: path.stat().st_mtime_ns for path in out.glob("*/masked-seed-1/model.safetensors")}
+    assert len(first) == 2
+    (out / "texts" / "causal-then-masked-seed-1" / "run_status.json").unlink()
+    args = [*given, "--train.minutes", "0.02", "--output_dir", out]
+    printed = run("compare_objectives.py", *args, "--resume")
+    assert "pretraining: 1 run" not in printed
+    assert "texts: 1 runs" in printed
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    assert "holds something already; continue with --resume" in run("compare_objectives.py", *args, expect=2)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--train.steps", "3"], r"causal, then masked: shares of phases need a budget in minutes"),
+        (["--variants", '[{"name": "a", "objective": "no"}]'], "'no' is no pretraining objective; there are clm"),
+        (["--variants", '[{"name": "a"}, {"name": "A"}]'], "each needs a name of its own; given are a, a"),
+        (["--variants", '[{"name": "a", "options": {"masking.probabilty": 0.1}}]'], "--variants, a: unknown key"),
+        (["--judges", '[{"name": "a", "options": {"data.train_file": "gone.csv"}}]'], "gone.csv"),
+        (["--judges", "[]"], "each needs a name of its own; given are none"),
+        (["--seeds", "[1, 1]"], "names a seed twice"),
+        (["--hub.repo_id", "a/b"], "a study has many models"),
+    ],
+)
+def test_what_no_run_could_do_is_refused_before_any(more, said, given, tmp_path):
+    minutes = [] if "--train.steps" in more else ["--train.minutes", "1"]
+    printed = run("compare_objectives.py", *given, *minutes, "--output_dir", tmp_path / "out", *more, expect=2)
+    assert said in printed
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the report
+
+
+def judged(name, values, rows=400):
+    """Of each variant and seed a share of the rows is right, the first ones."""
+    right = {v: [np.arange(rows) < round(share * rows) for share in shares] for v, shares in values.items()}
+    return Judged(name, "accuracy", "validation", rows, {
+        v: [lambda at, flags=flags: float(flags[at].mean()) for flags in each] for v, each in right.items()
+    })  # fmt: skip
+
+
+COST = {"steps": 10.0, "tokens": 1e6, "minutes": 1.0}
+
+
+def reported(values, tmp_path, capsys, names=("one", "two")):
+    costs = dict.fromkeys(values, COST)
+    found = report([judged(name, values) for name in names], costs, [0, 1, 2], tmp_path)
+    return found, capsys.readouterr().out
+
+
+def test_differences_are_of_pairs(tmp_path, capsys):
+    """Seeds differ by far more than variants; but of each seed and row the second variant is better."""
+    found, printed = reported({"a": [0.5, 0.7, 0.9], "b": [0.55, 0.75, 0.95]}, tmp_path, capsys)
+    first, second, *_ = found["rows"]
+    assert first["mean"] == pytest.approx(0.7)
+    assert second["difference"] == pytest.approx(0.05)
+    low, high = map(float, second["95 % of it"].split(" to "))
+    assert 0.02 < low < 0.05 < high < 0.08
+    assert second["95 % from"] < 0.65  # of itself far less is known
+    assert "take 'b': over 2 judges it is ahead of a by 0.05" in printed
+    assert json.loads((tmp_path / "results.json").read_text())["rows"] == found["rows"]
+    assert [row["judge"] for row in found["rows"][::2]] == ["one", "two", "all, on average"]
+
+
+def test_what_is_not_sure_is_said(tmp_path, capsys):
+    _, printed = reported({"a": [0.5, 0.7, 0.9], "b": [0.9, 0.7, 0.56]}, tmp_path, capsys, names=("one",))
+    assert "no variant is surely the best: over the judge 'b' is ahead of a by" in printed
+
+
+def test_intervals_hold_seeds_and_rows(tmp_path, capsys):
+    """Of one seed and many rows the standard error of a share."""
+    costs = {"a": COST}
+    one = report([judged("x", {"a": [0.5]}, 1000)], costs, [0], tmp_path)["rows"][0]
+    assert one["to"] - one["95 % from"] == pytest.approx(2 * 1.96 * (0.25 / 1000) ** 0.5, rel=0.15)
+    assert study_report.SAMPLES >= 1000
+
+
+def test_steps_fill_the_minutes():
+    phases = [{"share": 0.25, "objective": "clm"}, {"steps": 10}]
+    assert study._fitting(phases, [0.5, 1.0, 2.0], 100.0) == [50, 10, round((100 - 25 - 10) / 2)]
+    assert study._fitting([], [2.0], 100.0) == [50]
+    assert study._fitting([], [1000.0], 1.0) == [1]
