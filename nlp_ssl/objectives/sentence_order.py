@@ -41,7 +41,7 @@ class SentencePairsCollator(MaskedCollator):
 
     A batch is that of `MaskedCollator`, `token_type_ids`, int32 (B, S), where the tokenizer gives them, and in a power
     of two of slots `pair_positions`, int32 (D,), the first token of every pair, and `pair_labels`, int64 (D,): 0 in
-    order, 1 not, -100 in spare slots.
+    order, 1 not, -100 in spare slots; and `num_left_out`, 0-d: tokens of the rows that are in no pair.
 
     Args:
         masking: chooses what is hidden.
@@ -70,6 +70,7 @@ class SentencePairsCollator(MaskedCollator):
         pad = self.masking.tokenizer.pad_token_id
         arranged, places, labels = arrange(batch, keys, self.pair_frame, self.tables, task, pad)
         made = self.masked(arranged)
+        made["num_left_out"] = torch.tensor(int((batch["document_ids"] > 0).sum() - (made["document_ids"] > 0).sum()))
         slots = 1 << max(0, len(places) - 1).bit_length()
         spare = (0, slots - len(places))
         made["pair_positions"] = torch.from_numpy(np.pad(places, spare).astype(np.int32))
@@ -183,7 +184,9 @@ class SentenceOrder(MaskedLanguageModeling):
             return sums
         sums["correct"] = (logits.argmax(-1) == labels).sum()
         sums["right"] = ((scores > 0) == order).sum()
-        sums["documents"] = ((batch["document_ids"] > 0) & (batch["position_ids"] == 0)).sum()
+        real = batch["document_ids"] > 0
+        sums |= {"documents": (real & (batch["position_ids"] == 0)).sum(), "tokens": real.sum()}
+        sums["left_out"] = batch["num_left_out"]
         if f"{ORDER}pair_labels" in batch:
             asked = {name.removeprefix(ORDER): value for name, value in batch.items() if name.startswith(ORDER)}
             scores, order = self._read(asked)[1], asked["pair_labels"]
@@ -210,7 +213,9 @@ class SentenceOrder(MaskedLanguageModeling):
             )
         found = super().evaluate(sums, counts, num_bytes)
         found |= {"mlm_loss": float(sums["mlm"]) / max(1, counts["mlm"]), "order_loss": float(sums["order"]) / pairs}
+        left_out, tokens = float(sums["left_out"]), float(sums["tokens"])
         found |= {"num_pairs": pairs, "pairs_per_document": pairs / max(1.0, float(sums["documents"]))}
+        found["left_out_share"] = left_out / (left_out + tokens)
         right, asked = float(sums["right"]), float(pairs)
         if self.task == "nsp":
             found["next_accuracy"] = right / pairs
@@ -235,7 +240,8 @@ class SentenceOrder(MaskedLanguageModeling):
             found = f"next sentence: {results['next_accuracy']:.1%} told right (50 % is chance); asked for the {found}"
         return (
             f"{masked}\n{found}\nmeasured on {results['num_pairs']:.0f} pairs; "
-            f"{1 - results['pairs_per_document']:.1%} of the documents made none, and are masked alone"
+            f"{1 - results['pairs_per_document']:.1%} of the documents made none, and are masked alone; "
+            f"{results['left_out_share']:.1%} of the tokens belong to cut sentences, and are left out"
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from scipy.stats import binomtest
 from transformers import AutoModelForMaskedLM
 
@@ -21,7 +22,10 @@ from toys import tiny_model, tokenizer, word_tokenizer
 from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.sentence_order import SentenceOrderConfig
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.data.sequences.packing import pack
 from nlp_ssl.data.sequences.phases import Selection
+from nlp_ssl.data.tokens.tokenizer import train_tokenizer
+from nlp_ssl.data.tokens.tokenizing import tokenize_corpus
 from nlp_ssl.objectives.cross_entropy import IGNORE
 from nlp_ssl.objectives.sentence_order import ORDER, SentenceOrder, wilson_interval
 from nlp_ssl.objectives.sentence_pairs import PairFrame
@@ -60,16 +64,16 @@ def pairs_of(batch, between=1):
             here = (numbers == number).nonzero().flatten().tolist()
             assert here == list(range(here[0], here[0] + len(here)))
             assert batch["position_ids"][row][here].tolist() == list(range(len(here)))
-            types = batch["token_type_ids"][row][here].tolist()
+            types = batch["token_type_ids"][row][here].tolist() if "token_type_ids" in batch else None
             yield row, ids[row][here].tolist(), types, labels.get(row * length + here[0]), here[0]
 
 
-def parts(ids, between=1):
+def parts(ids, between=1, begin=BEGIN, end=END):
     """The two texts of a pair."""
-    assert ids[0] == BEGIN
-    assert ids[-1] == END
-    at = ids.index(END)
-    assert ids[at : at + between] == [END] * between
+    assert ids[0] == begin
+    assert ids[-1] == end
+    at = ids.index(end)
+    assert ids[at : at + between] == [end] * between
     return ids[1:at], ids[at + between : -1]
 
 
@@ -84,7 +88,8 @@ def test_a_pair_is_its_document_cut_where_a_sentence_begins(between):
         _, batch = batch_of(epoch=epoch, between=between)
         for i, (row, ids, types, label, _) in enumerate(pairs_of(batch)):
             text = [text for texts in TEXTS for text in texts][i]
-            stops = [n for n, token in enumerate(text[:-1], 1) if token in its.STOPS]
+            stops = [n for n, token in enumerate(text, 1) if token in its.STOPS]
+            last, stops = (stops or [0])[-1], stops[:-1]  # what follows the last end is no whole sentence
             if label is None:
                 assert not stops
                 assert ids == [BEGIN, *text, END]
@@ -93,18 +98,23 @@ def test_a_pair_is_its_document_cut_where_a_sentence_begins(between):
             a, b = parts(ids, between)
             assert types == [0] * (1 + len(a) + between) + [1] * (len(b) + 1)
             first, second = (b, a) if label else (a, b)
-            assert first + second == text  # and never another document's
+            assert first + second == text[:last]  # and never another document's
             assert len(first) in stops
             cuts.add((row, i, len(first)))
-    possible = sum(token in its.STOPS for texts in TEXTS for text in texts for token in text[:-1])
+    ends = [sum(token in its.STOPS for token in text) for texts in TEXTS for text in texts]
+    possible = sum(max(0, each - 1) for each in ends)
     assert len(cuts) > 0.9 * possible  # any of them may be the place
 
 
 def test_half_of_the_pairs_are_not_in_order():
-    for task in ("sop", "nsp"):
-        labels = torch.cat([batch_of(task, epoch)[1]["pair_labels"] for epoch in range(400)])
+    many = its.rows() * 50
+    numbers = np.arange(len(many))
+    for task, enough in (("sop", 100_000), ("nsp", 50_000)):
+        reader = SentenceOrder.collator(its.pair_tokenizer(), its.options(task), seed=SEED)
+        made = [reader(Selection(many, numbers, np.full_like(numbers, epoch))) for epoch in range(100)]
+        labels = torch.cat([batch["pair_labels"] for batch in made])
         labels = labels[labels != IGNORE].double()
-        assert len(labels) > 5000
+        assert len(labels) >= enough
         assert labels.mean().item() == pytest.approx(0.5, abs=0.01)
 
 
@@ -116,7 +126,8 @@ def test_the_second_part_of_another_document_comes_from_the_same_row_and_keeps_i
         for row, ids, _, label, _ in pairs_of(batch):
             rows.setdefault(row, []).append((ids, label))
         for row, found in rows.items():
-            texts = [tuple(text) for text in TEXTS[row]]
+            whole = [tuple(text) for text in TEXTS[row]]
+            texts = [text[: max((n for n, t in enumerate(text, 1) if t in its.STOPS), default=0)] for text in whole]
             halves = {(text[:n], text[n:]) for text in texts for n in range(1, len(text))}
             pairs = [tuple(map(tuple, parts(ids))) for ids, label in found if label is not None]
             for pair, label in zip(pairs, [label for _, label in found if label is not None], strict=True):
@@ -124,11 +135,11 @@ def test_the_second_part_of_another_document_comes_from_the_same_row_and_keeps_i
                 crossed += label
             assert len(pairs) % 2 == 0
             alone = [tuple(ids[1:-1]) for ids, label in found if label is None]
-            assert set(alone) <= set(texts)
-            # nothing is lost, and nothing is twice
-            assert sorted(t for pair in pairs for part in pair for t in part) + sorted(t for x in alone for t in x)
-            everything = sorted(token for ids, _ in found for token in ids if token not in (BEGIN, END))
-            assert everything == sorted(token for text in texts for token in text)
+            assert set(alone) <= set(whole)
+            # no part is twice, and none is lost
+            seen = sorted(token for ids, _ in found for token in ids if token not in (BEGIN, END))
+            kept = [uncut if pair[1] is None else cut for cut, uncut, pair in zip(texts, whole, found, strict=True)]
+            assert seen == sorted(token for text in kept for token in text)
     assert crossed > 50
 
 
@@ -161,6 +172,35 @@ def test_special_tokens_are_those_of_the_tokenizers_own_pairs():
         assert PairFrame.of(t).types == (0, 0, 0, 1, 1) or kind != "wordpiece"
     with pytest.raises(UserError, match="sets no tokens before a pair of texts"):
         PairFrame.of(word_tokenizer(30))
+
+
+KINDS = ("wordpiece", "bpe", "unigram")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_but_what_is_said_tells_which_part_was_first(kind, tmp_path):
+    """Both parts are whole sentences, also of documents that packing cut, with a space before and none behind."""
+    rng = random.Random(0)
+    sentences = [f"{rng.choice(WORDS).capitalize()} {' '.join(rng.choices(WORDS, k=5))}." for _ in range(3000)]
+    texts = ["".join(s + rng.choice([" ", " ", "\n", "\n\n"]) for s in rng.sample(sentences, 12)) for _ in range(300)]
+    t = train_tokenizer(texts, kind, 800, min_frequency=1, exact=False)
+    tokens = tokenize_corpus(Dataset.from_dict({"text": texts}), t, tmp_path / "tokens", "toy")
+    prefix, suffix = SentenceOrder.frame(t, None)
+    rows = pack(tokens, 48, prefix, suffix, t.pad_token_id)
+    reader = SentenceOrder.collator(t, its.options(), seed=SEED)
+    numbers = np.arange(len(rows))
+    batch = reader(Selection(rows, numbers, 0 * numbers))
+    frame = len(PairFrame.of(t).middle), t.cls_token_id, t.sep_token_id
+    pairs = [parts(ids, *frame) for _, ids, _, label, _ in pairs_of(batch) if label is not None]
+    assert len(pairs) > 300
+    assert 0 < int(batch["num_left_out"]) < 0.4 * batch["input_ids"].numel()
+    for pair in pairs:
+        for part in pair:
+            text = t.decode(part)
+            assert text.strip()[0].isupper()
+            assert text.endswith(".")
+            spelled = t.convert_ids_to_tokens(part[0])
+            assert kind == "wordpiece" or spelled[0] in "\u0120\u2581"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -302,8 +342,9 @@ def test_an_order_that_can_be_told_is_learnt(tmp_path):
     texts = [[f"{word} {' '.join(rng.choices(WORDS, k=4))}." for word in ("First", "Then")] for _ in range(400)]
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(map(" ".join, texts)))
-    given = ["--data.sources", corpus, *TINY, "--tokenizer.vocab_size", 300, "--output_dir", tmp_path / "run"]
-    run("pretrain_sentence_order.py", *given, "--train.steps", 120, "--train.global_batch_size", 16)
+    given = ["--data.sources", corpus, *TINY, "--tokenizer.kind", "wordpiece", "--tokenizer.vocab_size", 70]
+    given += ["--train.steps", 200, "--train.global_batch_size", 16, "--output_dir", tmp_path / "run"]
+    run("pretrain_sentence_order.py", *given)
     first, last = (events(tmp_path / "run", "evaluation")[i] for i in (0, -1))
     assert first["order_accuracy_low"] < 0.5 < first["order_accuracy_high"]
     assert last["order_accuracy_low"] > 0.8
@@ -315,6 +356,7 @@ def test_the_shipped_configuration_is_read():
 
 def test_next_sentence_prediction_is_warned_of_and_asked_for_order(corpus, tmp_path):
     given = ["--data.sources", corpus, *TINY, *SHORT, "--tokens.sequence_length", 96, "--output_dir", tmp_path / "run"]
+    given += ["--tokenizer.kind", "wordpiece", "--tokenizer.vocab_size", 120]
     said = run("pretrain_sentence_order.py", *given, "--sentence_order.task", "nsp", "--train.steps", 2)
     assert "warning: --sentence_order.task nsp is solved by telling topics apart" in said
     assert "next sentence: " in said

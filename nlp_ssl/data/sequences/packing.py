@@ -26,8 +26,9 @@ class PackedRows:
 
     `input_ids` (int64, `prefix + piece + suffix` for every piece, padded), `document_ids` (int64, 1, 2, ... for the
     pieces of the row, 0 for padding), `position_ids` (int64, from 0 in every piece), `cut_ends` (bool, True at a suffix
-    token that does not end its document, so that nothing learns to predict an end there). All have shape
-    (sequence_length,) when packed; with one document a row they have the document's own length.
+    token that does not end its document, so that nothing learns to predict an end there), `cut_begins` (bool, True at
+    the first token of a piece that does not begin its document). All have shape (sequence_length,) when packed; with
+    one document a row they have the document's own length.
     """
 
     def __init__(
@@ -104,11 +105,14 @@ class PackedRows:
         for i, token in enumerate(self.suffix):
             input_ids[body + pieces["length"] + i] = token
             cut_ends[body + pieces["length"] + i] = is_cut
+        cut_begins = np.zeros(len(rows) * width, dtype=bool)
+        cut_begins[at] = start > 0
         flat = {
             "input_ids": input_ids,
             "document_ids": document_ids,
             "position_ids": position_ids,
             "cut_ends": cut_ends,
+            "cut_begins": cut_begins,
         }
         return {key: values.reshape(len(rows), width) for key, values in flat.items()}
 
@@ -131,7 +135,8 @@ def stack_rows(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, np.ndarray
         return rows.rows.stack(rows.numbers) | {"row": rows.numbers, "epoch": rows.epochs}
     rows = list(rows)
     longest = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": pad, "document_ids": 0, "position_ids": 0, "cut_ends": False}
+    fill = {"input_ids": pad, "document_ids": 0, "position_ids": 0, "cut_ends": False, "cut_begins": False}
+    fill = {key: value for key, value in fill.items() if key in rows[0]}
     stacked = {
         key: np.stack([np.pad(row[key], (0, longest - len(row[key])), constant_values=value) for row in rows])
         for key, value in fill.items()

@@ -41,6 +41,7 @@ def reassemble(rows):
             assert len(body) > 0
             assert not row["cut_ends"][at[: len(at) - len(rows.suffix)]].any()
             document = int(body[0]) // 100_000
+            assert np.flatnonzero(row["cut_begins"][at]).tolist() == ([0] if int(body[0]) % 100_000 else [])
             pieces.setdefault(document, []).append(body - document * 100_000)
             if rows.suffix:
                 cut_ends[document, int(body[-1]) % 100_000] = bool(row["cut_ends"][at[-1]])
