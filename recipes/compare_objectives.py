@@ -2,10 +2,10 @@
 
     python recipes/compare_objectives.py
 
-pretrains three ways (masked; causal, then masked; replaced tokens) on the built-in corpus, with three seeds each, and
-fine-tunes every model on the two built-in tasks: about three hours on two cores. A first look in twenty minutes:
+pretrains five ways (masked; causal, then masked; hybrid; replaced tokens; diffusion) on the built-in corpus, ten minutes
+and three seeds each, and fine-tunes every model on the two built-in tasks: some three hours on two cores. A first look:
 
-    python recipes/compare_objectives.py --train.minutes 2 --seeds '[0]'
+    python recipes/compare_objectives.py --train.minutes 1 --seeds '[0]'
 
 With text and labels of your own, an hour each:
 

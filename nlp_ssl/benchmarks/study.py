@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,6 +45,7 @@ from nlp_ssl.runs.folder import LOG_FILE
 from nlp_ssl.runs.status import read_status
 from nlp_ssl.training.schedules import budgets_of
 
+MINUTES = 10.0  # of each run, where no budget is given
 TIMED, WARM_UP = 16, 4  # steps of each phase that are timed, and how many more go before them
 BUDGETS = ("steps", "tokens", "minutes", "epochs")
 JUDGES: dict[str, Any] = {
@@ -150,7 +152,9 @@ def _check(config: StudyConfig) -> Study:
             raise UserError(f"--{what}: each needs a name of its own; given are {', '.join(names) or 'none'}")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise UserError(f"--seeds {config.seeds} names a seed twice, or none")
-    budgets_of(config.train)
+    if not budgets_of(config.train):
+        config = replace_fields(config, train=replace_fields(config.train, minutes=MINUTES))
+        console.say(f"{MINUTES:g} minutes for each run (--train.minutes)")
     if config.hub.repo_id:
         raise UserError("--hub.repo_id: a study has many models; push the one you choose with push_to_hub.py")
     folder = Path(config.output_dir)

@@ -36,7 +36,9 @@ def _variants() -> list[VariantConfig]:
     return [
         VariantConfig("masked"),
         VariantConfig("causal, then masked", options={"phases": [{"share": 0.5, "objective": "clm"}]}),
+        VariantConfig("hybrid", "hybrid"),
         VariantConfig("replaced tokens", "rtd"),
+        VariantConfig("diffusion", "diffusion"),
     ]
 
 
