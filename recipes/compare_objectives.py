@@ -2,7 +2,7 @@
 
     python recipes/compare_objectives.py
 
-pretrains five ways (masked; causal, then masked; hybrid; replaced tokens; diffusion) on the built-in corpus, ten minutes
+pretrains five ways (masked; causal, then masked; hybrid; replaced tokens; diffusion) on the built-in corpus, 10 minutes
 and three seeds each, and fine-tunes every model on the two built-in tasks: some three hours on two cores. A first look:
 
     python recipes/compare_objectives.py --train.minutes 1 --seeds '[0]'
