@@ -59,7 +59,8 @@ def test_a_terminal_that_closes(arguments: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     process, terminal = pty.fork()
     if process == 0:
-        recipe = command("pretrain_mlm.py", *arguments, "--train.workers", "2", "--output_dir", out)
+        more = ["--train.workers", "2", "--train.steps", "2000"]  # it is not to end before the terminal does
+        recipe = command("pretrain_mlm.py", *arguments, *more, "--output_dir", out)
         os.execve(recipe[0], recipe, environment())
     deadline = time.monotonic() + 120
     while last_step(out) < 3:

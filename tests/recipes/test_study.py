@@ -79,7 +79,10 @@ def test_a_study_continues_where_it_was(whole, given):
     ("more", "said"),
     [
         (["--train.steps", "3"], r"causal, then masked: shares of phases need a budget in minutes"),
-        (["--variants", '[{"name": "a", "objective": "no"}]'], "'no' is no pretraining objective; there are clm"),
+        (
+            ["--variants", '[{"name": "a", "objective": "no"}]'],
+            "'no' is no pretraining objective; there are autoencoder",
+        ),
         (["--variants", '[{"name": "a"}, {"name": "A"}]'], "each needs a name of its own; given are a, a"),
         (["--variants", '[{"name": "a", "options": {"masking.probabilty": 0.1}}]'], "--variants, a: unknown key"),
         (["--judges", '[{"name": "a", "options": {"data.train_file": "gone.csv"}}]'], "gone.csv"),

@@ -5,6 +5,8 @@ import random
 import tempfile
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from parity_cases import ROLES, SEED, TOKENIZER, VOCABULARY
 from splits import SplitCase
 from toys import tiny_model
@@ -30,7 +32,12 @@ def case(*members):
 
     def make():
         model = tiny_model("bert", isolated=True, vocab_size=VOCABULARY, **ROLES)
-        return kind(PackedModel(model, True), TOKENIZER, config).double()
+        module = kind(PackedModel(model, True), TOKENIZER, config).double()
+        for part in module.parts:
+            if hasattr(part, "queue"):  # of earlier steps, or the first one would have no negatives
+                noise = torch.Generator().manual_seed(5)
+                part.queue.put(F.normalize(torch.randn(20, 32, generator=noise, dtype=torch.float64)))
+        return module
 
     return SplitCase(make, streams=lambda: kind.streams(TOKENIZER, config, seed=SEED))
 
