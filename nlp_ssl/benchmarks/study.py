@@ -3,8 +3,8 @@
 Losses of different objectives cannot be compared; what their models can be fine-tuned to can. Every run is a program
 of its own in a folder of its own that continues where it was stopped, and so does the study.
 
-Where the budget is in minutes, every variant is timed first, alone, and gets as many steps as fit: what the runs give
-does not depend on what else the machine does meanwhile.
+Where the budget is in minutes, all variants are timed first, in turns, and each gets as many steps as fit: what the
+runs give does not depend on what else the machine does meanwhile.
 """
 
 import itertools
@@ -46,6 +46,7 @@ from nlp_ssl.runs.status import read_status
 from nlp_ssl.training.schedules import budgets_of
 
 MINUTES = 10.0  # of each run, where no budget is given
+ROUNDS = 3  # of timing, of all variants in turns
 TIMED, WARM_UP = 16, 4  # steps of each phase that are timed, and how many more go before them
 BUDGETS = ("steps", "tokens", "minutes", "epochs")
 JUDGES: dict[str, Any] = {
@@ -196,17 +197,25 @@ def _steps(study: Study) -> dict[str, list[int]]:
         return {}
     memory = study.folder / "steps.json"
     found: dict[str, Any] = json.loads(memory.read_text(encoding="utf-8")) if memory.exists() else {}
-    for variant in study.config.variants:
-        options = study.pretraining(variant, 0, None)
-        key = fingerprint(variant.objective, {k: v for k, v in options.items() if k not in ("output_dir", "resume")})
-        if found.get(variant.name, {}).get("key") != key:
-            seconds = _seconds_a_step(study, variant)
-            counts = _fitting(options["phases"], seconds, 60 * minutes)
-            found[variant.name] = {"key": key, "steps": counts, "seconds": seconds}
-            replace(memory, json.dumps(found, indent=1))
-        each = found[variant.name]
-        shown = (f"{n:,} steps of {s:.3g} s" for n, s in zip(each["steps"], each["seconds"], strict=True))
-        console.say(f"{variant.name}: {', then '.join(shown)} are {minutes:g} minutes")
+    keys = {
+        variant.name: fingerprint(
+            variant.objective,
+            {k: v for k, v in study.pretraining(variant, 0, None).items() if k not in ("output_dir", "resume")},
+        )
+        for variant in study.config.variants
+    }
+    new = [v for v in study.config.variants if found.get(v.name, {}).get("key") != keys[v.name]]
+    # in turns, as a machine is not always equally fast
+    rounds = [{variant.name: _seconds_a_step(study, variant) for variant in new} for _ in range(ROUNDS)]
+    for variant in new:
+        seconds = [median(times) for times in zip(*(each[variant.name] for each in rounds), strict=True)]
+        counts = _fitting(study.pretraining(variant, 0, None)["phases"], seconds, 60 * minutes)
+        found[variant.name] = {"key": keys[variant.name], "steps": counts, "seconds": seconds}
+    if new:
+        replace(memory, json.dumps(found, indent=1))
+    for name in keys:
+        shown = (f"{n:,} steps of {s:.3g} s" for n, s in zip(found[name]["steps"], found[name]["seconds"], strict=True))
+        console.say(f"{name}: {', then '.join(shown)} are {minutes:g} minutes")
     return {name: each["steps"] for name, each in found.items()}
 
 
