@@ -38,6 +38,7 @@ from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedCollator, MaskedLanguageModeling
 from nlp_ssl.objectives.objective import Batch, Metrics, Sums, compared, loss_precision, packing_of
 from nlp_ssl.objectives.samples import fill_masks
+from nlp_ssl.objectives.score_head import ScoreHead
 from nlp_ssl.publishing.card import CardText
 
 _DRAW = 3  # tells the hash that draws a sample from those that choose masks
@@ -76,26 +77,6 @@ class ReplacedTokensCollator(MaskedCollator):
     def counts(self, batch: Batch) -> dict[str, int]:
         """Masked tokens, and all tokens that are not padding."""
         return {**super().counts(batch), "rtd": int((batch["document_ids"] > 0).sum())}
-
-
-class DiscriminatorHead(nn.Module):
-    """A score for every token from its last hidden state, as in `ElectraForPreTraining`.
-
-    Args:
-        config: the discriminator's.
-    """
-
-    def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.score = nn.Linear(config.hidden_size, 1)
-        for layer in (self.dense, self.score):
-            nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(B, S, hidden size) -> (B, S); above 0 where a token is more likely replaced than not."""
-        return self.score(F.gelu(self.dense(hidden))).squeeze(-1)
 
 
 class _Plus(nn.Module):
@@ -153,7 +134,7 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
         if getattr(body, "pooler", None) is not None:
             body.pooler = None  # nothing here trains it
         has_scores = hasattr(model.model, "discriminator_predictions")  # Electra's own head
-        self.head = nn.Identity() if has_scores else DiscriminatorHead(body.config)
+        self.head = nn.Identity() if has_scores else ScoreHead(body.config, F.gelu)
         self._read = model if has_scores else model.hidden_states
         self.weight = config.rtd.weight
         self.generator = PackedModel(_generator(model, tokenizer, config), model.isolated)

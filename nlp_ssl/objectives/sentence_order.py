@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.config.sentence_order import SentenceOrderConfig, SentenceOrderSection
 from nlp_ssl.core.console import warn
@@ -30,6 +30,7 @@ from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
 from nlp_ssl.objectives.masking import MaskingCollator
 from nlp_ssl.objectives.mlm import MaskedCollator, MaskedLanguageModeling
 from nlp_ssl.objectives.objective import Batch, Metrics, Sums, compared, loss_precision, packing_of
+from nlp_ssl.objectives.score_head import ScoreHead
 from nlp_ssl.objectives.sentence_pairs import PairFrame, arrange
 from nlp_ssl.publishing.card import CardText
 
@@ -84,26 +85,6 @@ class SentencePairsCollator(MaskedCollator):
         return {**super().counts(batch), "order": int((batch["pair_labels"] != IGNORE).sum())}
 
 
-class SentenceOrderHead(nn.Module):
-    """A score for every pair from the hidden state of its CLS: as BERT's pooler and a classifier.
-
-    Args:
-        config: the model's.
-    """
-
-    def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.score = nn.Linear(config.hidden_size, 1)
-        for layer in (self.dense, self.score):
-            nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(D, hidden size) -> (D,); above 0 where a pair is more likely not in order."""
-        return self.score(torch.tanh(self.dense(hidden))).squeeze(-1)
-
-
 class SentenceOrder(MaskedLanguageModeling):
     """Predicts hidden tokens, and whether two parts of a text stand in order.
 
@@ -140,7 +121,7 @@ class SentenceOrder(MaskedLanguageModeling):
         section = config.sentence_order
         self.weight, self.task = section.weight, section.task
         self.has_segments = (getattr(model.model.config, "type_vocab_size", None) or 0) > 1
-        self.head = SentenceOrderHead(model.model.config)
+        self.head = ScoreHead(model.model.config, torch.tanh)
         if section.task == "nsp":
             warn(
                 "--sentence_order.task nsp is solved by telling topics apart, and models without it were as good or "
