@@ -30,7 +30,6 @@ from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import TrainBatches
-from nlp_ssl.data.sequences.phases import Phase, Phases
 from nlp_ssl.doctor.proofs import isolation, parity
 from nlp_ssl.models.checks import has_experts
 from nlp_ssl.models.loading import dropouts
@@ -80,7 +79,8 @@ def examine(config: PretrainConfig, name: str | None = None) -> list[Finding]:
 
 
 def _objective(config: PretrainConfig, name: str | None) -> Objective:
-    return find_objective(name) if name else pretraining_data.infer_objective(config)
+    found = find_objective(name) if name else pretraining_data.infer_objective(config)
+    return found.for_config(config)
 
 
 def own_run(config: PretrainConfig, name: str | None = None) -> None:
@@ -133,13 +133,14 @@ def _split(config: PretrainConfig, objective: Objective, data: PretrainingData) 
     say(f"doctor: taking 3 steps of {batch_size} rows in micro-batches of {', '.join(map(str, sizes))}")
     # grouped products of experts have no float64
     dtype = torch.float32 if has_experts(data.model_config) else torch.float64
+    streams = objective.streams(data.tokenizer, config, seed=config.seed)
 
     def make(micro_batch: int) -> tuple[PretrainingObjective, torch.optim.Optimizer, TrainBatches]:
         module = without_dropout(objective(_model(config, objective, data), data.tokenizer, config)).to(dtype)
         optimizer = build_optimizer(module, replace(config.optimizer, name="adamw", lr=1e-3))
-        phases = Phases([Phase(data.train, batch_size, micro_batch)])
-        collator = objective.collator(data.tokenizer, config, seed=config.seed)
-        return module, optimizer, TrainBatches(phases, collator, seed=config.seed)
+        train = replace(config.train, global_batch_size=batch_size, micro_batch_size=micro_batch)
+        phases = pretraining.plan(replace(config, phases=[], train=train), data, [], streams)
+        return module, optimizer, TrainBatches(phases, streams[0].collator, seed=config.seed)
 
     differences = parity(make, sizes, Accelerator(cpu=True, mixed_precision="no"))
     return [
