@@ -43,12 +43,11 @@ from nlp_ssl.objectives.objective import find_objective
 from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.runs.folder import LOG_FILE
 from nlp_ssl.runs.status import read_status
-from nlp_ssl.training.schedules import budgets_of
+from nlp_ssl.training.schedules import BUDGETS, budgets_of
 
 MINUTES = 10.0  # of each run, where no budget is given
 ROUNDS = 3  # of timing, of all variants in turns
 TIMED, WARM_UP = 16, 4  # steps of each phase that are timed, and how many more go before them
-BUDGETS = ("steps", "tokens", "minutes", "epochs")
 JUDGES: dict[str, Any] = {
     "classification": (Classification, ClassificationConfig),
     "ner": (Tagging, NERConfig),

@@ -27,6 +27,7 @@ from nlp_ssl.publishing.card import CardText
 class Supervised(PretrainingObjective):
     """A linear layer on the mean of a text's hidden states; one target per row."""
 
+    model: PackedModel
     Config: ClassVar[Any] = SupervisedConfig
     auto_class = AutoModelForMaskedLM
     is_labelled = True
@@ -43,7 +44,6 @@ class Supervised(PretrainingObjective):
 
     def __init__(self, model: PackedModel, tokenizer: PreTrainedTokenizerFast, config: SupervisedConfig) -> None:
         super().__init__(model, tokenizer, config)
-        self.packed_model = model
         data = _data(config)
         self.task = Classification(model.model, _reader(tokenizer, data, config))
         self.head = nn.Linear(model.model.config.hidden_size, len(data.names) if data.labels is not None else 1)
@@ -68,7 +68,7 @@ class Supervised(PretrainingObjective):
         """`loss`, summed over rows, as of `Classification.loss`; in evaluation also what that counts."""
         mask = batch["attention_mask"]
         positions = (mask.cumsum(1) - 1).clamp_min(0)
-        hidden = self.packed_model.hidden_states(batch["input_ids"], document_ids=mask, position_ids=positions)
+        hidden = self.model.hidden_states(batch["input_ids"], document_ids=mask, position_ids=positions)
         real = mask[..., None].to(hidden.dtype)
         logits = loss_precision(self.head((hidden * real).sum(1) / real.sum(1)))
         sums = self.task.loss(logits, batch)

@@ -23,11 +23,11 @@ from nlp_ssl.objectives.objective import PretrainingObjective
 from nlp_ssl.training.adapters import HIGHEST_LR, LR_FACTOR
 from nlp_ssl.training.device import best_precision, training_device, why_not_compiled
 from nlp_ssl.training.optimizers import WEIGHT_DECAY
+from nlp_ssl.training.schedules import budgets_of
 
 Config = TypeVar("Config", bound=PretrainConfig | FinetuneConfig)
 Pretraining = TypeVar("Pretraining", bound=PretrainConfig)
 SCALED_LR = 0.02  # nanoT5's (Nawrot 2023)
-BUDGETS = ("steps", "tokens", "minutes", "epochs")
 FEWEST_STEPS, MOST_EPOCHS = 1000, 20  # small sets need more steps than the usual three epochs (Zhang et al. 2020)
 
 
@@ -151,7 +151,7 @@ def pretraining(
     scratch = is_from_scratch(config.model)
     preset = presets.split_name(config.model.name)
     hidden, length = model_config.hidden_size, config.tokens.sequence_length
-    if all(getattr(train, budget) is None for budget in BUDGETS):
+    if not budgets_of(train):
         choices.fill("train.minutes", 5.0, "a first look")
     tokens = (4096 if hidden <= 512 else 16_384) if not gpu else (65_536 if hidden <= 512 else 262_144)
     choices.fill(
@@ -237,7 +237,7 @@ def finetuning(
     choices = _Choices(config)
     train, optimizer, transfer = choices.config.train, choices.config.optimizer, choices.config.transfer
     an_epoch = math.ceil(num_rows / train.global_batch_size)
-    if all(getattr(train, budget) is None for budget in BUDGETS):
+    if not budgets_of(train):
         epochs = max(3, min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / an_epoch)))
         why = "the usual" if epochs == 3 else "a small set needs more than the usual 3"
         choices.fill("train.epochs", epochs, why)

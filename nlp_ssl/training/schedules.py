@@ -36,13 +36,16 @@ def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
     return config.final + (1 - config.final) * shape
 
 
+BUDGETS = ("steps", "tokens", "minutes", "epochs")
+
+
 def budgets_of(config: TrainConfig) -> dict[str, float]:
     """The budget that was given, by its name; none is there while nothing was.
 
     Raises:
         UserError: there are several.
     """
-    budgets = {k: getattr(config, k) for k in ("steps", "tokens", "minutes", "epochs")}
+    budgets = {k: getattr(config, k) for k in BUDGETS}
     given = {key: value for key, value in budgets.items() if value is not None}
     if len(given) > 1:
         listed = " and ".join(f"--train.{key}" for key in given)
