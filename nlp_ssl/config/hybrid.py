@@ -19,6 +19,11 @@ class HybridSection:
     it, as the next token is in causal sequences (masked next-token prediction, the choice of Charpentier and Samuel
     2024). `previous` learnt slightly faster when it was tried (350 steps, half of the sequences masked, one seed: 4.42
     nats per masked token and 2.11 bits per byte, beside 4.45 and 2.15); the model is then read as its card says."""
+    adapt_every: int = 0
+    """How often a token is masked follows how often it is predicted wrong, updated every so many steps: tokens that the
+    model knows are masked less, as many as ever in each sequence (AMLM: Edman and Fraser 2025, who update every 200
+    steps, with all sequences masked and fewer tokens masked later on: see `mask_probability` of phases). 0: all alike.
+    Held-out masks are always those of 0."""
 
 
 @options

@@ -21,10 +21,12 @@ from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.config.hybrid import HybridConfig
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.data.sequences.order import hash64
 from nlp_ssl.data.sequences.packing import cumulative_lengths, stack_rows
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.models.packed import PackedModel
+from nlp_ssl.objectives.adaptive_rates import AdaptiveRates, draws, room
 from nlp_ssl.objectives.clm import next_tokens
 from nlp_ssl.objectives.cross_entropy import IGNORE, bits_per_byte, summed_cross_entropy
 from nlp_ssl.objectives.masking import MaskingCollator
@@ -89,11 +91,14 @@ class HybridCollator(MaskedCollator):
         share: of the rows that are masked, 0 to 1.
         shift: how many tokens before a masked one it is predicted, 0 or 1; with 1 every document must begin with a
             special token, which no mask hides.
+        adaptive: leave it to the objective which tokens are masked, in training: rows are as they are, there are the
+            entries of `adaptive_rates.draws`, and the slots for masked tokens are empty.
     """
 
-    def __init__(self, masking: MaskingCollator, share: float, shift: int) -> None:
+    def __init__(self, masking: MaskingCollator, share: float, shift: int, adaptive: bool = False) -> None:
         super().__init__(masking)
         self.share, self.shift = share, shift
+        self.adaptive = adaptive and masking.source != HELD_OUT
         self.both = masking.source == HELD_OUT and 0 < share < 1
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
@@ -106,10 +111,13 @@ class HybridCollator(MaskedCollator):
         causal = self.is_causal(keys)
         masked = np.flatnonzero(~causal)
         original, read = batch["input_ids"], batch["input_ids"].copy()
-        read[masked], chosen = self.masking.choose(original[masked], keys[masked])
-        chosen = masked[chosen // length] * length + chosen % length  # among the tokens of the whole batch
+        if self.adaptive:
+            chosen = np.zeros(0, dtype=np.int64)
+        else:
+            read[masked], chosen = self.masking.choose(original[masked], keys[masked])
+            chosen = masked[chosen // length] * length + chosen % length  # among the tokens of the whole batch
         targets = original.ravel()[chosen]
-        positions, masked_labels = self.masked_slots(chosen - self.shift, targets, original.size)
+        positions, masked_labels = self.masked_slots(chosen - self.shift, targets, original.shape)
         nexts = np.where(causal[:, None], next_tokens(batch), IGNORE)
         next_positions, causal_labels = self.causal_slots(nexts, np.flatnonzero(causal))
         seen = np.where(batch["document_ids"] > 0, read + 1, 0) + ((nexts != IGNORE).astype(np.int64) << 32)
@@ -122,6 +130,7 @@ class HybridCollator(MaskedCollator):
                 "label_positions": np.concatenate([next_positions, positions]),
                 "causal_labels": causal_labels,
                 "masked_labels": masked_labels,
+                **(draws(self.masking, original, keys, ~causal) if self.adaptive else {}),
             }
         ) | {"digest": digest_of(batch["row"], batch["epoch"], seen)}
 
@@ -132,9 +141,15 @@ class HybridCollator(MaskedCollator):
         uniform = (hash64(_DIRECTION, keys) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
         return uniform >= self.share
 
-    def masked_slots(self, positions: np.ndarray, targets: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Those of `MaskedCollator`; none where no row is masked."""
-        return self.labels_at(positions, targets, size if self.share > 0 else 0)
+    def masked_slots(
+        self, positions: np.ndarray, targets: np.ndarray, shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Those of `MaskedCollator`; none where no row is masked, and of adaptive masks as many for every row."""
+        count, length = shape
+        if self.adaptive:
+            slots = count * room(self.masking, length)
+            return np.zeros(slots, dtype=np.int32), np.full(slots, IGNORE, dtype=np.int64)
+        return self.labels_at(positions, targets, count * length if self.share > 0 else 0)
 
     def causal_slots(self, labels: np.ndarray, causal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions, int32, and labels of the rows that are read causally, and spare ones: each (K,)."""
@@ -150,7 +165,8 @@ class HybridCollator(MaskedCollator):
     def counts(self, batch: Batch) -> dict[str, int]:
         """Next tokens, and masked tokens, as far as there are to be any."""
         labels = {name: batch[f"{name}_labels"] for name in weights(self.share)}
-        return {name: int((each != IGNORE).sum()) for name, each in labels.items()}
+        found = {name: int((each != IGNORE).sum()) for name, each in labels.items()}
+        return found | ({"masked": int(batch["num_masked"].sum())} if self.adaptive else {})
 
 
 def weights(share: float) -> dict[str, float]:
@@ -185,8 +201,11 @@ class HybridLanguageModeling(MaskedLanguageModeling):
     def __init__(self, model: PackedModel, tokenizer: PreTrainedTokenizerFast, config: HybridConfig) -> None:
         super().__init__(model, tokenizer, config)
         self.share, self.predict = config.hybrid.share, config.hybrid.predict
+        self.shift = int(self.predict == "previous")
         if self.share < 1 and not getattr(model, "isolated", True):
             raise UserError(_NEEDS_PACKED)
+        every = config.hybrid.adapt_every
+        self.rates = AdaptiveRates(num_ids(tokenizer), every) if every else None
         framing = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id)
         self.added_ids = torch.tensor([i for i in framing if i is not None])
 
@@ -200,6 +219,13 @@ class HybridLanguageModeling(MaskedLanguageModeling):
         """As it is, if it can be done."""
         if not 0 <= config.hybrid.share <= 1:
             raise UserError(f"--hybrid.share is {config.hybrid.share}; it must lie between 0 and 1")
+        if config.hybrid.adapt_every < 0:
+            raise UserError(f"--hybrid.adapt_every is {config.hybrid.adapt_every}; it must be a number of steps, or 0")
+        if config.hybrid.adapt_every and (config.hybrid.share == 0 or config.masking.unit != "token"):
+            raise UserError(
+                "--hybrid.adapt_every needs masked sequences (--hybrid.share above 0) whose tokens are masked one by "
+                "one (--masking.unit token)"
+            )
         if config.hybrid.share < 1 and config.tokens.packing == "one_document":
             raise UserError(_NEEDS_PACKED)
         return config
@@ -220,7 +246,8 @@ class HybridLanguageModeling(MaskedLanguageModeling):
     def collator(cls, tokenizer: PreTrainedTokenizerFast, config: Any, *, seed: int, source: int = 0) -> HybridCollator:
         """Masks as `config.masking` says, in the sequences that are masked."""
         masking = MaskingCollator(tokenizer, config.masking, seed=seed, source=source)
-        return HybridCollator(masking, config.hybrid.share, int(config.hybrid.predict == "previous"))
+        shift = int(config.hybrid.predict == "previous")
+        return HybridCollator(masking, config.hybrid.share, shift, adaptive=config.hybrid.adapt_every > 0)
 
     @classmethod
     def labels_per_token(cls, config: Any) -> float:
@@ -232,6 +259,8 @@ class HybridLanguageModeling(MaskedLanguageModeling):
 
         In evaluation also `text`, that of next tokens that are text, and `correct`, masked tokens predicted right.
         """
+        if self.rates is not None and "wait" in batch:
+            batch = self.rates.masked(batch, self.shift)
         causal = batch["causal"] if 0 < self.share < 1 else self.share == 0
         logits = self.model(
             batch["input_ids"], **packing_of(batch), label_positions=batch["label_positions"], causal=causal
@@ -239,11 +268,23 @@ class HybridLanguageModeling(MaskedLanguageModeling):
         nexts, masked = batch["causal_labels"], batch["masked_labels"]
         of_nexts, of_masked = logits.view(-1, logits.shape[-1]).split([len(nexts), len(masked)])
         sums = {"causal": summed_cross_entropy(of_nexts, nexts), "masked": summed_cross_entropy(of_masked, masked)}
+        if self.rates is not None and "wait" in batch:
+            self.rates.observe(masked, of_masked.detach().argmax(-1))
         if self.training:
             return sums
         losses = F.cross_entropy(loss_precision(of_nexts), nexts, ignore_index=IGNORE, reduction="none")
         is_text = ~torch.isin(nexts, self.added_ids.to(nexts.device))
         return sums | {"text": (losses * is_text).sum(), "correct": (of_masked.argmax(-1) == masked).sum()}
+
+    def before_step(self) -> None:
+        """Forget which tokens were predicted in a step that was not applied."""
+        if self.rates is not None:
+            self.rates.forget()
+
+    def after_step(self, step: int) -> None:
+        """Move the mask rates, where they adapt."""
+        if self.rates is not None:
+            self.rates.after_step(step)
 
     def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
         """The weighted loss, and what is known of each way of reading; held-out sequences are read both ways."""
@@ -276,6 +317,8 @@ class HybridLanguageModeling(MaskedLanguageModeling):
 
     def samples(self, folder: Path, held_out: TokenCorpus, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
         """Masks filled by plain transformers; texts continued, by our attention: transformers' goes both ways."""
+        if self.rates is not None:
+            yield self.rates.shown(tokenizer)
         if "masked" in self.terms:
             fill = fill_masks if self.predict == "same" else fill_masks_before
             yield from fill(folder, held_out, tokenizer)

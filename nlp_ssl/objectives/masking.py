@@ -132,7 +132,7 @@ class MaskingCollator:
         candidates = self.is_ordinary[input_ids]
         if protected is not None:
             candidates &= protected == 0
-        hashes = hash64(keys[:, None], np.arange(input_ids.shape[1]))
+        hashes = self.hashes(keys, input_ids.shape[1])
         if self.config.unit == "span":
             chosen = self._spans(keys, input_ids.shape) & candidates
         elif self.config.unit == "word":
@@ -144,15 +144,33 @@ class MaskingCollator:
         hashes = hashes.ravel()
         # a span is replaced as one
         decisive = _run_starts(chosen).ravel()[positions] if self.config.unit == "span" else positions
-        how = hash64(_REPLACE, hashes[decisive])
-        mask_share, random_share = self.config.mask_share, self.config.random_share
-        hidden = how < _share(mask_share)
-        random = positions[(how < _share(mask_share + random_share)) & ~hidden]
         masked = input_ids.copy()
         flat = masked.reshape(-1)
-        flat[positions[hidden]] = self.tokenizer.mask_token_id
-        flat[random] = self.ordinary[hash64(_DRAW, hashes[random]) % np.uint64(len(self.ordinary))]
+        flat[positions] = self.replaced(flat[positions], hashes[positions], hashes[decisive])
         return masked, positions
+
+    def hashes(self, keys: np.ndarray, length: int) -> np.ndarray:
+        """Of every position of rows with these `row_keys`: uint64 (rows, length)."""
+        return hash64(keys[:, None], np.arange(length))
+
+    def replaced(self, tokens: np.ndarray, hashes: np.ndarray, decisive: np.ndarray | None = None) -> np.ndarray:
+        """What stands in the place of chosen tokens: the mask token, a random ordinary one, or the token itself.
+
+        Args:
+            tokens: int64, any shape.
+            hashes: uint64, of their positions.
+            decisive: uint64, decides which of the three; `hashes` when `None`.
+
+        Returns:
+            int64, the shape of `tokens`.
+        """
+        how = hash64(_REPLACE, hashes if decisive is None else decisive)
+        mask_share, random_share = self.config.mask_share, self.config.random_share
+        hidden = how < _share(mask_share)
+        random = (how < _share(mask_share + random_share)) & ~hidden
+        replaced = np.where(hidden, self.tokenizer.mask_token_id, tokens)
+        replaced[random] = self.ordinary[hash64(_DRAW, hashes[random]) % np.uint64(len(self.ordinary))]
+        return replaced
 
     def _word_beginnings(self, input_ids: np.ndarray, ordinary: np.ndarray) -> np.ndarray:
         """Position at which each position's word begins."""

@@ -9,8 +9,8 @@ from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.hybrid import HybridLanguageModeling
 
 
-def case(name, predict):
-    config = HybridConfig(hybrid=HybridSection(share=0.6, predict=predict))
+def case(name, predict, share=0.6, adapt_every=0):
+    config = HybridConfig(hybrid=HybridSection(share=share, predict=predict, adapt_every=adapt_every))
     config.masking.probability = 0.3
 
     def make():
@@ -24,4 +24,6 @@ CASES = {
     "hybrid modernbert": case("modernbert", "same"),
     "hybrid bert, predicted by the token before": case("bert", "previous"),
     "hybrid deberta-v2": case("deberta-v2", "same"),
+    "hybrid with adaptive mask rates": case("modernbert", "previous", adapt_every=2),
+    "masked with adaptive mask rates": case("bert", "same", share=1.0, adapt_every=2),
 }
