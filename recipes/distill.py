@@ -9,7 +9,8 @@ minutes on the built-in corpus; give the text that the teacher was trained on, o
         --distillation.teacher answerdotai/ModernBERT-base --data.sources 'corpus/*.jsonl.gz' --train.tokens 1e9
 
 A student of another shape, which begins with new weights: `--model.name modernbert-mini --distillation.cosine_weight 0`
-(hidden states of different width have no cosine). A student that is trained already: `--model.name runs/student`.
+(hidden states of different width have no cosine); relations between tokens such a student can learn, too:
+`--distillation.relation_weight 1`. A student that is trained already: `--model.name runs/student`.
 """
 
 from nlp_ssl.config.command_line import parse

@@ -23,6 +23,15 @@ class DistillationSection:
     """Weight of the cross-entropy of the true tokens."""
     cosine_weight: float = 1.0
     """Weight of the cosine distance of student's and teacher's last hidden states, which must be equally wide."""
+    relation_weight: float = 0.0
+    """Weight of the divergence of the student's relations between tokens from the teacher's, by queries, keys and
+    values of one layer of each (MiniLMv2: Wang et al. 2020). Both may differ in width; packed rows only."""
+    relation_layer: int | Derived = None
+    """The teacher's layer whose relations the student's last one learns, from 0. Derived: the last; the authors took
+    the 21st of BERT-large and the 19th of RoBERTa-large."""
+    relation_heads: int | Derived = None
+    """Into how many heads a layer is cut for its relations. Derived: up to four times the teacher's attention heads,
+    which are the 48 and 64 of the authors for models of base and large size."""
     layers: list[int] | Derived = None
     """The teacher's layers that the student's begin with, from 0, such as `[0, 2, 4]`; `[]` begins with new weights.
     Derived: evenly spread, where the student is the teacher's architecture with other layers; otherwise none."""

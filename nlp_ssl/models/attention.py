@@ -73,6 +73,8 @@ def isolated_attention(
     if is_causal is None:
         is_causal = getattr(module, "is_causal", False)
     documents = document_ids if isinstance(document_ids, Documents) else Documents(document_ids)
+    if documents.projections is not None:
+        documents.projections.see(query, key, value)
     groups, device = query.shape[1] // key.shape[1], query.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -132,10 +134,17 @@ class Documents:
             only their past, or both sides.
         cu_seqlens: int32, where they begin among the batch * length tokens (`packing.cumulative_lengths`): attention is
             then computed by `varlen_attention` where its arithmetic allows.
+        projections: keeps those of a layer.
     """
 
-    def __init__(self, ids: Tensor, causal: bool | Tensor = False, cu_seqlens: Tensor | None = None) -> None:
-        self.ids, self.causal, self.cu_seqlens = ids, causal, cu_seqlens
+    def __init__(
+        self,
+        ids: Tensor,
+        causal: bool | Tensor = False,
+        cu_seqlens: Tensor | None = None,
+        projections: "Projections | None" = None,
+    ) -> None:
+        self.ids, self.causal, self.cu_seqlens, self.projections = ids, causal, cu_seqlens, projections
         self._masks: dict[tuple[bool | str, int | None], Tensor] = {}
         self._tiles: dict[tuple[bool | str, int | None], list[Tile]] = {}
 
@@ -158,6 +167,24 @@ class Documents:
         if wanted not in self._tiles:
             self._tiles[wanted] = tiles_of(self.ids, causal, sliding_window)
         return self._tiles[wanted]
+
+
+class Projections:
+    """Queries, keys and values of one layer of a forward pass, as its attention reads them.
+
+    Args:
+        layer: which, from 0.
+    """
+
+    def __init__(self, layer: int) -> None:
+        self.layer, self.seen = layer, 0
+        self.kept: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def see(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Those of the next layer, each (batch, its heads, length, its head_dim)."""
+        if self.seen == self.layer:
+            self.kept = query, key, value
+        self.seen += 1
 
 
 def document_mask(document_ids: Tensor, is_causal: bool | Tensor, sliding_window: int | None) -> Tensor:

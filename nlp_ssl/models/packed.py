@@ -13,6 +13,7 @@ from nlp_ssl.models.attention import (
     ISOLATED,
     Documents,
     PairwiseMask,
+    Projections,
     can_isolate,
 )
 from nlp_ssl.models.label_gather import LabelledPositions
@@ -48,6 +49,7 @@ class PackedModel(nn.Module):
         if isolated and model.config._attn_implementation != ISOLATED:
             self.pairwise = PairwiseMask(model)
         self.position_offset = position_offset(model)
+        self.projections: Projections | None = None
         self.varlen = False  # until `check_varlen` has shown that the device's kernel is right
         self.takes_cache = "use_cache" in inspect.signature(model.forward).parameters
         # it would read the ids off the device in every forward pass, to warn of padding that documents mark anyway
@@ -81,7 +83,7 @@ class PackedModel(nn.Module):
             (B, S, vocabulary or hidden size), or (1, C, ...) when `label_positions` are given.
         """
         kwargs: dict[str, Any] = {"use_cache": False} if self.takes_cache else {}
-        documents = Documents(document_ids, causal, cu_seqlens if self.varlen else None)
+        documents = Documents(document_ids, causal, cu_seqlens if self.varlen else None, self.projections)
         if self.isolated:
             kwargs["position_ids"] = position_ids + self.position_offset
             if self.pairwise is None:
@@ -139,6 +141,22 @@ class PackedModel(nn.Module):
             return logits, self.labelled.hidden
         finally:
             self.labelled.keeps, self.labelled.hidden = False, None
+
+    def with_projections(
+        self, layer: int, input_ids: Tensor, **given: Any
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """What `with_hidden` gives, and queries, keys and values of a layer of an isolated model with `own_attention`.
+
+        Each is (B, heads, S, head width), keys and values of grouped heads as the architecture has them, positions
+        already in them where it rotates.
+        """
+        self.projections = kept = Projections(layer)
+        try:
+            logits, hidden = self.with_hidden(input_ids, **given)
+        finally:
+            self.projections = None
+        assert kept.kept is not None
+        return logits, hidden, kept.kept
 
     def hidden_states(self, input_ids: Tensor, **given: Any) -> Tensor:
         """The last hidden states, (B, S, hidden size), of a model with or without a head; a head reads one of them."""

@@ -6,14 +6,14 @@ Three terms, each a mean over its own targets:
     mlm     cross-entropy of the masked tokens, or `clm` of the next ones
     cosine  1 - cos(student's, teacher's last hidden state) of every token
 
+and a fourth for those who ask for it: `relations` of every token (see `relations.py`).
+
 DistilBERT's published command takes the first term over all tokens of a text by default, and over the masked ones with
 `--restrict_ce_to_mask`; here it is the latter, so that neither model computes logits that no label asks for. A causal
 model has a label at every token. Where the student has the teacher's shape but for the number of layers, it begins
 with layers of the teacher, which is worth more than any of the terms (the ablation of Sanh et al. 2019).
 
-This file distils a masked language model, `causal_distillation.py` a causal one. What MiniLM's successor (Wang et al.
-2020) adds, relations between queries, keys and values of one layer, is not here: it needs the projections of every
-architecture by name.
+This file distils a masked language model, `causal_distillation.py` a causal one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,6 +60,7 @@ from nlp_ssl.objectives.objective import (
     loss_precision,
     packing_of,
 )
+from nlp_ssl.objectives.relations import Relations
 from nlp_ssl.objectives.student_layers import begin_with_layers
 from nlp_ssl.publishing.card import CardText
 from nlp_ssl.publishing.local_paths import is_local, name_of
@@ -117,10 +118,11 @@ class DistillationCollator:
         return self.collator(rows)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Labels, the same for `kl`, and all tokens that are not padding for `cosine`."""
+        """Labels, the same for `kl`, and all tokens that are not padding for `cosine` and `relations`."""
         counts = self.collator.counts(batch)
         (labels,) = counts.values()
-        return {**counts, "kl": labels, "cosine": int((batch["document_ids"] > 0).sum())}
+        tokens = int((batch["document_ids"] > 0).sum())
+        return {**counts, "kl": labels, "cosine": tokens, "relations": tokens}
 
 
 class Distillation(PretrainingObjective):
@@ -156,15 +158,17 @@ class Distillation(PretrainingObjective):
         _check_widths(options, heads[0][0], heads[1][0])
         if model.isolated:
             check_isolation(self.teacher, self.num_entries, config.tokens.sequence_length or 96)
+        self.relations = Relations.of(options, model, self.teacher) if options.relation_weight else None
         self.begun_with = begin_with_layers(student, teacher, options, is_from_scratch(config.model))
         whence = f"begins with its layers {self.begun_with}" if self.begun_with else "shares no weights with it"
         say(f"teacher: {options.teacher}, {_size(teacher)}; the student, {_size(student)}, {whence}")
 
     @property
     def terms(self) -> dict[str, float]:
-        """The three, without those of weight 0."""
+        """All of them, without those of weight 0."""
         options = self.options
         weights = {"kl": options.kl_weight, self.label_term: options.label_weight, "cosine": options.cosine_weight}
+        weights["relations"] = options.relation_weight
         return {name: weight for name, weight in weights.items() if weight}
 
     @classmethod
@@ -247,26 +251,28 @@ class Distillation(PretrainingObjective):
             **({"base_model": options.teacher} if self.begun_with else {}),
         }
 
-    def _read(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits where there are labels, (N, vocabulary), and hidden states of all tokens."""
-        logits, hidden = model.with_hidden(
-            batch["input_ids"],
-            **packing_of(batch),
-            label_positions=batch.get("label_positions"),
-            causal=self.trains == "decoder",
-        )
-        return logits.view(-1, logits.shape[-1]), hidden
+    def _read(self, model: Any, batch: Batch, layer: int | None) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Logits where there are labels, (N, vocabulary), hidden states of all tokens, and projections of a layer."""
+        given: dict[str, Any] = packing_of(batch) | {"label_positions": batch.get("label_positions")}
+        given["causal"] = self.trains == "decoder"
+        if layer is None:
+            logits, hidden = model.with_hidden(batch["input_ids"], **given)
+            projections: tuple[Tensor, ...] = ()
+        else:
+            logits, hidden, projections = model.with_projections(layer, batch["input_ids"], **given)
+        return logits.view(-1, logits.shape[-1]), hidden, projections
 
     def forward(self, batch: Batch) -> Sums:
         """The terms, in nats and cosines; in evaluation all of them, and what `evaluate` counts."""
-        wanted = set(self.terms) if self.training else {"kl", "cosine", self.label_term}
-        logits, hidden = self._read(self.model, batch)
+        wanted = set(self.terms) if self.training else {"kl", "cosine", self.label_term, *self.terms}
+        related = self.relations
+        logits, hidden, ours_related = self._read(self.model, batch, related.student_layer if related else None)
         labels = batch["labels"].view(-1)
         sums = {self.label_term: summed_cross_entropy(logits, labels)}
         if wanted == {self.label_term}:
             return sums
         with torch.no_grad():
-            taught, known = self._read(self.teacher, batch)
+            taught, known, theirs_related = self._read(self.teacher, batch, related.teacher_layer if related else None)
         counted = labels != IGNORE
         ours, theirs = (each[:, : self.num_entries] for each in (logits, taught))
         if "kl" in wanted:
@@ -274,6 +280,8 @@ class Distillation(PretrainingObjective):
         if "cosine" in wanted and self.same_width:
             cosines = F.cosine_similarity(loss_precision(hidden), loss_precision(known), dim=-1)
             sums["cosine"] = torch.where(batch["document_ids"] > 0, 1 - cosines, 0.0).sum()
+        if related:
+            sums["relations"] = related.divergence(ours_related, theirs_related, batch["document_ids"])
         if self.training:
             return sums
         guessed, expected = (each.argmax(-1) for each in (ours, theirs))
@@ -307,6 +315,8 @@ class Distillation(PretrainingObjective):
         }
         if self.same_width:
             found["cosine_distance"] = float(sums["cosine"]) / max(1, counts["cosine"])
+        if self.relations:
+            found["relation_divergence"] = float(sums["relations"]) / max(1, counts["relations"])
         return found
 
     def reference(self, unigram: float) -> dict[str, float]:
@@ -351,7 +361,8 @@ def _shown(teacher: str) -> str:
 
 
 def _check_options(options: DistillationSection) -> None:
-    weights = {name: getattr(options, name) for name in ("kl_weight", "label_weight", "cosine_weight")}
+    names = ("kl_weight", "label_weight", "cosine_weight", "relation_weight")
+    weights = {name: getattr(options, name) for name in names}
     for name, weight in weights.items():
         if not 0 <= weight < float("inf"):
             raise UserError(f"--distillation.{name} is {weight}; it must be 0 or more")

@@ -126,7 +126,8 @@ def test_the_three_losses_are_those_of_plain_models_on_documents_alone(name, tea
     assert expected["kl"] > 1
     assert expected["cosine"] > 1
     labels = int((batch["labels"] >= 0).sum())
-    assert counts == {module.label_term: labels, "kl": labels, "cosine": int((batch["document_ids"] > 0).sum())}
+    tokens = int((batch["document_ids"] > 0).sum())
+    assert counts == {module.label_term: labels, "kl": labels, "cosine": tokens, "relations": tokens}
     found = module.evaluate({key: value.double() for key, value in sums.items()}, counts, 1.0)
     weighted = 5 * expected["kl"] / labels + 2 * expected["label"] / labels + expected["cosine"] / counts["cosine"]
     assert found["held_out_loss"] == pytest.approx(weighted)

@@ -24,8 +24,8 @@ def teacher(name):
 TEACHERS = {name: teacher(name) for name in ("bert", "modernbert", "gpt2")}
 
 
-def config(name):
-    found = DistillationConfig(distillation=DistillationSection(teacher=TEACHERS[name]))
+def config(name, **options):
+    found = DistillationConfig(distillation=DistillationSection(teacher=TEACHERS[name], **options))
     found.model.name, found.model.from_scratch = TEACHERS[name], True
     found.tokens.sequence_length = ROW_LENGTH
     return found
@@ -36,11 +36,13 @@ def student(name, layers=2):
     return PackedModel(tiny_model(name, isolated=True, vocab_size=VOCABULARY, **ROLES, **{field: layers}), True)
 
 
-def case(name):
+def case(name, **options):
     def make():
-        return objective_of(config(name))(student(name), TOKENIZER, config(name)).double()
+        chosen = config(name, **options)
+        return objective_of(chosen)(student(name), TOKENIZER, chosen).double()
 
     return SplitCase(make, lambda: objective_of(config(name)).collator(TOKENIZER, config(name), seed=SEED))
 
 
 CASES = {f"distillation {name}": case(name) for name in TEACHERS}
+CASES["distillation of relations"] = case("modernbert", relation_weight=1.0)
