@@ -22,17 +22,14 @@ from nlp_ssl.core.libraries import importing
 def main(config: DistillationConfig) -> None:
     """Teacher, corpus, packed sequences, student, training, a look at the result."""
     with importing():
-        from nlp_ssl.objectives.distillation import objective_of
+        from nlp_ssl.objectives.distillation import Distillation
         from nlp_ssl.runs import pretraining, pretraining_data
 
-    # masked or causal, as the teacher is
-    objective = objective_of(config)
-
     # text -> the teacher's tokens -> sequences, on disk, once
-    data = pretraining_data.prepare(config, objective)
+    data = pretraining_data.prepare(config, Distillation)
 
     # the teacher, the student, and how it learns
-    run = pretraining.start(config, objective, data)
+    run = pretraining.start(config, Distillation, data)
 
     # to the end of the budget: logging, evaluating, saving, publishing
     run.train()

@@ -112,6 +112,11 @@ class PackedModel(nn.Module):
         """Whether a kernel for documents laid end to end can take the place of a mask."""
         return self.pairwise is None
 
+    def drop_pooler(self) -> None:
+        """Leave out what only a head for whole texts would train, such as BERT's."""
+        if getattr(self.model.base_model, "pooler", None) is not None:
+            self.model.base_model.pooler = None
+
     def in_a_row(self, documents: Sequence[Tensor], length: int = 0) -> list[Tensor]:
         """What a proof compares: the logits of documents that share a row, each (n, ...).
 

@@ -93,8 +93,7 @@ class Contrastive(PretrainingObjective):
         self.options = options = config.contrastive
         check(options)
         body = model.model.base_model
-        if getattr(body, "pooler", None) is not None:
-            body.pooler = None  # nothing here trains it
+        model.drop_pooler()
         if options.view == "dropout":
             if not max(dropouts(body.config), default=0.0):
                 raise UserError(

@@ -79,17 +79,6 @@ METRICS: dict[str, Literal["min", "max"]] = {
 }  # fmt: skip
 
 
-def objective_of(config: DistillationConfig) -> type["Distillation"]:
-    """The objective that distils the kind of model that the teacher is.
-
-    Raises:
-        UserError: no teacher was given, or it is neither a masked nor a causal language model.
-    """
-    found = find_objective(FILES[_kind(config.distillation)])
-    assert issubclass(found, Distillation)
-    return found
-
-
 def _kind(options: DistillationSection) -> Any:
     """The auto class of the teacher."""
     if not options.teacher:
@@ -172,29 +161,27 @@ class Distillation(PretrainingObjective):
         return {name: weight for name, weight in weights.items() if weight}
 
     @classmethod
+    def for_config(cls, config: DistillationConfig) -> type[PretrainingObjective]:
+        """The objective that distils the kind of model that the teacher is.
+
+        Raises:
+            UserError: no teacher was given, or it is neither a masked nor a causal language model.
+        """
+        return find_objective(FILES[_kind(config.distillation)])
+
+    @classmethod
     def completed(cls, config: DistillationConfig) -> DistillationConfig:
         """With the teacher's tokenizer, and its architecture with half the layers, where nothing else was given."""
         options, model, tokenizer = config.distillation, config.model, config.tokenizer
-        kind = _kind(options)
         _check_options(options)
-        if kind is not cls.auto_class:
-            raise UserError(
-                f"the teacher {options.teacher} is no model for {cls.auto_class.__name__}; recipes/distill.py sees that"
-                f" by itself, and elsewhere its objective is called {FILES[kind]}"
-            )
         if tokenizer.path is None:
             tokenizer = replace(tokenizer, path=options.teacher)
         if model.name is None:
             shape = find_config(options.teacher, options.revision)
             count = len(options.layers) if options.layers else max(1, shape.num_hidden_layers // 2)
             derived = {"num_hidden_layers": count, "vocab_size": shape.vocab_size}
-            model = replace(
-                model,
-                name=options.teacher,
-                revision=options.revision,
-                from_scratch=True,
-                overrides={**derived, **model.overrides},
-            )
+            whence: dict[str, Any] = {"name": options.teacher, "revision": options.revision, "from_scratch": True}
+            model = replace(model, **whence, overrides={**derived, **model.overrides})
         return replace(config, model=model, tokenizer=tokenizer)
 
     @classmethod

@@ -131,8 +131,7 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
     def __init__(self, model: PackedModel, tokenizer: PreTrainedTokenizerFast, config: ReplacedTokensConfig) -> None:
         super().__init__(model, tokenizer, config)
         body = model.model.base_model
-        if getattr(body, "pooler", None) is not None:
-            body.pooler = None  # nothing here trains it
+        model.drop_pooler()
         has_scores = hasattr(model.model, "discriminator_predictions")  # Electra's own head
         self.head = nn.Identity() if has_scores else ScoreHead(body.config, F.gelu)
         self._read = model if has_scores else model.hidden_states

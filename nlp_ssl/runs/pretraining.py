@@ -26,7 +26,8 @@ from nlp_ssl.models.checks import check_isolation, check_varlen
 from nlp_ssl.models.loading import build_model, describe
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.models.varlen_attention import HALF
-from nlp_ssl.objectives.objective import Curriculum, InPhase, PretrainingObjective, Stream, find_objective
+from nlp_ssl.objectives.curriculum import Curriculum, InPhase
+from nlp_ssl.objectives.objective import PretrainingObjective, Stream, find_objective
 from nlp_ssl.publishing.card import model_card
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.runs import resolve

@@ -23,10 +23,10 @@ from nlp_ssl.data.sequences.phases import Selection
 from nlp_ssl.doctor.proofs import stock_copy
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives import divergence
-from nlp_ssl.objectives.distillation import objective_of
+from nlp_ssl.objectives.curriculum import Curriculum
+from nlp_ssl.objectives.distillation import Distillation
 from nlp_ssl.objectives.divergence import summed_divergence
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
-from nlp_ssl.objectives.objective import Curriculum
 from nlp_ssl.objectives.student_layers import spread_layers
 from nlp_ssl.training.objective_state import unpublished
 
@@ -62,13 +62,13 @@ def student(name, layers=2, **more):
 
 def distilled(teacher, name, count=2, **options):
     config = config_for(teacher, **options)
-    return objective_of(config)(student(name, count), TOKENIZER, config).double()
+    return Distillation.for_config(config)(student(name, count), TOKENIZER, config).double()
 
 
 def batch_of(teacher, numbers):
     config = config_for(teacher)
     numbers = np.array(numbers)
-    collator = objective_of(config).collator(TOKENIZER, config, seed=SEED)
+    collator = Distillation.for_config(config).collator(TOKENIZER, config, seed=SEED)
     batch = collator(Selection(ROWS, numbers, np.zeros_like(numbers)))
     batch.pop("digest")
     return batch, collator.counts(batch)
@@ -239,27 +239,27 @@ def test_layers_are_spread_as_in_distilbert_and_keep_their_kind():
 def test_an_empty_list_begins_with_new_weights_and_so_does_another_shape(teachers):
     before = student("bert").model.state_dict()
     config = config_for(teachers("bert"), layers=[])
-    module = objective_of(config)(student("bert"), TOKENIZER, config)
+    module = Distillation.for_config(config)(student("bert"), TOKENIZER, config)
     assert all(torch.equal(value, before[key]) for key, value in module.model.model.state_dict().items())
     assert "base_model" not in module.facts()
     config = config_for(teachers("bert"))
     wide = student("bert", intermediate_size=48)
     before = {key: value.clone() for key, value in wide.model.state_dict().items()}
-    objective_of(config)(wide, TOKENIZER, config)
+    Distillation.for_config(config)(wide, TOKENIZER, config)
     assert all(torch.equal(value, before[key]) for key, value in wide.model.state_dict().items())
 
 
 def test_half_the_layers_and_the_teachers_tokenizer_by_default(teachers):
     teacher = teachers("gpt2")
     given = DistillationConfig(distillation=DistillationSection(teacher=teacher))
-    found = objective_of(given).completed(given)
+    found = Distillation.for_config(given).completed(given)
     assert (found.model.name, found.model.from_scratch, found.tokenizer.path) == (teacher, True, teacher)
     assert found.model.overrides == {"num_hidden_layers": 1, "vocab_size": VOCABULARY}
     assert given.model.name is None
     given.distillation.layers = [0, 2]
-    assert objective_of(given).completed(given).model.overrides["num_hidden_layers"] == 2
+    assert Distillation.for_config(given).completed(given).model.overrides["num_hidden_layers"] == 2
     given.model.name = "gpt2-tiny"
-    assert objective_of(given).completed(given).model == given.model
+    assert Distillation.for_config(given).completed(given).model == given.model
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -280,33 +280,39 @@ def test_half_the_layers_and_the_teachers_tokenizer_by_default(teachers):
 def test_options_that_make_no_sense_are_refused(options, said, teachers):
     config = config_for(teachers("bert"), **options)
     with pytest.raises(UserError, match=said):
-        objective_of(config)(student("bert"), TOKENIZER, config)
+        Distillation.for_config(config)(student("bert"), TOKENIZER, config)
 
 
 def test_models_that_do_not_go_together_are_refused(teachers, tmp_path):
     config = config_for(teachers("bert"))
     with pytest.raises(UserError, match=r"student are 48 wide, the teacher's 32.*give --distillation.cosine_weight 0"):
-        objective_of(config)(student("bert", hidden_size=48), TOKENIZER, config)
+        Distillation.for_config(config)(student("bert", hidden_size=48), TOKENIZER, config)
     config = config_for(teachers("bert"), layers=[0, 1])
     with pytest.raises(UserError, match="needs a student of the teacher's shape"):
-        objective_of(config)(student("bert", intermediate_size=48), TOKENIZER, config)
+        Distillation.for_config(config)(student("bert", intermediate_size=48), TOKENIZER, config)
     config = config_for(teachers("bert"), from_scratch=False, layers=[0, 1])
     with pytest.raises(UserError, match="is for a new student"):
-        objective_of(config)(student("bert"), TOKENIZER, config)
+        Distillation.for_config(config)(student("bert"), TOKENIZER, config)
     tiny_model("bert", vocab_size=VOCABULARY, **ROLES).base_model.save_pretrained(tmp_path / "body")
     config = config_for(str(tmp_path / "body"))
     with pytest.raises(UserError, match=r"have no cls\.predictions.*it is no finished BertForMaskedLM"):
-        objective_of(config)(student("bert"), TOKENIZER, config)
+        Distillation.for_config(config)(student("bert"), TOKENIZER, config)
     with pytest.raises(UserError, match=r"--distillation\.teacher is missing"):
-        objective_of(DistillationConfig())
-    masked = objective_of(config_for(teachers("bert")))
-    with pytest.raises(UserError, match="its objective is called causal_distillation"):
-        masked.completed(config_for(teachers("gpt2")))
+        Distillation.for_config(DistillationConfig())
+
+
+def test_the_teacher_says_what_kind_of_model_is_distilled(teachers):
+    kinds = {name: Distillation.for_config(config_for(teachers(name))) for name in ("bert", "gpt2")}
+    assert {name: kind.auto_class for name, kind in kinds.items()} == {
+        "bert": AutoModelForMaskedLM,
+        "gpt2": AutoModelForCausalLM,
+    }
+    assert kinds["bert"].for_config(config_for(teachers("gpt2"))) is kinds["gpt2"]
 
 
 def test_tokens_must_be_the_teachers_and_rows_no_longer_than_it_reads(teachers):
     config = config_for(teachers("bert"))
-    objective = objective_of(config)
+    objective = Distillation.for_config(config)
     assert objective.frame(TOKENIZER, config) == ((), ())  # this tokenizer adds nothing
     with pytest.raises(UserError, match=r"another vocabulary than .*bert: 1 entries differ, such as 'w95'"):
         objective.frame(word_tokenizer(VOCABULARY + 1), config)

@@ -18,7 +18,7 @@ from nlp_ssl.data.sequences.phases import Selection
 from nlp_ssl.doctor.proofs import stock_copy
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives import relations
-from nlp_ssl.objectives.distillation import objective_of
+from nlp_ssl.objectives.distillation import Distillation
 from nlp_ssl.objectives.relations import summed_relation_divergence
 
 ROWS = [packed_row(row, ROW_LENGTH) for row in documents(True)]
@@ -39,7 +39,7 @@ def make(tmp_path):
         with torch.no_grad():  # unlike the teacher, whose weights are of the same seed
             for parameter in model.parameters():
                 parameter.mul_(1.1)
-        return objective_of(config)(model, TOKENIZER, config).double()
+        return Distillation.for_config(config)(model, TOKENIZER, config).double()
 
     return of
 

@@ -9,7 +9,7 @@ from toys import tiny_model
 
 from nlp_ssl.config.distillation import DistillationConfig, DistillationSection
 from nlp_ssl.models.packed import PackedModel
-from nlp_ssl.objectives.distillation import objective_of
+from nlp_ssl.objectives.distillation import Distillation
 
 FOLDER = tempfile.TemporaryDirectory()
 
@@ -39,9 +39,9 @@ def student(name, layers=2):
 def case(name, **options):
     def make():
         chosen = config(name, **options)
-        return objective_of(chosen)(student(name), TOKENIZER, chosen).double()
+        return Distillation.for_config(chosen)(student(name), TOKENIZER, chosen).double()
 
-    return SplitCase(make, lambda: objective_of(config(name)).collator(TOKENIZER, config(name), seed=SEED))
+    return SplitCase(make, lambda: Distillation.for_config(config(name)).collator(TOKENIZER, config(name), seed=SEED))
 
 
 CASES = {f"distillation {name}": case(name) for name in TEACHERS}
