@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 
 _cache = tempfile.mkdtemp(prefix="nlp_ssl-tests-")
@@ -10,6 +11,8 @@ os.environ["HF_HOME"] = os.path.join(_cache, "huggingface")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
+for _number in (signal.SIGHUP, signal.SIGQUIT):  # which nohup and a shell's background jobs hand on ignored
+    signal.signal(_number, signal.SIG_DFL)
 
 
 def pytest_collection_finish() -> None:

@@ -31,6 +31,10 @@ LIBRARIES += ["psutil", "pyarrow.parquet", "tokenizers", "torch", "torch.distrib
 LIBRARIES += ["transformers.modeling_utils", "transformers.models.auto.modeling_auto", "transformers.pipelines"]
 LIBRARIES += ["transformers.models.bert.modeling_bert", "transformers.models.modernbert.modeling_modernbert"]
 LIBRARIES += ["transformers.models.llama.modeling_llama", "transformers.trainer"]
+# what a run's end needs, and attention: half a second of imports
+LIBRARIES += ["matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.features", "torch.nn.attention.varlen"]
+LIBRARIES += ["torch.utils.serialization", "transformers.pipelines.fill_mask"]
+LIBRARIES += ["transformers.pipelines.text_classification", "transformers.pipelines.token_classification"]
 READ_AT_IMPORT = ("DATASETS_", "HF_", "HUGGING", "LD_", "MPL", "OMP_", "PYTHON", "TORCH_LOGS")
 READ_AT_IMPORT += ("TRANSFORMERS_", "XDG_")
 ADDRESS = "NLP_SSL_TEST_FORKS"  # where the server listens
@@ -247,6 +251,7 @@ def main(address: str, listener: str) -> None:
     base_path = [path for path in sys.path[1:] if path not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     for name in LIBRARIES:
         importlib.import_module(name)
+    sys.dont_write_bytecode, sys.pycache_prefix = False, os.path.join(os.path.dirname(address), "bytecode")
     gc.freeze()  # what lives as long as the server is not looked at again in every fork
     _become(_serve(socket.socket(fileno=int(listener))), address, base_path)
 

@@ -268,9 +268,9 @@ class HybridLanguageModeling(MaskedLanguageModeling):
         nexts, masked = batch["causal_labels"], batch["masked_labels"]
         of_nexts, of_masked = logits.view(-1, logits.shape[-1]).split([len(nexts), len(masked)])
         sums = {"causal": summed_cross_entropy(of_nexts, nexts), "masked": summed_cross_entropy(of_masked, masked)}
-        if self.rates is not None and "wait" in batch:
-            self.rates.observe(masked, of_masked.detach().argmax(-1))
         if self.training:
+            if self.rates is not None:
+                self.rates.observe(masked, of_masked.detach().argmax(-1))
             return sums
         losses = F.cross_entropy(loss_precision(of_nexts), nexts, ignore_index=IGNORE, reduction="none")
         is_text = ~torch.isin(nexts, self.added_ids.to(nexts.device))

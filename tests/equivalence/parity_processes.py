@@ -7,6 +7,7 @@ from typing import Any
 
 import forks
 import torch
+from launch import environment
 
 from nlp_ssl.doctor.proofs import Trajectory
 
@@ -23,8 +24,7 @@ def two_processes(out: Path, what: str) -> dict[tuple[str, ...], Any]:
     """
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     path = os.pathsep.join(filter(None, [*PATHS, os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = forks.run([*launch, __file__, str(out), what], env=environment, timeout=300)
+    done = forks.run([*launch, __file__, str(out), what], env=environment() | {"PYTHONPATH": path}, timeout=300)
     assert done.returncode == 0, done.stderr
     with torch.serialization.safe_globals([Trajectory]):
         return torch.load(out, weights_only=True)

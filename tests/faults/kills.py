@@ -1,11 +1,12 @@
 """Kill runs at any moment of their lives (SIGKILL), resume them, compare them with one that was never killed.
 
-    python tests/faults/kills.py --kills 100 [--seed 0] [--parallel 2]
+    python tests/faults/kills.py --kills 100 [--run masked] [--seed 0] [--parallel 2]
 
-starts 100 runs, each with a cache and an output folder of its own. Each is killed once at least, at a drawn moment of a
-drawn stage, started again with the same command line, perhaps killed again, and then left to finish. In what stage a
-kill landed is read off what the run had printed and written by then. At the end every run must have the step,
-evaluation and checkpoint lines of the one never killed, its weights, and the files that it left, no more and no fewer.
+starts 100 runs of masked pretraining, or of another objective of `RUNS`, each with a cache and an output folder of its
+own. Each is killed once at least, at a drawn moment of a drawn stage, started again with the same command line, perhaps
+killed again, and then left to finish. In what stage a kill landed is read off what the run had printed and written by
+then. At the end every run must have the step, evaluation and checkpoint lines of the one never killed, its weights, and
+the files that it left, no more and no fewer.
 """
 
 import argparse
@@ -29,22 +30,31 @@ from launch import TINY, command, environment, events, write_corpus
 STEPS = 30
 PHASES = '[{"steps": 8, "global_batch_size": 4, "sequence_length": 32}, {"steps": 10, "global_batch_size": 6}]'
 ARGUMENTS = [*TINY, "--train.steps", str(STEPS), "--train.global_batch_size", "8", "--phases", PHASES]
-ARGUMENTS += ["--model.dropout", "0.1", "--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]
+ARGUMENTS += ["--optimizer.name", "adamw", "--optimizer.lr", "2e-3"]
 ARGUMENTS += ["--evaluation.every", "6", "--checkpoint.every", "4"]
+# what is killed: a recipe and its options; a teacher is trained beforehand
+RUNS = {
+    "masked": ["pretrain_mlm.py", "--model.dropout", "0.1"],
+    "moco": ["pretrain_contrastive.py", "--contrastive.loss", "moco", "--contrastive.queue", "37"],
+    "byol": ["pretrain_contrastive.py", "--contrastive.loss", "byol"],
+    "hybrid": ["pretrain_hybrid.py", "--hybrid.share", "0.6", "--hybrid.adapt_every", "3", "--model.dropout", "0.1"],
+    "distillation": ["distill.py", "--distillation.teacher", "{teacher}"],
+}
 # one process does everything, or others tokenise and make the batches
 WAYS = {"one process": ["--train.workers", "0", "--tokens.num_proc", "1"]}
 WAYS |= {"helpers": ["--train.workers", "1", "--tokens.num_proc", "2"]}
 
 # what a run has printed when a stage begins; a stage may be passed through in no time where all is in the cache
 BEGINNINGS = {
-    "read the text": "model: modernbert-tiny",
+    "read the text": "model: ",
     "train the tokenizer": "corpus: ",
-    "tokenise": "tokenizer: bpe, ",
+    "tokenise": "tokenizer: ",
     "pack": "tokens: ",
     "build the model": "  train.micro_batch_size = ",
     "first evaluation": "evaluate: ",
 }
 STAGES = ["import", *BEGINNINGS, "steps", "evaluate", "save", "publish"]
+MEASURED = {"seconds", "tokens_per_second"}  # which no two runs share
 POLL = 0.002
 ORPHAN_SECONDS = 30
 
@@ -72,6 +82,7 @@ class Life:
     folder: Path
     corpus: Path
     way: str
+    run: str = "masked"
     kills: list[str] = field(default_factory=list)
     starts: int = 0
     visits: list[tuple[str, float]] = field(default_factory=list)  # of the last process: stages and their seconds
@@ -89,7 +100,8 @@ class Life:
 
     def start(self, kill: tuple[str, int, float] | None = None) -> bool:
         """Run to the end, or kill (stage, how many visits to it before, seconds into it); returns whether it ended."""
-        recipe = command("pretrain_mlm.py", "--data.sources", self.corpus, *ARGUMENTS, *WAYS[self.way])
+        name, *own = [each.format(teacher=self.corpus.parent / "teacher" / "run") for each in RUNS[self.run]]
+        recipe = command(name, "--data.sources", self.corpus, *ARGUMENTS, *own, *WAYS[self.way])
         recipe += ["--output_dir", str(self.out)] + (["--resume"] if self.starts else [])
         recipe.insert(1, str(Path(__file__).with_name("small_parts.py")))
         variables = {
@@ -179,9 +191,9 @@ def _session(session: int) -> list[psutil.Process]:
     return found
 
 
-def never_killed(folder: Path, corpus: Path, way: str) -> Life:
+def never_killed(folder: Path, corpus: Path, way: str, run: str = "masked") -> Life:
     """A run from start to end, whose stages tell when to kill others."""
-    life = Life(folder, corpus, way)
+    life = Life(folder, corpus, way, run)
     life.start()
     assert not life.faults, life.faults
     return life
@@ -206,13 +218,11 @@ def differences(life: Life, reference: Life) -> list[str]:
     if life.faults:
         return life.faults
     found = []
-    lines = {
-        "step": ("step", "loss", "grad_norm", "lr", "num_targets", "tokens", "digest"),
-        "evaluation": ("step", "held_out_loss", "masked_accuracy"),
-        "checkpoint": ("step", "folder"),
-    }
-    for kind, names in lines.items():
-        ours, theirs = ([[e[n] for n in names] for e in events(x.out, kind)] for x in (life, reference))
+    for kind in ("step", "evaluation", "checkpoint"):
+        ours, theirs = (
+            [{name: value for name, value in line.items() if name not in MEASURED} for line in events(x.out, kind)]
+            for x in (life, reference)
+        )
         if ours != theirs:
             wrong = [f"{a} is not {b}" for a, b in zip(ours, theirs, strict=False) if a != b]
             found.append(f"{kind} lines: {len(ours)} of {len(theirs)}; {wrong[:2]}")
@@ -246,6 +256,7 @@ def live(life: Life, reference: Life, stages: list[str], rng: random.Random) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="runs to kill")
+    parser.add_argument("--run", choices=RUNS, default="masked", help="what is killed")
     parser.add_argument("--first", type=int, default=1, help="number of the first one, to repeat some of them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time")
@@ -255,18 +266,22 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="kills-"))
     corpus = write_corpus(root / "corpus.txt", documents=1500)
     began = time.monotonic()
-    references = {way: never_killed(root / way.replace(" ", "-"), corpus, way) for way in WAYS}
+    if "{teacher}" in RUNS[given.run]:
+        never_killed(root / "teacher", corpus, "one process")
+    references = {way: never_killed(root / way.replace(" ", "-"), corpus, way, given.run) for way in WAYS}
     first, second = references.values()
     assert not (wrong := differences(second, first)), wrong
+    visited = {name for reference in references.values() for name, _ in reference.visits}
+    stages_of_run = [stage for stage in STAGES if stage in visited]
 
     def one(number: int) -> tuple[Life, list[str]]:
         rng = random.Random(f"{given.seed} {number}")
         way = "helpers" if number % 8 == 2 else "one process"
         while True:
-            life = Life(root / f"{number:03d}", corpus, way)
-            stages = [STAGES[number % len(STAGES)]]
+            life = Life(root / f"{number:03d}", corpus, way, given.run)
+            stages = [stages_of_run[number % len(stages_of_run)]]
             while rng.random() < given.again:
-                stages.append(rng.choice(STAGES))
+                stages.append(rng.choice(stages_of_run))
             wrong = live(life, references[way], stages, rng)
             if life.kills or wrong:
                 break
@@ -282,7 +297,7 @@ def main() -> int:
     good = sum(not wrong for _, wrong in lives)
     landed = Counter(kill for life, _ in lives for kill in life.kills)
     print("\n| stage | kills |\n|---|---:|")
-    print("\n".join(f"| {stage} | {landed[stage]} |" for stage in STAGES))
+    print("\n".join(f"| {stage} | {landed[stage]} |" for stage in stages_of_run))
     print(f"| all | {landed.total()} |\n")
     print(f"{good} of {len(lives)} runs ended as the one never killed: the same lines, weights and files")
     longest = max(life.orphan_seconds for life, _ in lives)

@@ -75,14 +75,6 @@ def test_stopped_again_and_again(arguments: list[str], whole: Path, tmp_path: Pa
     assert "stopped at once" in started.printed
     assert list((out / "checkpoints").glob(".step-*.tmp"))
 
-    # a SIGTERM to `accelerate launch`, which it does not pass on
-    with Started(accelerate_launch("pretrain_mlm.py", *arguments, "--resume"), tmp_path / "5") as started:
-        started.wait_until(in_training(started, out, beyond=step))
-        started.send(SIGTERM)
-        assert started.ends(SECONDS) == -SIGTERM
-    assert f"(step {step})" in started.printed
-    assert step < assert_interrupted(out, started, "the launcher is gone") < STEPS
-
     run("pretrain_mlm.py", *arguments, "--resume")
     assert_same_run(out, whole)
 
@@ -93,11 +85,12 @@ def test_stopped_through_accelerate_launch_in_more_ways(arguments: list[str], wh
     arguments = [*arguments, "--output_dir", str(out)]
     launch = accelerate_launch("pretrain_mlm.py", *arguments, "--resume")
     for number, group, reason in (
+        (SIGTERM, False, "the launcher is gone"),  # which it does not pass on
         (SIGKILL, False, "the launcher is gone"),
         (SIGTERM, True, "SIGTERM"),
         (SIGINT, True, "SIGINT"),
     ):
-        with Started(launch, tmp_path / number.name) as started:
+        with Started(launch, tmp_path / f"{number.name} {group}") as started:
             started.wait_until(in_training(started, out, beyond=step))
             started.send(number, group=group)
             started.ends(SECONDS)
@@ -107,6 +100,7 @@ def test_stopped_through_accelerate_launch_in_more_ways(arguments: list[str], wh
     assert_same_run(out, whole)
 
 
+@pytest.mark.long
 def test_stopped_while_compiling(arguments: list[str], tmp_path: Path) -> None:
     if not shutil.which("g++"):
         pytest.skip("torch.compile needs a C++ compiler on a CPU")

@@ -9,16 +9,16 @@ import kills
 import pytest
 from launch import write_corpus
 
-SPREAD = ["tokenise", "first evaluation", "steps", "evaluate", "save"]
+SPREAD = ["tokenise", "steps", "save"]
 
 
-def test_killed_in_five_stages_and_resumed_is_the_run_never_killed(tmp_path: Path) -> None:
+def test_killed_in_three_stages_and_resumed_is_the_run_never_killed(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.txt", documents=1500)
     reference = kills.never_killed(tmp_path / "never", corpus, "one process")
     life = kills.Life(tmp_path / "killed", corpus, "one process")
     assert kills.live(life, reference, SPREAD, random.Random(0)) == []
     assert len(life.kills) == len(SPREAD), life.kills
-    assert len(set(life.kills)) >= 3, life.kills  # a kill may land a little behind the stage that it was aimed at
+    assert len(set(life.kills)) >= 2, life.kills  # a kill may land a little behind the stage that it was aimed at
 
 
 @pytest.mark.long

@@ -27,6 +27,8 @@ from toys import tiny_model, tokenizer
 
 from nlp_ssl.core.files import sha256
 
+MORE_SIGNALS = (signal.SIGUSR1, signal.SIGQUIT)
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGHUP, *(pytest.param(n, marks=pytest.mark.long) for n in MORE_SIGNALS)])
 def test_a_signal_to_the_whole_group_is_the_main_process_s(
     number: signal.Signals, arguments: list[str], whole: Path, tmp_path: Path
 ) -> None:
@@ -73,6 +75,7 @@ def test_a_terminal_that_closes(arguments: list[str], tmp_path: Path) -> None:
     assert (out / "checkpoints" / f"step-{found['step']:08d}" / "MANIFEST.json").exists()
 
 
+@pytest.mark.long
 def test_what_nohup_ignores_stays_ignored(arguments: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     recipe = command("pretrain_mlm.py", *arguments, "--train.steps", "20", "--output_dir", out)
@@ -200,7 +203,7 @@ def test_what_cannot_be_saved_is_found_before_the_first_step(arguments: list[str
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_tasks_beside_each_other_stop_with_the_one_that_started_them(
     number: signal.Signals, model: Path, tmp_path: Path
 ) -> None:
@@ -257,7 +260,7 @@ HOW = {
 }
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", [pytest.param(how, marks=pytest.mark.long) if "disk" in how else how for how in HOW])
 def test_a_console_that_takes_nothing_changes_nothing(how: str, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ["--data.sources", corpus, *TINY, "--train.steps", "6", "--train.global_batch_size", "8"]

@@ -94,15 +94,14 @@ class Taken:
 def stopped_and_resumed(
     case: SplitCase, micro_batch: int, accelerator: Accelerator, folder: Path
 ) -> tuple[Taken, Taken]:
-    """Three steps, and three with a checkpoint after the second from which another objective takes the third."""
+    """Three steps with a checkpoint after the second, and the third of another objective that is resumed from it."""
 
     def fresh() -> tuple[PretrainingObjective, torch.optim.Optimizer]:
         module = case.objective()
         return module, build_optimizer(module, OptimizerConfig(name="adamw", lr=1e-3))
 
-    whole = _take(case, *fresh(), micro_batch, accelerator, 0, STEPS)
     first, optimizer = fresh()
-    before = _take(case, first, optimizer, micro_batch, accelerator, 0, STOP)
+    before = _take(case, first, optimizer, micro_batch, accelerator, 0, STOP).losses
     resumed, other = fresh()
     with torch.no_grad():
         for name, value in resumed.state_dict().items():
@@ -118,9 +117,31 @@ def stopped_and_resumed(
     checkpoints.finish()
     accelerator.wait_for_everyone()
     load(folder / f"step-{STOP:08d}", resumed, other)
-    after = _take(case, resumed, other, micro_batch, accelerator, STOP, STEPS)
-    after.losses = before.losses + after.losses
+    whole, after = (
+        _scored(case, *parts, micro_batch, accelerator, before) for parts in ((first, optimizer), (resumed, other))
+    )
     return whole, after
+
+
+def _scored(
+    case: SplitCase,
+    module: PretrainingObjective,
+    optimizer: torch.optim.Optimizer,
+    micro_batch: int,
+    accelerator: Accelerator,
+    before: list[dict[str, float]],
+) -> Taken:
+    """The last step, and what the held-out rows are then; behind the losses of the steps before it."""
+    taken = _take(case, module, optimizer, micro_batch, accelerator, STOP, STEPS)
+    scoring = chain.from_iterable(
+        held_out_batches(
+            stream.held_out or case.rows, stream.collator, batch_size=min(micro_batch, 7),
+            rank=accelerator.process_index, world_size=accelerator.num_processes,
+        )
+        for stream in case.all_streams()
+    )  # fmt: skip
+    found = evaluate(accelerator.prepare(module), scoring, accelerator)
+    return replace(taken, losses=before + taken.losses, scores=module.evaluate(found.sums, found.counts, 1000.0))
 
 
 def _take(
@@ -158,18 +179,8 @@ def _take(
     )  # fmt: skip
     losses = [step.losses for step in steps]
     hook.remove()
-    scoring = chain.from_iterable(
-        held_out_batches(
-            stream.held_out or case.rows, stream.collator, batch_size=min(micro_batch, 7), rank=rank,
-            world_size=world_size,
-        )
-        for stream in streams
-    )  # fmt: skip
-    found = evaluate(prepared[0], scoring, accelerator)
-    scores = module.evaluate(found.sums, found.counts, 1000.0)
-    accelerator.free_memory(*prepared)
     state = {name: value.detach().clone() for name, value in module.state_dict().items()}
-    return Taken(losses, gradient, state, scores)
+    return Taken(losses, gradient, state, {})
 
 
 def distances(found: Taken, expected: Taken) -> dict[str, float]:

@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator
-from launch import TINY, events, execute, write_corpus
+from launch import TINY, environment, events, execute, write_corpus
 from parity_cases import BATCH, ROLES, ROW_LENGTH, SEED, TOKENIZER, VOCABULARY, Case, alone, documents, packed_row
 from toys import tiny_model
 from transformers import AutoModel, AutoModelForMaskedLM
@@ -552,9 +552,8 @@ def trajectories(out: str) -> None:
 def on_two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Trajectory]:
     out = tmp_path_factory.mktemp("two") / "found.pt"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done: subprocess.CompletedProcess = forks.run(
-        [*launch, __file__, "trajectories", str(out)], env=environment, timeout=300
+        [*launch, __file__, "trajectories", str(out)], env=environment(), timeout=300
     )
     assert done.returncode == 0, done.stderr
     with torch.serialization.safe_globals([Trajectory]):

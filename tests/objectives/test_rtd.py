@@ -375,7 +375,7 @@ def corpus(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("embeddings", ["shared", "disentangled"])
+@pytest.mark.parametrize("embeddings", ["disentangled", pytest.param("shared", marks=pytest.mark.long)])
 def test_a_resumed_run_is_the_run_that_was_never_stopped(embeddings, corpus, tmp_path):
     options = [*SHAPE, "--rtd.embeddings", embeddings]
     pretrain(tmp_path / "whole", corpus, *options, "--train.steps", 6)

@@ -109,13 +109,13 @@ def test_a_pair_is_its_document_cut_where_a_sentence_begins(between):
 def test_half_of_the_pairs_are_not_in_order():
     many = its.rows() * 50
     numbers = np.arange(len(many))
-    for task, enough in (("sop", 100_000), ("nsp", 50_000)):
+    for task, enough in (("sop", 40_000), ("nsp", 20_000)):
         reader = SentenceOrder.collator(its.pair_tokenizer(), its.options(task), seed=SEED)
-        made = [reader(Selection(many, numbers, np.full_like(numbers, epoch))) for epoch in range(100)]
+        made = [reader(Selection(many, numbers, np.full_like(numbers, epoch))) for epoch in range(40)]
         labels = torch.cat([batch["pair_labels"] for batch in made])
         labels = labels[labels != IGNORE].double()
         assert len(labels) >= enough
-        assert labels.mean().item() == pytest.approx(0.5, abs=0.01)
+        assert labels.mean().item() == pytest.approx(0.5, abs=0.015)
 
 
 def test_the_second_part_of_another_document_comes_from_the_same_row_and_keeps_its_length():

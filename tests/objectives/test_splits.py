@@ -5,7 +5,6 @@
 prints the table of all.
 """
 
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from accelerate import Accelerator
 
 sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in (".", "equivalence", "objectives"))
 import forks
+from launch import environment
 from splits import SPLITS, Taken, all_cases, distances, stopped_and_resumed
 
 CASES = all_cases()
@@ -67,8 +67,7 @@ def test_every_term_learns_and_every_weight_has_a_gradient(name, expected):
 def two_processes(out):
     """What `stopped_and_resumed` is on two processes, in micro-batches of 4: two for each of them."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = forks.run([*launch, __file__, str(out)], env=environment, timeout=600)
+    done = forks.run([*launch, __file__, str(out)], env=environment(), timeout=600)
     assert done.returncode == 0, done.stderr
     found = torch.load(out, weights_only=True)
     return {name: tuple(Taken(**each) for each in pair) for name, pair in found.items()}
@@ -80,7 +79,7 @@ def main(out):
     accelerator = Accelerator(cpu=True)
     folder = Path(out).with_suffix("")
     if accelerator.num_processes > 1:
-        found = {n: stopped_and_resumed(case, 4, accelerator, folder / n) for n, case in CASES.items()}
+        found = {n: stopped_and_resumed(case, 4, Accelerator(cpu=True), folder / n) for n, case in CASES.items()}
         if accelerator.is_main_process:
             torch.save({name: [asdict(each) for each in pair] for name, pair in found.items()}, out)
         torch.distributed.destroy_process_group()

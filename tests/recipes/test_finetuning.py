@@ -304,14 +304,18 @@ def test_a_map_of_the_vectors(model: Path, labelled: tuple[Path, Path], tmp_path
     assert "map.png" in printed
 
 
-def test_fine_tuning_beside_a_trainer(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("against", [["script"], pytest.param(["script", "best"], marks=pytest.mark.long)], ids=len)
+def test_fine_tuning_beside_a_trainer(
+    against: list[str], model: Path, labelled: tuple[Path, Path], tmp_path: Path
+) -> None:
     results = tmp_path / "results.json"
     options = ["--data.train_file", labelled[0], "--model.name", model, "--max_length", 64, "--results", results]
-    printed = run("benchmark_finetuning.py", *options, "--rounds", 2, "--steps", 2, "--train.mixed_precision", "no")
+    fixed = ["--against", f"[{','.join(against)}]", "--rounds", 2, "--steps", 2, "--train.mixed_precision", "no"]
+    printed = run("benchmark_finetuning.py", *options, *fixed)
     found = json.loads(results.read_text())
-    assert [row[""] for row in found["rows"]] == ["nlp_ssl", "Trainer, script", "Trainer, best"]
+    assert [row[""] for row in found["rows"]] == ["nlp_ssl", *(f"Trainer, {name}" for name in against)]
     turns = {name: [len(turn) for turn in turns] for name, turns in found["turns"].items()}
-    assert turns == {"nlp_ssl": [2, 2], "script": [2, 2], "best": [2, 2]}
+    assert turns == {name: [2, 2] for name in ["nlp_ssl", *against]}
     assert "times slower" in printed
     refused = run("benchmark_finetuning.py", *options, "--against", "[fast]", expect=2)
     assert "--against fast: there are script, best" in refused
