@@ -24,6 +24,7 @@ import torch
 import yaml
 
 from nlp_ssl.benchmarks.study_report import Judged, report
+from nlp_ssl.benchmarks.zero_shot import check_pairs
 from nlp_ssl.config import nested
 from nlp_ssl.config.common import plain, to_dict
 from nlp_ssl.config.finetuning import ClassificationConfig, NERConfig
@@ -51,6 +52,7 @@ TIMED, WARM_UP = 16, 4  # steps of each phase that are timed, and how many more 
 JUDGES: dict[str, Any] = {
     "classification": (Classification, ClassificationConfig),
     "ner": (Tagging, NERConfig),
+    "similarity": (Classification, ClassificationConfig),
 }
 
 
@@ -134,7 +136,7 @@ def compare(config: StudyConfig) -> dict[str, Any]:
     ])  # fmt: skip
     for judge in config.judges:
         _run_all(study, judge.name, [
-            (f"{judge.name}: {v.name}, seed {s}", "finetune", judge.kind, study.fine_tuning(judge, v, s))
+            (f"{judge.name}: {v.name}, seed {s}", "judge", judge.kind, study.fine_tuning(judge, v, s))
             for v, s in runs
         ])  # fmt: skip
     judged = [_judged(study, judge) for judge in config.judges]
@@ -174,6 +176,8 @@ def _check(config: StudyConfig) -> Study:
         objective, kind = JUDGES[judge.kind]
         given = nested.read(kind, study.fine_tuning(judge, config.variants[0], 0), f"--judges, {judge.name}")
         study.data[judge.name] = objective.read(given.data)
+        if judge.kind == "similarity":
+            check_pairs(study.data[judge.name], judge.name)
         console.say(f"{judge.name}: {study.data[judge.name].description}")
     return study
 
@@ -260,7 +264,7 @@ def _run_all(study: Study, stage: str, runs: Sequence[tuple[str, str, str, dict[
     Args:
         study: the study.
         stage: for what is said.
-        runs: of each its name, `pretrain` or `finetune`, its objective, its options.
+        runs: of each its name, `pretrain` or `judge`, its objective or kind of judge, its options.
     """
     folder, gpus = study.folder / "options", torch.cuda.device_count()
     folder.mkdir(parents=True, exist_ok=True)
@@ -297,7 +301,8 @@ def _costs(study: Study, variant: VariantConfig) -> dict[str, float]:
 def _judged(study: Study, judge: JudgeConfig) -> Judged:
     """A judge's number of every run, as functions of the rows that it is taken over."""
     data = study.data[judge.name]
-    part, metric = "validation" if data.test is None else "test", data.metrics[0]
+    part = "validation" if data.test is None else "test"
+    metric = "spearmanr" if judge.kind == "similarity" else data.metrics[0]
     scorers: dict[str, list[Scorer]] = {}
     count = 0
     for variant in study.config.variants:

@@ -1,9 +1,9 @@
 """One run of a study, in a process of its own.
 
     python -m nlp_ssl.benchmarks.study_member pretrain mlm --config options.yaml
-    python -m nlp_ssl.benchmarks.study_member finetune classification --config options.yaml
+    python -m nlp_ssl.benchmarks.study_member judge classification --config options.yaml
 
-takes the options of the recipe for the objective that is named.
+takes the options of the recipe for the objective, or the kind of judge, that is named.
 """
 
 import sys
@@ -16,14 +16,18 @@ from nlp_ssl.core.libraries import importing
 
 
 def main(given: tuple[str, Any]) -> None:
-    """From the options to a finished folder; `given` is the objective's name and its options."""
+    """From the options to a finished folder; `given` is the name of the objective or judge, and its options."""
     name, config = given
     with importing():
+        from nlp_ssl.benchmarks.zero_shot import score_pairs
         from nlp_ssl.objectives.classification import Classification
         from nlp_ssl.objectives.objective import find_objective
         from nlp_ssl.objectives.tagging import Tagging
         from nlp_ssl.runs import multi_seed, pretraining, pretraining_data
 
+    if name == "similarity":
+        score_pairs(config)
+        return
     if isinstance(config, ClassificationConfig | NERConfig):
         multi_seed.finetune(config, Classification if isinstance(config, ClassificationConfig) else Tagging)
         return
@@ -35,10 +39,10 @@ def main(given: tuple[str, Any]) -> None:
 
 
 def read() -> tuple[str, Any]:
-    """The objective's name, and its options."""
+    """The name of the objective or judge, and its options."""
     stage, name, *argv = sys.argv[1:]
-    if stage == "finetune":
-        return name, parse(ClassificationConfig if name == "classification" else NERConfig, __doc__, argv)
+    if stage == "judge":
+        return name, parse(NERConfig if name == "ner" else ClassificationConfig, __doc__, argv)
     from nlp_ssl.objectives.objective import find_objective  # it needs torch
 
     return name, parse(find_objective(name).Config, __doc__, argv)

@@ -26,8 +26,9 @@ class JudgeConfig:
 
     name: str
     """What it is called, also in the names of folders."""
-    kind: Literal["classification", "ner"] = "classification"
-    """Fine-tuning for classes or scores of texts, or for tags of words."""
+    kind: Literal["classification", "ner", "similarity"] = "classification"
+    """Fine-tuning for classes or scores of texts, or for tags of words; or the cosines of pairs of texts with a score,
+    without fine-tuning. A linear probe is fine-tuning with `{transfer.unfreeze: never}` among the options."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the fine-tuning recipe, with dots, such as `{data.train_file: reviews.csv, max_length: 256}`."""
 

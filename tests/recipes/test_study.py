@@ -1,11 +1,15 @@
 """A study of objectives: real runs, stopped and continued; and what its report says of numbers that are known."""
 
+import csv
 import json
 
 import numpy as np
 import pytest
-from launch import TINY, events, run, write_corpus, write_labelled
+import torch
+from launch import TINY, WORDS, events, run, write_corpus, write_labelled
 from PIL import Image
+from scipy.stats import spearmanr
+from transformers import AutoModel, AutoTokenizer
 
 from nlp_ssl.benchmarks import study, study_report
 from nlp_ssl.benchmarks.study_report import Judged, report
@@ -13,17 +17,30 @@ from nlp_ssl.benchmarks.study_report import Judged, report
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """Options of a study of two ways, one seed, one judge."""
+    """Options of a study of two ways, one seed, two judges: fine-tuned, and not."""
     folder = tmp_path_factory.mktemp("given")
     corpus = write_corpus(folder / "corpus.txt")
     rows, _ = write_labelled(folder)
+    rng = np.random.default_rng(0)
+    pairs = [(rng.choice(WORDS, 6), rng.choice(WORDS, 6)) for _ in range(80)]
+    with open(folder / "pairs.csv", "w", newline="") as file:
+        csv.writer(file).writerows(
+            [
+                ("sentence1", "sentence2", "label"),
+                *((" ".join(a), " ".join(b), f"{len({*a} & {*b}) / 6:.2f}") for a, b in pairs),
+            ]
+        )
     judge = {"data.train_file": str(rows), "max_length": 32, "train.steps": 4, "train.mixed_precision": "no"}
     variants = [
         {"name": "masked", "options": {"masking.probability": 0.3}},
         {"name": "causal, then masked", "options": {"phases": [{"share": 0.5, "objective": "clm"}]}},
     ]
     options = ["--data.sources", corpus, *TINY, "--train.global_batch_size", "8"]
-    options += ["--judges", json.dumps([{"name": "texts", "options": judge}]), "--seeds", "[1]", "--parallel", "2"]
+    judges = [
+        {"name": "texts", "options": judge},
+        {"name": "pairs", "kind": "similarity", "options": {"data.train_file": str(folder / "pairs.csv")}},
+    ]
+    options += ["--judges", json.dumps(judges), "--seeds", "[1]", "--parallel", "2"]
     return [*options, "--variants", json.dumps(variants)]
 
 
@@ -31,6 +48,12 @@ def given(tmp_path_factory):
 def whole(given, tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "out"
     return out, run("compare_objectives.py", *given, "--train.minutes", "0.02", "--output_dir", out)
+
+
+@torch.no_grad()
+def mean_vectors(model, texts):
+    tokenizer, model = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model)
+    return torch.stack([model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in texts])
 
 
 def test_every_variant_is_pretrained_as_long_and_judged(whole):
@@ -50,12 +73,25 @@ def test_every_variant_is_pretrained_as_long_and_judged(whole):
         assert (out / "texts" / folder / "predictions.jsonl").exists()
     assert "are 0.02 minutes" in printed
     found = json.loads((out / "results.json").read_text())
-    assert [row["variant"] for row in found["rows"]] == ["masked", "causal, then masked"]
-    for row in found["rows"]:
+    assert [row["variant"] for row in found["rows"]] == ["masked", "causal, then masked"] * 3
+    assert [row["judge"] for row in found["rows"]] == ["texts"] * 2 + ["pairs"] * 2 + ["all, on average"] * 2
+    for row in found["rows"][:2]:
         folder = out / "texts" / f"{study.slug(row['variant'])}-seed-1"
         lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
         right = np.mean([line["label"] == line["predicted"] for line in lines if line["set"] == "validation"])
         assert row["runs"] == [pytest.approx(right)]
+    for row in found["rows"][2:4]:  # as SciPy and plain transformers find them
+        name = f"{study.slug(row['variant'])}-seed-1"
+        lines = [json.loads(line) for line in (out / "pairs" / name / "predictions.jsonl").read_text().splitlines()]
+        texts = [line["texts"] for line in lines if line["set"] == "validation"]
+        assert len(texts) >= 5
+        one, other = (
+            mean_vectors(out / "pretraining" / name, [text[c] for text in texts]) for c in ("sentence1", "sentence2")
+        )
+        labels = [line["label"] for line in lines if line["set"] == "validation"]
+        assert row["runs"] == [
+            pytest.approx(spearmanr(torch.cosine_similarity(one, other), labels).statistic, abs=1e-6)
+        ]
     assert found["verdict"] in printed
     assert Image.open(out / "study.png").size[0] > 300
     settings = (out / "options" / "masked-seed-1.yaml").read_text()
@@ -86,12 +122,17 @@ def test_a_study_continues_where_it_was(whole, given):
         (["--variants", '[{"name": "a"}, {"name": "A"}]'], "each needs a name of its own; given are a, a"),
         (["--variants", '[{"name": "a", "options": {"masking.probabilty": 0.1}}]'], "--variants, a: unknown key"),
         (["--judges", '[{"name": "a", "options": {"data.train_file": "gone.csv"}}]'], "gone.csv"),
+        (
+            ["--judges", '[{"name": "a", "kind": "similarity", "options": {"data.train_file": "LABELLED"}}]'],
+            "--judges, a: similarity needs pairs of texts, each with a score, as in STS-B; this is",
+        ),
         (["--judges", "[]"], "each needs a name of its own; given are none"),
         (["--seeds", "[1, 1]"], "names a seed twice"),
         (["--hub.repo_id", "a/b"], "a study has many models"),
     ],
 )
 def test_what_no_run_could_do_is_refused_before_any(more, said, given, tmp_path):
+    more = [each.replace("LABELLED", str(write_labelled(tmp_path)[0])) for each in more]
     minutes = [] if "--train.steps" in more else ["--train.minutes", "1"]
     printed = run("compare_objectives.py", *given, *minutes, "--output_dir", tmp_path / "out", *more, expect=2)
     assert said in printed
