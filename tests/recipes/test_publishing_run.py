@@ -46,6 +46,7 @@ def test_main_and_step_branches_are_read_back_with_equal_weights(arguments: list
         assert set(server.repos["tester/model"].branches) == {"main", "step-2", "step-4"}
 
 
+@pytest.mark.long
 def test_a_discriminator_from_the_hub_continues_with_its_generator(arguments: list[str], tmp_path: Path) -> None:
     elsewhere = {"HF_HOME": str(tmp_path / "hf")}
     # options with values, of which a trained model takes no other fields and has its own tokenizer
