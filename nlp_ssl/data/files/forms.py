@@ -164,7 +164,11 @@ def _format_of(path: Path, head: bytes, formats: Collection[str]) -> str:
 
 
 def _delimiter(head: str) -> str:
-    """What separates the fields of a csv, by its first rows: of all that give every row as many, the first."""
+    """What separates the fields of a csv, by its first rows: of all that give every row as many, the first.
+
+    One that a blank follows wherever it stands, as commas in sentences, is taken only where there is no other.
+    """
+    found = []
     for delimiter in DELIMITERS:
         with io.StringIO(head, newline="") as text:
             try:
@@ -173,8 +177,8 @@ def _delimiter(head: str) -> str:
                 rows = [next(csv.reader([head.split("\n", 1)[0]], delimiter=delimiter), [])]
         rows = rows[:-1] if len(rows) > 2 else rows  # the last one may be cut
         if rows and len(rows[0]) > 1 and {len(row) for row in rows} == {len(rows[0])}:
-            return delimiter
-    return ","
+            found.append((all(field.startswith(" ") for row in rows for field in row[1:]), len(found), delimiter))
+    return min(found)[2] if found else ","
 
 
 def likely_encoding(data: bytes) -> str | None:

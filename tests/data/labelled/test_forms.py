@@ -267,6 +267,14 @@ def test_labels_that_are_refused(tmp_path, labels, options, message):
         open_rows(tmp_path / "a.jsonl", [{"text": "a", "label": label} for label in labels], **options)
 
 
+@pytest.mark.parametrize("separator", ["\t", ";", "|"])
+def test_a_comma_in_every_sentence_separates_no_fields(tmp_path, separator):
+    rows = [(f"a good film, number {i}", "good") if i % 2 else (f"a long film, number {i}", "bad") for i in range(40)]
+    content = "".join(f"{text}{separator}{label}\n" for text, label in rows)
+    found = open_file(tmp_path / "rows.csv", content, column_names=["text", "label"])
+    assert [(row["text"], found.names[row["label"]]) for row in found.train] == rows
+
+
 def test_half_a_character_is_refused_in_every_format(tmp_path):
     rows = [{"text": "a", "label": "x"}, {"text": "b \ud83d", "label": "y"}]
     place = r"(line|row) 2: a lone surrogate, \\ud83d"
