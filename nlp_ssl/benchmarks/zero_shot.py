@@ -40,7 +40,7 @@ def score_pairs(config: ClassificationConfig) -> None:
     """
     data, folder = Classification.read(config.data), Path(config.output_dir)
     tokenizer = load_tokenizer(str(config.model.name), config.model.revision)
-    model = AutoModel.from_pretrained(config.model.name, revision=config.model.revision)
+    model = AutoModel.from_pretrained(config.model.name, revision=config.model.revision, trust_remote_code=False)
     found = {}
     for part in ("validation", "test"):
         if (rows := getattr(data, part)) is None:

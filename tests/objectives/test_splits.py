@@ -53,7 +53,8 @@ def test_a_step_is_the_same_under_every_split_and_with_a_resume_between(name, ex
 
 @pytest.fixture(scope="module")
 def on_two_processes(tmp_path_factory, request):
-    names = [item.callspec.params["name"] for item in request.session.items if "on_two_processes" in item.fixturenames]
+    own = [item for item in request.session.items if item.path == request.path]
+    names = [item.callspec.params["name"] for item in own if "on_two_processes" in item.fixturenames]
     return two_processes(tmp_path_factory.mktemp("two") / "found.pt", *names)
 
 

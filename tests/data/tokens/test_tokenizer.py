@@ -3,10 +3,8 @@
 import argparse
 import gzip
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import forks
 import pytest
 from huggingface_hub.constants import HF_HUB_CACHE
-from launch import run
+from launch import environment, run
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -68,9 +66,7 @@ def trained():
 
 
 def run_python(code: str, *args: str, **env: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *args], env=os.environ | env, capture_output=True, text=True, timeout=120
-    )
+    done = forks.run([sys.executable, "-c", code, *args], env=environment() | env, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]
 
