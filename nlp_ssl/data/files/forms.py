@@ -168,7 +168,7 @@ def _delimiter(head: str) -> str:
 
     One that a blank follows wherever it stands, as commas in sentences, is taken only where there is no other.
     """
-    found = []
+    found: list[tuple[bool, int, str]] = []
     for delimiter in DELIMITERS:
         with io.StringIO(head, newline="") as text:
             try:

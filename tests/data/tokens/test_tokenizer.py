@@ -345,7 +345,7 @@ try:
 except UserError as error:
     print(error)
 """
-    for offline in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+    for offline in ({"HF_HUB_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}):
         message = run_python(code, **offline)
         assert "'some/tokenizer' at revision 'v1'" in message
         assert "cannot be reached: offline, give a folder" in message
