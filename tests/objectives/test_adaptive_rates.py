@@ -137,7 +137,7 @@ def test_held_out_masks_do_not_move_and_only_training_is_counted():
     assert module.rates.pending[1].sum() == collator(config).counts(batch_of(config, range(4)))["masked"]
 
 
-@pytest.mark.parametrize("name", ["bert", "modernbert"])
+@pytest.mark.parametrize("name", ["bert", pytest.param("modernbert", marks=pytest.mark.long)])
 def test_a_step_is_one_graph(name):
     torch.compiler.reset()
     explained = torch._dynamo.explain(objective(options(0.6), name).float())(batch_of(options(0.6), range(4)))

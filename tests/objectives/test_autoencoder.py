@@ -172,7 +172,7 @@ def test_a_token_is_written_from_the_vector_and_its_past_alone(name):
     assert not torch.equal(module(dict(batch, noisy_input_ids=noisy))["reconstruction"], before)
 
 
-@pytest.mark.parametrize("bottleneck", ["plain", "variational", "sparse"])
+@pytest.mark.parametrize("bottleneck", ["plain", "variational", pytest.param("sparse", marks=pytest.mark.long)])
 def test_a_step_is_one_graph(bottleneck):
     torch.compiler.reset()
     module = autoencoder("modernbert", bottleneck=bottleneck).float().train()

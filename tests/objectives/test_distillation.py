@@ -168,7 +168,7 @@ def test_the_divergence_and_its_gradient_are_those_of_pytorch_in_any_block(monke
     assert half.item() == pytest.approx(expected.item(), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["bert", "modernbert", "gpt2"])
+@pytest.mark.parametrize("name", ["bert", pytest.param("modernbert", marks=pytest.mark.long), "gpt2"])
 def test_a_step_is_one_graph(name, teachers):
     torch.compiler.reset()
     batch, _ = batch_of(teachers(name), range(4))

@@ -262,7 +262,9 @@ def test_held_out_sequences_are_read_both_ways():
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] * (n != "modernbert")) for n in ARCHITECTURES]
+)
 def test_a_step_is_one_graph(name):
     torch.compiler.reset()
     explained = torch._dynamo.explain(objective(name).float())(batch_of(range(4)))

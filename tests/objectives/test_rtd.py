@@ -309,7 +309,7 @@ def mask_alike():
 
 
 @pytest.mark.parametrize("embeddings", SHARING)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n != "bert")) for n in ARCHITECTURES])
 def test_a_step_is_one_graph(name, embeddings):
     torch.compiler.reset()
     explained = torch._dynamo.explain(objective(name, embeddings).float())(batch_of(range(4)))

@@ -270,7 +270,7 @@ def test_the_interval_is_wilsons(right, total):
     assert wilson_interval(right, total) == pytest.approx((expected.low, expected.high), abs=1e-7)
 
 
-@pytest.mark.parametrize("task", ["sop", "nsp"])
+@pytest.mark.parametrize("task", ["sop", pytest.param("nsp", marks=pytest.mark.long)])
 def test_a_step_is_one_graph(task):
     torch.compiler.reset()
     module = its.make("bert", its.options(task)).float().train()

@@ -237,7 +237,7 @@ def test_losses_are_those_of_plain_transformers_on_one_document_at_a_time(name, 
         )
 
 
-@pytest.mark.parametrize("name", ["t5", "bart"])
+@pytest.mark.parametrize("name", ["t5", pytest.param("bart", marks=pytest.mark.long)])
 def test_a_step_is_one_graph(name):
     torch.compiler.reset()
     explained = torch._dynamo.explain(objective(name).float())(batch_of(range(4)))
