@@ -23,11 +23,10 @@ from typing import Any
 import torch
 import yaml
 
+from nlp_ssl.benchmarks.judges import JUDGES
 from nlp_ssl.benchmarks.study_report import Judged, report
-from nlp_ssl.benchmarks.zero_shot import check_pairs
 from nlp_ssl.config import nested
 from nlp_ssl.config.common import plain, to_dict
-from nlp_ssl.config.finetuning import ClassificationConfig, NERConfig
 from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.config.study import JudgeConfig, StudyConfig, VariantConfig
 from nlp_ssl.core import console
@@ -39,9 +38,7 @@ from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.evaluation.intervals import Scorer, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
-from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.objective import find_objective
-from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.runs.folder import LOG_FILE
 from nlp_ssl.runs.status import read_status
 from nlp_ssl.training.schedules import BUDGETS, budgets_of
@@ -49,11 +46,6 @@ from nlp_ssl.training.schedules import BUDGETS, budgets_of
 MINUTES = 10.0  # of each run, where no budget is given
 ROUNDS = 3  # of timing, of all variants in turns
 TIMED, WARM_UP = 16, 4  # steps of each phase that are timed, and how many more go before them
-JUDGES: dict[str, Any] = {
-    "classification": (Classification, ClassificationConfig),
-    "ner": (Tagging, NERConfig),
-    "similarity": (Classification, ClassificationConfig),
-}
 
 
 @dataclass
@@ -173,11 +165,10 @@ def _check(config: StudyConfig) -> Study:
         trial = study.pretraining(variant, 0, [1] * _phases(study, variant))
         nested.read(find_objective(variant.objective).Config, trial, f"--variants, {variant.name}")
     for judge in config.judges:
-        objective, kind = JUDGES[judge.kind]
-        given = nested.read(kind, study.fine_tuning(judge, config.variants[0], 0), f"--judges, {judge.name}")
-        study.data[judge.name] = objective.read(given.data)
-        if judge.kind == "similarity":
-            check_pairs(study.data[judge.name], judge.name)
+        kind = JUDGES[judge.kind]
+        given = nested.read(kind.config, study.fine_tuning(judge, config.variants[0], 0), f"--judges, {judge.name}")
+        study.data[judge.name] = kind.objective.read(given.data)
+        kind.check(study.data[judge.name], judge.name)
         console.say(f"{judge.name}: {study.data[judge.name].description}")
     return study
 
@@ -302,7 +293,7 @@ def _judged(study: Study, judge: JudgeConfig) -> Judged:
     """A judge's number of every run, as functions of the rows that it is taken over."""
     data = study.data[judge.name]
     part = "validation" if data.test is None else "test"
-    metric = "spearmanr" if judge.kind == "similarity" else data.metrics[0]
+    metric = JUDGES[judge.kind].metric or data.metrics[0]
     scorers: dict[str, list[Scorer]] = {}
     count = 0
     for variant in study.config.variants:

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.finetuning import ClassificationConfig, NERConfig
+from nlp_ssl.config.finetuning import FinetuneConfig
 from nlp_ssl.core import program
 from nlp_ssl.core.libraries import importing
 
@@ -19,17 +19,12 @@ def main(given: tuple[str, Any]) -> None:
     """From the options to a finished folder; `given` is the name of the objective or judge, and its options."""
     name, config = given
     with importing():
-        from nlp_ssl.benchmarks.zero_shot import score_pairs
-        from nlp_ssl.objectives.classification import Classification
+        from nlp_ssl.benchmarks.judges import JUDGES
         from nlp_ssl.objectives.objective import find_objective
-        from nlp_ssl.objectives.tagging import Tagging
-        from nlp_ssl.runs import multi_seed, pretraining, pretraining_data
+        from nlp_ssl.runs import pretraining, pretraining_data
 
-    if name == "similarity":
-        score_pairs(config)
-        return
-    if isinstance(config, ClassificationConfig | NERConfig):
-        multi_seed.finetune(config, Classification if isinstance(config, ClassificationConfig) else Tagging)
+    if isinstance(config, FinetuneConfig):
+        JUDGES[name].judge(config)
         return
     objective = find_objective(name)
     data = pretraining_data.prepare(config, objective)
@@ -42,8 +37,10 @@ def read() -> tuple[str, Any]:
     """The name of the objective or judge, and its options."""
     stage, name, *argv = sys.argv[1:]
     if stage == "judge":
-        return name, parse(NERConfig if name == "ner" else ClassificationConfig, __doc__, argv)
-    from nlp_ssl.objectives.objective import find_objective  # it needs torch
+        from nlp_ssl.benchmarks.judges import JUDGES  # it needs torch, as the next one does
+
+        return name, parse(JUDGES[name].config, __doc__, argv)
+    from nlp_ssl.objectives.objective import find_objective
 
     return name, parse(find_objective(name).Config, __doc__, argv)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlp_ssl.core.errors import UserError
@@ -58,13 +59,30 @@ def sentence_similarity(
         raise UserError(f"pairs of sentences: there are {len(first)}, {len(second)}, and {len(scores)} scores of them")
     if len(set(scores)) < 2:
         raise UserError("pairs of sentences: no two of them have different scores, so there is nothing to rank")
+    cosines = pair_cosines(
+        model, tokenizer, first, second, pooling, max_length=max_length, batch_size=batch_size
+    ).numpy()
+    gold = np.asarray(scores, dtype=np.float64)
+    common = np.array([word_overlap(a, b) for a, b in zip(first, second, strict=True)])
+    return Similarity(spearman(cosines, gold), spearman(common, gold), len(scores))
+
+
+def pair_cosines(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    first: Sequence[str],
+    second: Sequence[str],
+    pooling: Pooling = "mean",
+    *,
+    max_length: int | None = None,
+    batch_size: int = 64,
+) -> Tensor:
+    """Cosines of the vectors of pairs of texts: float64 (N,). Every text is read once; arguments are those above."""
     texts = list(dict.fromkeys([*first, *second]))
     vectors = text_vectors(model, tokenizer, texts, pooling, max_length=max_length, batch_size=batch_size)
     where = {text: i for i, text in enumerate(texts)}
     one, other = (vectors[[where[text] for text in each]].double() for each in (first, second))
-    gold = np.asarray(scores, dtype=np.float64)
-    common = np.array([word_overlap(a, b) for a, b in zip(first, second, strict=True)])
-    return Similarity(spearman(F.cosine_similarity(one, other).numpy(), gold), spearman(common, gold), len(scores))
+    return F.cosine_similarity(one, other)
 
 
 def word_overlap(first: str, second: str) -> float:
