@@ -12,6 +12,7 @@ Run as a program, this file is the server: it ends when its standard input does.
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -32,8 +33,9 @@ LIBRARIES += ["transformers.modeling_utils", "transformers.models.auto.modeling_
 LIBRARIES += ["transformers.models.bert.modeling_bert", "transformers.models.modernbert.modeling_modernbert"]
 LIBRARIES += ["transformers.models.llama.modeling_llama", "transformers.trainer"]
 # what a run's end needs, and attention: half a second of imports
-LIBRARIES += ["matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.features", "torch.nn.attention.varlen"]
-LIBRARIES += ["torch.utils.serialization", "transformers.pipelines.fill_mask"]
+LIBRARIES += ["attrs", "matplotlib.figure", "matplotlib.backends.backend_agg", "multiprocessing.queues", "PIL.features"]
+LIBRARIES += ["concurrent.futures.process", "torch.nn.attention.varlen", "torch.profiler._cupti_monitor"]
+LIBRARIES += ["torch.utils.serialization", "transformers.pipelines.fill_mask", "transformers.pipelines.text_generation"]
 LIBRARIES += ["transformers.pipelines.text_classification", "transformers.pipelines.token_classification"]
 READ_AT_IMPORT = ("DATASETS_", "HF_", "HUGGING", "LD_", "MPL", "OMP_", "PYTHON", "TORCH_LOGS")
 READ_AT_IMPORT += ("TRANSFORMERS_", "XDG_")
@@ -246,12 +248,26 @@ def _fork_workers() -> None:
     subprocess_handler.Popen = lambda args, **kwargs: Fork(args, **kwargs)
 
 
+def _remember() -> None:
+    """Fill the libraries' own memories: patterns and fonts of a picture, names of weights in transformers' models."""
+    from matplotlib.figure import Figure
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.plot([1, 2], label="a name")
+    axes.legend()
+    figure.savefig(io.BytesIO())
+    get_checkpoint_conversion_mapping("bert")
+
+
 def main(address: str, listener: str) -> None:
     """Import, then fork."""
     base_path = [path for path in sys.path[1:] if path not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     for name in LIBRARIES:
         importlib.import_module(name)
     sys.dont_write_bytecode, sys.pycache_prefix = False, os.path.join(os.path.dirname(address), "bytecode")
+    _remember()
     gc.freeze()  # what lives as long as the server is not looked at again in every fork
     _become(_serve(socket.socket(fileno=int(listener))), address, base_path)
 

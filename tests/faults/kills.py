@@ -77,12 +77,17 @@ def stage_of(printed: str, out: Path) -> str:
 
 @dataclass
 class Life:
-    """A run: its folder, what its processes went through, and how it ended."""
+    """A run: its folder, what its processes went through, and how it ended.
+
+    Args:
+        program: what starts its processes; a `Fork` has no libraries left to import.
+    """
 
     folder: Path
     corpus: Path
     way: str
     run: str = "masked"
+    program: type[subprocess.Popen] = subprocess.Popen
     kills: list[str] = field(default_factory=list)
     starts: int = 0
     visits: list[tuple[str, float]] = field(default_factory=list)  # of the last process: stages and their seconds
@@ -104,15 +109,10 @@ class Life:
         recipe = command(name, "--data.sources", self.corpus, *ARGUMENTS, *own, *WAYS[self.way])
         recipe += ["--output_dir", str(self.out)] + (["--resume"] if self.starts else [])
         recipe.insert(1, str(Path(__file__).with_name("small_parts.py")))
-        variables = {
-            "NLP_SSL_CACHE": str(self.cache),
-            "HF_HOME": str(self.folder / "hf"),
-            "MPLCONFIGDIR": str(self.folder.parent / "mpl"),
-        }
         self.starts += 1
-        with subprocess.Popen(
+        with self.program(
             recipe,
-            env=environment() | variables,
+            env=environment() | {"NLP_SSL_CACHE": str(self.cache)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -191,9 +191,8 @@ def _session(session: int) -> list[psutil.Process]:
     return found
 
 
-def never_killed(folder: Path, corpus: Path, way: str, run: str = "masked") -> Life:
+def never_killed(life: Life) -> Life:
     """A run from start to end, whose stages tell when to kill others."""
-    life = Life(folder, corpus, way, run)
     life.start()
     assert not life.faults, life.faults
     return life
@@ -264,11 +263,12 @@ def main() -> int:
     given = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     root = Path(tempfile.mkdtemp(prefix="kills-"))
+    os.environ |= {"HF_HOME": str(root / "hf"), "MPLCONFIGDIR": str(root / "mpl")}
     corpus = write_corpus(root / "corpus.txt", documents=1500)
     began = time.monotonic()
     if "{teacher}" in RUNS[given.run]:
-        never_killed(root / "teacher", corpus, "one process")
-    references = {way: never_killed(root / way.replace(" ", "-"), corpus, way, given.run) for way in WAYS}
+        never_killed(Life(root / "teacher", corpus, "one process"))
+    references = {way: never_killed(Life(root / way.replace(" ", "-"), corpus, way, given.run)) for way in WAYS}
     first, second = references.values()
     assert not (wrong := differences(second, first)), wrong
     visited = {name for reference in references.values() for name, _ in reference.visits}

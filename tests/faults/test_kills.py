@@ -7,6 +7,7 @@ from pathlib import Path
 
 import kills
 import pytest
+from forks import Fork
 from launch import write_corpus
 
 SPREAD = ["tokenise", "steps", "save"]
@@ -14,8 +15,8 @@ SPREAD = ["tokenise", "steps", "save"]
 
 def test_killed_in_three_stages_and_resumed_is_the_run_never_killed(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.txt", documents=1500)
-    reference = kills.never_killed(tmp_path / "never", corpus, "one process")
-    life = kills.Life(tmp_path / "killed", corpus, "one process")
+    reference = kills.never_killed(kills.Life(tmp_path / "never", corpus, "one process", program=Fork))
+    life = kills.Life(tmp_path / "killed", corpus, "one process", program=Fork)
     assert kills.live(life, reference, SPREAD, random.Random(0)) == []
     assert len(life.kills) == len(SPREAD), life.kills
     assert len(set(life.kills)) >= 2, life.kills  # a kill may land a little behind the stage that it was aimed at
