@@ -80,10 +80,13 @@ class Contender:
         self.peak_memory, self.kernels = answer["peak_memory"], answer["kernels"]
         return answer["steps"]
 
-    def end(self) -> None:
-        """Have the process end."""
+    def dismiss(self) -> None:
+        """Ask the process to end."""
         with contextlib.suppress(BrokenPipeError):
             self.connection.send((0, "plainly"))
+
+    def end(self) -> None:
+        """Wait until the process has ended."""
         self.process.join(20)
         self.process.kill()
 
@@ -109,6 +112,8 @@ def contest(config: Any, contend: Callable[[str, Any, Connection], None]) -> Ite
                 contender.loads.append(load.of_others())
         yield everyone
     finally:
+        for contender in everyone:
+            contender.dismiss()
         for contender in everyone:
             contender.end()
 

@@ -17,7 +17,7 @@ from forks import Fork
 from launch import BIN, ROOT, command, environment, events
 
 SECONDS = 20  # to end in, on a busy machine; alone it takes 2
-STEPS = 80  # of the run that is stopped: several seconds of them
+STEPS = 50  # of the run that is stopped: several seconds of them
 MARK = "NLP_SSL_TEST_RUN"  # in the environment of every process of a run, whoever its parent is
 
 

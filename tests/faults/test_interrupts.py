@@ -141,7 +141,7 @@ def test_stopped_while_preparing(whole: Path, tmp_path: Path) -> None:
 
 def test_fine_tuning_stopped(whole: Path, tmp_path: Path) -> None:
     labelled, _ = write_labelled(tmp_path, rows=1500)
-    arguments = ["--model.name", whole, "--data.train_file", labelled, "--train.steps", "40"]
+    arguments = ["--model.name", whole, "--data.train_file", labelled, "--train.steps", "30"]
     arguments += ["--train.global_batch_size", "32", "--train.micro_batch_size", "4", "--train.log_every", "1"]
     arguments += ["--evaluation.batch_size", "1", "--evaluation.every", "20"]
     arguments += ["--train.mixed_precision", "no", "--train.cpu_threads", "1"]

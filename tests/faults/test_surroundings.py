@@ -212,8 +212,10 @@ def test_tasks_beside_each_other_stop_with_the_one_that_started_them(
         write_glue(glue, task)
     options = ["--model.name", model, "--glue_dir", glue, "--mixed_precision", "no", "--lr", "[1e-3]"]
     options += ["--tasks", "[rte,cola]", "--parallel", 2, "--seeds", list(range(200)), "--output_dir", out]
-    # not forked, as the tests' forks have another parent
-    with Started(["env", *command("evaluate_glue.py", *options)], tmp_path / "0") as started:
+    recipe = command("evaluate_glue.py", *options)
+    if number == signal.SIGKILL:
+        recipe = ["env", *recipe]  # not forked, as the tests' forks have another parent
+    with Started(recipe, tmp_path / "0") as started:
         runs = [out / task / "lr-0.001" / "seed-0" / "run_status.json" for task in ("rte", "cola")]
         started.wait_until(lambda: all(run.exists() for run in runs))
         started.send(number)

@@ -14,10 +14,11 @@ READ_BACK = """
 import sys, torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 from safetensors.torch import save_file
-repo, revision, out = sys.argv[1:]
-model = AutoModelForMaskedLM.from_pretrained(repo, revision=revision)
-AutoTokenizer.from_pretrained(repo, revision=revision)
-model.save_pretrained(out)
+repo, out, *revisions = sys.argv[1:]
+for revision in revisions:
+    model = AutoModelForMaskedLM.from_pretrained(repo, revision=revision)
+    AutoTokenizer.from_pretrained(repo, revision=revision)
+    model.save_pretrained(f"{out}/{revision}")
 """
 
 
@@ -36,11 +37,10 @@ def hub(server: HubServer) -> dict[str, str]:
 def test_main_and_step_branches_are_read_back_with_equal_weights(arguments: list[str], tmp_path: Path) -> None:
     with HubServer() as server:
         execute(command("pretrain_mlm.py", *arguments), **hub(server))
+        code = [sys.executable, "-c", READ_BACK, "tester/model", str(tmp_path / "back"), "main", "step-2"]
+        execute(code, **hub(server) | {"HF_HOME": str(tmp_path / "hf")})
         for revision, folder in (("main", "run"), ("step-2", "run/checkpoints/step-00000002")):
-            out = tmp_path / f"back-{revision}"
-            code = [sys.executable, "-c", READ_BACK, "tester/model", revision, str(out)]
-            execute(code, **hub(server) | {"HF_HOME": str(tmp_path / "hf")})
-            ours, theirs = (load_file(f / "model.safetensors") for f in (tmp_path / folder, out))
+            ours, theirs = (load_file(tmp_path / f / "model.safetensors") for f in (folder, f"back/{revision}"))
             assert ours.keys() == theirs.keys()
             assert all((ours[key] == theirs[key]).all() for key in ours)
         assert set(server.repos["tester/model"].branches) == {"main", "step-2", "step-4"}

@@ -100,11 +100,11 @@ def test_every_process_writes_the_same_bytes(tmp_path):
                 TOKENIZERS_PARALLELISM=parallel,
             )
         )
-        for seed, parallel in (("1", "false"), ("2", "true"), ("3", "true"))
+        for seed, parallel in (("1", "false"), ("2", "true"))
     ]
     for kind in KINDS:
         assert len(runs[0][kind]) == 2  # tokenizer.json and tokenizer_config.json
-        assert runs[0][kind] == runs[1][kind] == runs[2][kind], kind
+        assert runs[0][kind] == runs[1][kind], kind
 
 
 # ---------------------------------------------------------------------------------------------------------------------
