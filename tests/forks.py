@@ -251,21 +251,22 @@ def _fork_workers() -> None:
 def _remember() -> None:
     """Fill the libraries' own memories: patterns and fonts of a picture, names of weights in transformers' models."""
     from matplotlib.figure import Figure
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers import conversion_mapping
 
     figure = Figure(layout="constrained")
     axes = figure.subplots()
     axes.plot([1, 2], label="a name")
     axes.legend()
     figure.savefig(io.BytesIO())
-    get_checkpoint_conversion_mapping("bert")
+    conversion_mapping.get_checkpoint_conversion_mapping("bert")
 
 
 def main(address: str, listener: str) -> None:
     """Import, then fork."""
     base_path = [path for path in sys.path[1:] if path not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     for name in LIBRARIES:
-        importlib.import_module(name)
+        with contextlib.suppress(ModuleNotFoundError):  # not every version has all of them
+            importlib.import_module(name)
     sys.dont_write_bytecode, sys.pycache_prefix = False, os.path.join(os.path.dirname(address), "bytecode")
     _remember()
     gc.freeze()  # what lives as long as the server is not looked at again in every fork

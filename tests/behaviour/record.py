@@ -3,8 +3,9 @@
     python tests/behaviour/record.py          # compares with expected.json, to the bit, and says what is not as it was
     python tests/behaviour/record.py --write  # writes expected.json anew, for a change of numbers that is meant
 
-Digests (of rows, masks and labels), counts and learning rates are the same on every machine; losses to the rounding of
-its arithmetic; bits of losses and weights only on the hardware and libraries that `expected.json` was written with.
+Digests (of rows, masks and labels), counts and learning rates are the same on every machine and with all libraries;
+losses, with the libraries that `expected.json` was written with, to the rounding of a machine's arithmetic; bits of
+losses and weights only on the same hardware too.
 """
 
 import argparse
@@ -137,6 +138,11 @@ def machine() -> str:
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "tokenizers", "numpy"))
     return f"{model.partition(': ')[2] or platform.machine()}, {libraries}"
+
+
+def draws_the_same_weights(recorded_on: str) -> bool:
+    """Whether a model begins here as on a `machine()`: with the same torch and transformers."""
+    return all(f"{name} {version(name).partition('+')[0]}" in recorded_on for name in ("torch", "transformers"))
 
 
 def record(folder: Path, names: list[str]) -> dict[str, Any]:
