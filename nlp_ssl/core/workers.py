@@ -16,6 +16,10 @@ from nlp_ssl.core.signals import block_signals_in_children
 class WorkerPool(ProcessPoolExecutor):
     """A pool whose workers leave signals to this process, and end when it does."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with block_signals_in_children():  # Python's resource tracker begins with the pool's semaphores
+            super().__init__(*args, **kwargs)
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """As `ProcessPoolExecutor`, which starts its processes here."""
         with block_signals_in_children():

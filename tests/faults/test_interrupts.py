@@ -20,7 +20,7 @@ from interrupting import (
 )
 from launch import TINY, command, events, run, write_labelled
 
-SIGINT, SIGTERM, SIGKILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
+SIGHUP, SIGINT, SIGTERM, SIGKILL = signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 
 
 def test_stopped_again_and_again(arguments: list[str], whole: Path, tmp_path: Path) -> None:
@@ -132,9 +132,10 @@ def test_stopped_while_preparing(whole: Path, tmp_path: Path) -> None:
     arguments += ["--tokenizer.path", whole, "--tokens.num_proc", "2", "--tokens.folder", tokens]
     with Started(spoiled("small_parts", "pretrain_mlm.py", *arguments), tmp_path / "1") as started:
         started.wait_until(lambda: list(tokens.glob("train/part-*.json")))
-        started.send(SIGINT, group=True)
+        started.send(SIGHUP, group=True)
         assert started.ends(SECONDS) == 75
-    assert_interrupted(out, started, "SIGINT", step=0)
+    assert_interrupted(out, started, "SIGHUP", step=0)
+    assert "resource_tracker" not in started.printed
     assert not (tokens / "train" / "manifest.json").exists()
     assert "are there already, continuing" in run("prepare_tokens.py", *arguments)
 
