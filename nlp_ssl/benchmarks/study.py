@@ -167,7 +167,7 @@ def _check(config: StudyConfig) -> Study:
     for judge in config.judges:
         kind = JUDGES[judge.kind]
         given = nested.read(kind.config, study.fine_tuning(judge, config.variants[0], 0), f"--judges, {judge.name}")
-        study.data[judge.name] = kind.objective.read(given.data)
+        study.data[judge.name] = kind.read(given.data)
         kind.check(study.data[judge.name], judge.name)
         console.say(f"{judge.name}: {study.data[judge.name].description}")
     return study

@@ -26,9 +26,10 @@ class JudgeConfig:
 
     name: str
     """What it is called, also in the names of folders."""
-    kind: Literal["classification", "ner", "similarity"] = "classification"
-    """Fine-tuning for classes or scores of texts, or for tags of words; or the cosines of pairs of texts with a score,
-    without fine-tuning. A linear probe is fine-tuning with `{transfer.unfreeze: never}` among the options."""
+    kind: Literal["classification", "ner", "similarity", "retrieval"] = "classification"
+    """Fine-tuning for classes or scores of texts, or for tags of words. Without fine-tuning: the cosines of pairs of
+    texts with a score (`similarity`), or how often half a text finds its other half among 256 (`retrieval`; labels do
+    not matter). A linear probe is fine-tuning with `{transfer.unfreeze: never}` among the options."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the fine-tuning recipe, with dots, such as `{data.train_file: reviews.csv, max_length: 256}`."""
 

@@ -1,4 +1,5 @@
-"""What the cosine of two vectors knows of how alike two sentences are, before anything is fine-tuned (STS)."""
+"""What the cosine of two vectors knows, before anything is fine-tuned: of how alike two sentences are (STS), and of
+which halves belong to one text (retrieval)."""
 
 import re
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.evaluation.metrics import spearman
 from nlp_ssl.objectives.text_vectors import Pooling, text_vectors
+from nlp_ssl.objectives.vector_numbers import CANDIDATES, TIE
+
+HALF = 4  # words of half a text, at least
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,43 @@ def pair_cosines(
     where = {text: i for i, text in enumerate(texts)}
     one, other = (vectors[[where[text] for text in each]].double() for each in (first, second))
     return F.cosine_similarity(one, other)
+
+
+def nearest_halves(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    pooling: Pooling = "mean",
+    *,
+    max_length: int | None = None,
+    batch_size: int = 64,
+) -> list[int]:
+    """For the first half of each text, the text whose second half has the nearest vector.
+
+    Candidates are the second halves of up to 256 texts that stand beside each other, its own among them; groups are as
+    many as there must be, of sizes that differ by one at most.
+
+    Args:
+        model: without a head, such as `AutoModel` gives.
+        tokenizer: its.
+        texts: of two words at least; cut after half of their words.
+        pooling: the mean over a half's tokens, or the first token's vector.
+        max_length: tokens that are read of a half; what the tokenizer announces when `None`.
+        batch_size: halves in a forward pass.
+
+    Returns:
+        (N,) numbers of texts; another than its own where that one is as near, to rounding.
+    """
+    words = [text.split() for text in texts]
+    halves = [" ".join(each[: len(each) // 2]) for each in words] + [" ".join(each[len(each) // 2 :]) for each in words]
+    vectors = text_vectors(model, tokenizer, halves, pooling, max_length=max_length, batch_size=batch_size)
+    first, second = F.normalize(vectors.double(), dim=-1).chunk(2)
+    found: list[int] = []
+    for group in np.array_split(np.arange(len(texts)), -(-len(texts) // CANDIDATES)):
+        cosines = first[group] @ second[group].T
+        cosines.diagonal().sub_(TIE)
+        found += group[cosines.argmax(dim=1).numpy()].tolist()
+    return found
 
 
 def word_overlap(first: str, second: str) -> float:

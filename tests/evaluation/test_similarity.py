@@ -8,7 +8,7 @@ from toys import tiny_model, tokenizer
 from transformers import AutoModel
 
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.evaluation.similarity import sentence_similarity, word_overlap
+from nlp_ssl.evaluation.similarity import nearest_halves, sentence_similarity, word_overlap
 
 FIRST = ["kalo mi ren", "tus va po", "shi dor", "el an qu", "ist ber"]
 SECOND = ["kalo mi", "gho", "shi dor", "an el lo", "po va tus ka"]
@@ -41,3 +41,26 @@ def test_what_cannot_be_ranked():
         sentence_similarity(model, made, FIRST, SECOND[:4], SCORES)
     with pytest.raises(UserError, match="no two of them have different scores"):
         sentence_similarity(model, made, FIRST, SECOND, np.ones(5))
+
+
+@pytest.mark.parametrize("count", [5, 300])
+def test_a_half_finds_the_nearest_of_its_group(count):
+    made = tokenizer("bpe")
+    model = tiny_model("bert", vocab_size=len(made), auto_class=AutoModel)
+    rng = np.random.default_rng(0)
+    words = " ".join(FIRST).split()
+    texts = [" ".join(rng.choice(words, 9)) for _ in range(count)]
+
+    @torch.no_grad()
+    def vector(text):
+        hidden = model(**made(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+        return (hidden / hidden.norm()).double().numpy()
+
+    first = np.stack([vector(" ".join(text.split()[:4])) for text in texts])
+    second = np.stack([vector(" ".join(text.split()[4:])) for text in texts])
+    expected = []
+    for begin, end in [(0, 5)] if count == 5 else [(0, 150), (150, 300)]:  # 256 at most, evenly
+        expected += [begin + row for row in (first[begin:end] @ second[begin:end].T).argmax(1)]
+    found = nearest_halves(model, made, texts, batch_size=7)
+    assert np.mean(np.array(found) == expected) > 0.98  # cosines of two may be equal to rounding
+    assert nearest_halves(model, made, ["the same two words twice"] * 3) == [1, 0, 0]  # a tie is no hit

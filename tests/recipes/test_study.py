@@ -17,7 +17,7 @@ from nlp_ssl.benchmarks.study_report import Judged, report
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """Options of a study of two ways, one seed, two judges: fine-tuned, and not."""
+    """Options of a study of two ways, one seed, three judges: fine-tuned, and not."""
     folder = tmp_path_factory.mktemp("given")
     corpus = write_corpus(folder / "corpus.txt")
     rows, _ = write_labelled(folder)
@@ -39,6 +39,7 @@ def given(tmp_path_factory):
     judges = [
         {"name": "texts", "options": judge},
         {"name": "pairs", "kind": "similarity", "options": {"data.train_file": str(folder / "pairs.csv")}},
+        {"name": "halves", "kind": "retrieval", "options": {"data.train_file": str(rows)}},
     ]
     options += ["--judges", json.dumps(judges), "--seeds", "[1]", "--parallel", "2"]
     return [*options, "--variants", json.dumps(variants)]
@@ -73,8 +74,9 @@ def test_every_variant_is_pretrained_as_long_and_judged(whole):
         assert (out / "texts" / folder / "predictions.jsonl").exists()
     assert "are 0.02 minutes" in printed
     found = json.loads((out / "results.json").read_text())
-    assert [row["variant"] for row in found["rows"]] == ["masked", "causal, then masked"] * 3
-    assert [row["judge"] for row in found["rows"]] == ["texts"] * 2 + ["pairs"] * 2 + ["all, on average"] * 2
+    assert [row["variant"] for row in found["rows"]] == ["masked", "causal, then masked"] * 4
+    judges = ["texts", "texts", "pairs", "pairs", "halves", "halves", "all, on average", "all, on average"]
+    assert [row["judge"] for row in found["rows"]] == judges
     for row in found["rows"][:2]:
         folder = out / "texts" / f"{study.slug(row['variant'])}-seed-1"
         lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
@@ -92,6 +94,15 @@ def test_every_variant_is_pretrained_as_long_and_judged(whole):
         assert row["runs"] == [
             pytest.approx(spearmanr(torch.cosine_similarity(one, other), labels).statistic, abs=1e-6)
         ]
+    for row in found["rows"][4:6]:
+        name = f"{study.slug(row['variant'])}-seed-1"
+        lines = [json.loads(line) for line in (out / "halves" / name / "predictions.jsonl").read_text().splitlines()]
+        words = [line["texts"]["text"].split() for line in lines]
+        halves = [" ".join(each[:4]) for each in words] + [" ".join(each[4:]) for each in words]
+        first, second = mean_vectors(out / "pretraining" / name, halves).chunk(2)
+        cosines = torch.cosine_similarity(first[:, None], second[None], dim=-1)
+        assert len(words) >= 5
+        assert row["runs"] == [pytest.approx(float((cosines.argmax(1) == torch.arange(len(words))).float().mean()))]
     assert found["verdict"] in printed
     assert Image.open(out / "study.png").size[0] > 300
     settings = (out / "options" / "masked-seed-1.yaml").read_text()
@@ -126,13 +137,18 @@ def test_a_study_continues_where_it_was(whole, given):
             ["--judges", '[{"name": "a", "kind": "similarity", "options": {"data.train_file": "LABELLED"}}]'],
             "--judges, a: similarity needs pairs of texts, each with a score, as in STS-B; this is",
         ),
+        (
+            ["--judges", '[{"name": "a", "kind": "retrieval", "options": {"data.train_file": "SHORT"}}]'],
+            "--judges, a: retrieval needs two texts at least: 0 texts are cut into halves",
+        ),
         (["--judges", "[]"], "each needs a name of its own; given are none"),
         (["--seeds", "[1, 1]"], "names a seed twice"),
         (["--hub.repo_id", "a/b"], "a study has many models"),
     ],
 )
 def test_what_no_run_could_do_is_refused_before_any(more, said, given, tmp_path):
-    more = [each.replace("LABELLED", str(write_labelled(tmp_path)[0])) for each in more]
+    (short := tmp_path / "short.csv").write_text("text,label\n" + "".join(f"word {i},{i % 2}\n" for i in range(99)))
+    more = [each.replace("LABELLED", str(write_labelled(tmp_path)[0])).replace("SHORT", str(short)) for each in more]
     minutes = [] if "--train.steps" in more else ["--train.minutes", "1"]
     printed = run("compare_objectives.py", *given, *minutes, "--output_dir", tmp_path / "out", *more, expect=2)
     assert said in printed
