@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.data.sequences.batches import Batch
+from nlp_ssl.data.sequences.order import uniform
 from nlp_ssl.objectives.cross_entropy import IGNORE
 from nlp_ssl.objectives.masking import MaskingCollator, ordinary_ids
 
@@ -121,10 +122,10 @@ def draws(masking: MaskingCollator, input_ids: np.ndarray, keys: np.ndarray, row
     """
     hashes = masking.hashes(keys, input_ids.shape[1])
     maskable = masking.is_ordinary[input_ids] & rows[:, None]
-    uniform = ((hashes >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    above_0 = uniform(hashes) + 2.0**-54  # half a step, so that the logarithm is finite
     p = masking.config.probability
     return {
-        "wait": np.where(maskable, -np.log(uniform), np.inf).astype(np.float32),
+        "wait": np.where(maskable, -np.log(above_0), np.inf).astype(np.float32),
         "replacement": masking.replaced(input_ids, hashes).astype(np.int32),
         "num_masked": np.floor(p * maskable.sum(axis=1) + 0.5).astype(np.int32),
     }

@@ -14,7 +14,7 @@ covered evenly, whether it is a micro-batch, a process's share or a step.
 
 import numpy as np
 
-from nlp_ssl.data.sequences.order import hash64
+from nlp_ssl.data.sequences.order import hash64, uniform
 
 _TIME = 4  # tells the hash that timesteps begin with from those of rows
 _OF_ROW, _OF_DOCUMENT = np.uint64(0x9E3779B97F4A7C15), np.uint64(0x6A09E667F3BCC908)  # in units of 2**-64
@@ -77,7 +77,7 @@ def counted_masks(
     documents = (rows * (document_ids.max() + 1) + document_ids).ravel()
     places = np.flatnonzero(maskable)
     sizes = np.bincount(documents[places], minlength=documents.max() + 1)[documents]
-    counts = 1 + np.floor(sizes * ((times.ravel() >> np.uint64(11)) * 2.0**-53)).astype(np.int64)
+    counts = 1 + np.floor(sizes * uniform(times.ravel())).astype(np.int64)
     places = places[np.lexsort((hashes.ravel()[places], documents[places]))]
     grouped = documents[places]
     ranks = np.arange(len(places)) - np.searchsorted(grouped, grouped)

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from nlp_ssl.config.hybrid import HybridConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.vocabulary import num_ids
-from nlp_ssl.data.sequences.order import hash64
+from nlp_ssl.data.sequences.order import hash64, uniform
 from nlp_ssl.data.sequences.packing import cumulative_lengths, stack_rows
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.models.packed import PackedModel
@@ -138,8 +138,7 @@ class HybridCollator(MaskedCollator):
         """Which rows are read causally: bool (B,), from their `row_keys`."""
         if self.both:
             return np.arange(len(keys)) < len(keys) // 2
-        uniform = (hash64(_DIRECTION, keys) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
-        return uniform >= self.share
+        return uniform(hash64(_DIRECTION, keys)) >= self.share
 
     def masked_slots(
         self, positions: np.ndarray, targets: np.ndarray, shape: tuple[int, ...]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nlp_ssl.data.sequences.order import hash64
+from nlp_ssl.data.sequences.order import hash64, uniform
 
 SENTINELS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_end|>")
 ROOM = 3  # positions that a rearranged document takes more than a plain one, whose end-of-text token it has not
@@ -60,10 +60,10 @@ class Documents:
         row = begin // document_ids.shape[1]
         text = end - begin - 2 - ROOM
         drawn = hash64(keys[row], document_ids.ravel()[begin])
-        uniform = (hash64(_WHETHER, drawn) >> np.uint64(11)) * 2.0**-53  # in [0, 1)
+        is_cut = uniform(hash64(_WHETHER, drawn)) < rate
         cuts = [(hash64(which, drawn) % (text + 1).astype(np.uint64)).astype(np.int64) for which in (_FIRST, _SECOND)]
         psm = hash64(_ORDER, drawn) < np.uint64(2**63)
-        return cls(row, begin, text, uniform < rate, psm, np.minimum(*cuts), np.maximum(*cuts))
+        return cls(row, begin, text, is_cut, psm, np.minimum(*cuts), np.maximum(*cuts))
 
 
 def rearrange(

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from nlp_ssl.config.pretraining import MaskingConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.vocabulary import num_ids, special_ids
-from nlp_ssl.data.sequences.order import hash64
+from nlp_ssl.data.sequences.order import hash64, uniform
 from nlp_ssl.data.tokens.word_boundaries import word_tables
 from nlp_ssl.objectives.cross_entropy import IGNORE
 
@@ -184,7 +184,7 @@ class MaskingCollator:
         rows, length = shape
         hashes = hash64(keys[:, None], np.arange(-SPAN_MAX, length))
         starts = hashes < _share(self.span_rate)
-        u = (hash64(_LENGTH, hashes) >> np.uint64(11)) * 2.0**-53  # uniform in [0, 1)
+        u = uniform(hash64(_LENGTH, hashes))
         tail = (1 - SPAN_P) ** SPAN_MAX
         lengths = np.floor(np.log1p(-u * (1 - tail)) / np.log1p(-SPAN_P)).astype(np.int64) + 1
         edges = np.zeros((rows, length + 2 * SPAN_MAX + 1), dtype=np.int64)

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.config.span_corruption import NoiseSection
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.data.sequences.order import hash64
+from nlp_ssl.data.sequences.order import hash64, uniform
 
 MOST_BLANKS = 100  # as T5's tokenizers have
 SHARE = {"spans": 0.15, "infilling": 0.3}
@@ -129,7 +129,7 @@ class SpanNoise:
         """Numbers of spans, and their lengths: draws until a document's share is reached."""
         draws = np.where(hidden > 0, sizes - hidden + 1, 0)  # there are not more places
         document, number = ragged(draws)
-        u = (hash64(_LENGTH, keys[document], number) >> np.uint64(11)) * 2.0**-53
+        u = uniform(hash64(_LENGTH, keys[document], number))
         lengths = np.searchsorted(_poisson_table(self.config.mean_span), u, side="right")
         reached = before(lengths, draws)
         left = hidden[document] - reached

@@ -11,7 +11,7 @@ import numpy as np
 
 from nlp_ssl.config.contrastive import ContrastiveSection
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.data.sequences.order import hash64
+from nlp_ssl.data.sequences.order import hash64, uniform
 
 SHORTEST = 4  # tokens of a crop or segment: fewer say too little to be known again by
 NOISE = {"crops": 0.1, "deletion": 0.1, "replacement": 0.1, "repetition": 0.32}
@@ -88,7 +88,7 @@ class Views:
 
     def _crop(self, documents: Documents, number: int) -> Documents:
         low, high = self.config.shortest_crop, self.config.longest_crop
-        shares = low + (high - low) * _uniform(hash64(_LENGTH, number, documents.keys))
+        shares = low + (high - low) * uniform(hash64(_LENGTH, number, documents.keys))
         lengths = np.clip((shares * documents.lengths).astype(np.int64), SHORTEST, documents.lengths)
         room = (documents.lengths - lengths + 1).astype(np.uint64)
         return documents.stretch((hash64(_BEGIN, number, documents.keys) % room).astype(np.int64), lengths)
@@ -98,14 +98,14 @@ class Views:
             return documents
         hashes = documents.hashes(_DELETE, number)
         largest = np.maximum.reduceat(hashes, documents.begins) if len(hashes) else hashes
-        kept = (_uniform(hashes) >= self.noise) | (hashes == np.repeat(largest, documents.lengths))  # one at least
+        kept = (uniform(hashes) >= self.noise) | (hashes == np.repeat(largest, documents.lengths))  # one at least
         lengths = np.bincount(documents.owners[kept], minlength=len(documents.lengths))
         return Documents(documents.tokens[kept], lengths, documents.keys)
 
     def _replace(self, documents: Documents, number: int) -> Documents:
         hashes = documents.hashes(_REPLACE, number)
         others = self.ordinary[hash64(_WITH, hashes) % np.uint64(len(self.ordinary))]
-        tokens = np.where(_uniform(hashes) < self.noise, others, documents.tokens)
+        tokens = np.where(uniform(hashes) < self.noise, others, documents.tokens)
         return Documents(tokens, documents.lengths, documents.keys)
 
     def _repetition(self, documents: Documents) -> tuple[Documents, Documents]:
@@ -144,8 +144,3 @@ def noise_of(config: ContrastiveSection) -> float:
     if not noise and (view in ("deletion", "replacement", "repetition") or (view == "crops" and low == 1)):
         raise UserError(f"both views would be the same text: contrastive.view {view} needs contrastive.noise above 0")
     return noise
-
-
-def _uniform(hashes: np.ndarray) -> np.ndarray:
-    """Hashes as numbers in [0, 1)."""
-    return (hashes >> np.uint64(11)) * 2.0**-53

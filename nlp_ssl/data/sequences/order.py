@@ -39,6 +39,11 @@ def hash64(*keys: int | np.ndarray) -> np.ndarray:
     return state
 
 
+def uniform(hashes: np.ndarray) -> np.ndarray:
+    """Hashes, uint64, as float64 numbers in [0, 1): their upper 53 bits, as many as such a number holds."""
+    return (hashes >> np.uint64(11)) * 2.0**-53
+
+
 @lru_cache(maxsize=1024)
 def _absorb_ints(keys: tuple[int, ...]) -> np.ndarray:
     """The state behind leading integers, which seldom change."""
