@@ -36,7 +36,7 @@ def training_device() -> torch.device:
     """The device that Accelerate will choose: a GPU where there is one, unless the CPU was asked for."""
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
         return torch.device("cpu")
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}  # of products, by `mixed_precision`

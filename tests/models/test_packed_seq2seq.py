@@ -1,10 +1,12 @@
 """Encoder-decoders on packed rows: documents are apart in all three attentions, and as plain transformers has them."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 from transformers import AutoConfig, T5GemmaConfig, T5GemmaForConditionalGeneration
 
 sys.path.extend(
@@ -21,7 +23,11 @@ from nlp_ssl.models.loading import architecture, describe
 from nlp_ssl.models.packed_seq2seq import PackedSeq2Seq
 from nlp_ssl.objectives.span_corruption import SpanCorruption
 
-FAMILIES = ("t5", "mt5", "umt5", "bart", "mbart", "pegasus")
+OLD = pytest.mark.skipif(
+    Version(version("transformers")) < Version("5.20"),
+    reason="5.17 mixes up UMT5's rows; a run refuses it",
+)
+FAMILIES = ("t5", "mt5", pytest.param("umt5", marks=OLD), "bart", "mbart", "pegasus")
 SHAPE = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
 SHAPE |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64}
 T5_LIKE = ("t5", "mt5", "umt5", "longt5")

@@ -1,6 +1,9 @@
 """Heads and data by name: closed cases of the matching, in the orders and writings of published models."""
 
+from importlib.metadata import version
+
 import pytest
+from packaging.version import Version
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, BertConfig
 
 from nlp_ssl.objectives.label_matching import head_labels, match_labels
@@ -108,7 +111,8 @@ def test_what_a_stored_head_calls_its_rows():
         return head_labels(BertConfig(architectures=kind and [kind], **fields), auto_class)
 
     assert found(id2label={1: "b", 0: "a"}) == ["a", "b"]
-    assert found(id2label={"0": 0, "1": 1}) == ["0", "1"]
+    if Version(version("transformers")) >= Version("5.20"):  # an older one refuses them itself
+        assert found(id2label={"0": 0, "1": 1}) == ["0", "1"]
     assert found(num_labels=3) == UNNAMED
     assert found(id2label={0: "LABEL_0", 1: "LABEL_1"}, label2id={"b": 1, "a": 0}) == ["a", "b"]
     assert found(id2label={0: "a", 1: "b"}, label2id={"b": 0, "a": 1}) == ["a", "b"]  # as `pipeline` prints

@@ -343,7 +343,7 @@ def test_an_order_that_can_be_told_is_learnt(tmp_path):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(map(" ".join, texts)))
     given = ["--data.sources", corpus, *TINY, "--tokenizer.kind", "wordpiece", "--tokenizer.vocab_size", 70]
-    given += ["--train.steps", 200, "--train.global_batch_size", 16, "--output_dir", tmp_path / "run"]
+    given += ["--train.steps", 300, "--train.global_batch_size", 16, "--output_dir", tmp_path / "run"]
     run("pretrain_sentence_order.py", *given)
     first, last = (events(tmp_path / "run", "evaluation")[i] for i in (0, -1))
     assert first["order_accuracy_low"] < 0.5 < first["order_accuracy_high"]

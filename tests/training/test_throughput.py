@@ -33,7 +33,11 @@ def test_a_full_row_needs_what_torch_counts(name):
         logits.sum().backward()
     work = Work.of(model, causal=False)
     work = replace(work, windows=(None,) * len(work.windows))  # eager attention computes what a window hides, too
-    assert work.of_batch(batch_of([length], [length], length=length), labels) == counter.get_total_flops()
+    rotating = sum(  # some versions of transformers multiply positions and frequencies as matrices
+        sum(count.values()) for name, count in counter.get_flop_counts().items() if name.endswith("rotary_emb")
+    )
+    counted = counter.get_total_flops() - rotating
+    assert work.of_batch(batch_of([length], [length], length=length), labels) == counted
 
 
 def pairs(documents, causal, window):
