@@ -220,6 +220,7 @@ def _become(request: dict[str, Any], address: str, base_path: list[str]) -> None
     os.chdir(request["cwd"])
     paths = request["env"].get("PYTHONPATH", "").split(os.pathsep)
     first, *rest = request["argv"]
+    sys.orig_argv = [sys.executable, *request["argv"]]
     sys.path[:] = [os.getcwd(), *filter(None, paths), *base_path]
     if first == "-m":
         sys.argv = rest

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_name("options.txt")
-RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+RECIPES = sorted((ROOT / "recipes").glob("[!_]*.py"))
 
 
 def options(config: type, prefix: str = "") -> Iterator[str]:

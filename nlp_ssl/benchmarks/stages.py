@@ -22,6 +22,7 @@ from nlp_ssl.benchmarks.settings import BenchmarkConfig
 from nlp_ssl.config.common import plain, to_dict
 from nlp_ssl.core import console, errors
 from nlp_ssl.core.files import make_folder
+from nlp_ssl.core.invocation import RECIPES, command_of
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.data.sequences.packing import pack
 from nlp_ssl.data.sequences.phases import Phase, Phases
@@ -34,7 +35,7 @@ from nlp_ssl.runs import pretraining_data
 
 MEGABYTES = 64  # of text that the tokenising stage reads
 TOKENS = 2_000_000  # that the batches and masking stages make in a round
-RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "pretrain_mlm.py"
+RECIPE = f"{RECIPES}.pretrain_mlm"
 
 
 def alternate(contenders: dict[str, Callable[[], float]], rounds: int) -> list[dict[str, Any]]:
@@ -172,7 +173,7 @@ def _recipe(config: BenchmarkConfig, folder: Path, *options: str) -> subprocess.
     settings = {key: value for key, value in plain(to_dict(config)).items() if key not in own}
     make_folder(folder)
     (folder / "options.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    command = [sys.executable, str(RECIPE), "--config", str(folder / "options.yaml")]
+    command = [sys.executable, "-m", RECIPE, "--config", str(folder / "options.yaml")]
     command += ["--output_dir", str(folder / "run"), *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -226,7 +227,9 @@ def save(config: BenchmarkConfig) -> dict[str, Any]:
                 ]
                 process = _recipe(config, Path(root), *options, "--train.log_every", "1")
                 if process.wait():
-                    raise errors.UserError("a run of this stage failed; try the same options with pretrain_mlm.py")
+                    raise errors.UserError(
+                        f"a run of this stage failed; try the same options with `{command_of('pretrain_mlm')}`"
+                    )
                 took = [line["seconds"] for line in _lines(Path(root)) if line["event"] == "step"]
                 found.append(took[-1] - took[0])
     cost = statistics.median(w - o for o, w in zip(seconds[False], seconds[True], strict=True)) / (saves - 1)

@@ -33,6 +33,7 @@ from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.core.fingerprint import fingerprint
+from nlp_ssl.core.invocation import command_of
 from nlp_ssl.core.subprograms import Program, run_beside
 from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.evaluation.intervals import Scorer, scorer
@@ -150,7 +151,9 @@ def _check(config: StudyConfig) -> Study:
         config = replace_fields(config, train=replace_fields(config.train, minutes=MINUTES))
         console.say(f"{MINUTES:g} minutes for each run (--train.minutes)")
     if config.hub.repo_id:
-        raise UserError("--hub.repo_id: a study has many models; push the one you choose with push_to_hub.py")
+        raise UserError(
+            f"--hub.repo_id: a study has many models; push the one you choose with `{command_of('push_to_hub')}`"
+        )
     folder = Path(config.output_dir)
     if not config.resume.enabled and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} holds something already; continue with --resume, or give another --output_dir")

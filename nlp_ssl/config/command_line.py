@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import yaml
 
 from nlp_ssl.config.renamed import what_is_it_now
+from nlp_ssl.core import invocation
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.yaml_text import load_yaml
 
@@ -49,7 +50,7 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
     jsonargparse.set_loader(YAML, load_yaml, exceptions=(yaml.YAMLError,))
     jsonargparse.set_dumper(YAML, _dump)
     parser = ArgumentParser(
-        prog=_module(),
+        prog=invocation.name_in_usage(),
         description=description.strip(),
         exit_on_error=False,
         formatter_class=Formatter,
@@ -68,14 +69,6 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
     except ArgumentError as error:
         raise UserError(_explain(str(error), flags).replace("--resume.enabled", "--resume")) from None
     return config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})
-
-
-def _module() -> str | None:
-    """What `--help` calls a module of the package that was started with `-m`, instead of `__main__.py`."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is None or not spec.name.startswith("nlp_ssl."):
-        return None
-    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def _keys(config_class: type, prefix: str = "") -> dict[str, Any]:

@@ -178,7 +178,7 @@ class DenoisingAutoencoder(PretrainingObjective):
         objective="denoising autoencoding of documents (TSDAE)",
         what="an encoder whose vector of a text holds what the text can be written anew from",
         limit="Its vectors are for search and clustering in text like that of its training; it does not fill masks.",
-        recipe="pretrain_autoencoder.py",
+        recipe="pretrain_autoencoder",
         results={
             "reconstruction": "Held-out loss of writing a document anew, nats per token",
             "reconstruction_of_another": "... with the vector of another document",

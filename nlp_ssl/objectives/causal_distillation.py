@@ -24,7 +24,7 @@ class CausalDistillation(Distillation, CausalLanguageModeling):
         objective="distillation of a causal language model",
         what="a causal language model that learnt from a larger one: it continues text",
         limit="It continues text plausibly, not truthfully, and has the faults of its teacher.",
-        recipe="distill.py",
+        recipe="distill",
         results=RESULTS
         | {name: CausalLanguageModeling.card.results[name] for name in ("perplexity", "bits_per_byte")}
         | {"teacher_bits_per_byte": "... of the teacher"},

@@ -169,7 +169,7 @@ class Classification(LabelledObjective):
         pipeline_tag="text-classification",
         what="a classifier of texts",
         limit="It knows only the labels above and always answers with one of them, also where none fits.",
-        recipe="finetune_classification.py",
+        recipe="finetune_classification",
         example="'A text to classify.'",
         snippet="""\
 from transformers import pipeline

@@ -101,7 +101,7 @@ class CausalLanguageModeling(PretrainingObjective):
         objective="causal language modelling",
         what="a causal language model: it continues text",
         limit="It continues text plausibly, not truthfully, and was not trained to follow instructions.",
-        recipe="pretrain_clm.py",
+        recipe="pretrain_clm",
         results={
             "held_out_loss": "Held-out loss, nats per predicted token (weighted by token)",
             "perplexity": "Held-out perplexity, per predicted token of this tokenizer",

@@ -49,7 +49,7 @@ CARD = CardText(
     objective="contrastive pretraining",
     what="an encoder of texts: the cosine of two vectors says how alike their texts are",
     limit="Vectors of texts of another kind or length than it was trained on may say little; measure before use.",
-    recipe="pretrain_contrastive.py",
+    recipe="pretrain_contrastive",
     results={
         "recall_at_1": "Share of held-out crops whose nearest candidate is the other crop of the same document",
         "candidates": "Candidates of each",

@@ -149,7 +149,7 @@ class MaskedDiffusion(PretrainingObjective):
         what="a masked diffusion language model: it fills any number of masks, up to a whole text, and is a body to "
         "fine-tune",
         limit="It makes likely text, not true text. It did not learn to predict special tokens: leave them out.",
-        recipe="pretrain_diffusion.py",
+        recipe="pretrain_diffusion",
         results={
             "held_out_loss": "Held-out bound on the negative log-likelihood (NELBO), nats per token",
             "bits_per_byte": "The same in bits per byte of held-out text",

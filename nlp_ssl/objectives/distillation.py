@@ -331,7 +331,7 @@ class MaskedDistillation(Distillation, MaskedLanguageModeling):
         objective="distillation of a masked language model",
         what="a masked language model that learnt from a larger one: it fills gaps in text, and is a body to fine-tune",
         limit="It predicts likely words, not true ones, and has the faults of its teacher.",
-        recipe="distill.py",
+        recipe="distill",
         results=RESULTS,
         example=MaskedLanguageModeling.card.example,
         snippet=MaskedLanguageModeling.card.snippet,

@@ -92,7 +92,7 @@ class FillInTheMiddle(CausalLanguageModeling):
         CausalLanguageModeling.card,
         objective="causal language modelling with filling in the middle",
         what="a causal language model: it continues text, and fills in the middle of one",
-        recipe="pretrain_fim.py",
+        recipe="pretrain_fim",
         results={
             **CausalLanguageModeling.card.results,
             "middle_loss_psm": "Held-out loss of a middle, nats per token, where prefix, suffix and middle follow",

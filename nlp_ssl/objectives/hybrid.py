@@ -188,7 +188,7 @@ class HybridLanguageModeling(MaskedLanguageModeling):
         "body to fine-tune",
         limit="It predicts likely words, not true ones. Plain transformers reads it from both sides; it predicts next "
         "tokens only where a mask lets every token see nothing but its past.",
-        recipe="pretrain_hybrid.py",
+        recipe="pretrain_hybrid",
         results={
             "held_out_loss": "Held-out loss, the two below weighted as in training",
             "masked_loss": "Held-out loss of masked tokens, nats per masked token (masks fixed, weighted by token)",

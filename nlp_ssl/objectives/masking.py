@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.config.pretraining import MaskingConfig
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.invocation import command_of
 from nlp_ssl.core.vocabulary import num_ids, special_ids
 from nlp_ssl.data.sequences.order import hash64, uniform
 from nlp_ssl.data.tokens.word_boundaries import word_tables
@@ -61,7 +62,7 @@ class MaskingCollator:
         if tokenizer.mask_token_id is None:
             raise UserError(
                 f"the tokenizer {tokenizer.name_or_path or ''} has no mask token, which masked pretraining needs; "
-                "train one with train_tokenizer.py, or pretrain with pretrain_clm.py"
+                f"train one with `{command_of('train_tokenizer')}`, or pretrain with `{command_of('pretrain_clm')}`"
             )
         if not 0 < config.probability < 1:
             raise UserError(f"--masking.probability is {config.probability}; it must lie between 0 and 1")

@@ -78,7 +78,7 @@ class Mixture(PretrainingObjective):
         objective="a mixture of objectives",
         what="a model trained with several objectives",
         limit="Use it as a starting point for fine-tuning.",
-        recipe="pretrain_mixture.py",
+        recipe="pretrain_mixture",
         example="'A text.'",
         snippet="",
     )

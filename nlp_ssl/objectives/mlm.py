@@ -111,7 +111,7 @@ class MaskedLanguageModeling(PretrainingObjective):
         objective="masked language modelling",
         what="a masked language model: it fills gaps in text, and is a body to fine-tune",
         limit="It predicts likely words, not true ones; use it as a starting point for fine-tuning.",
-        recipe="pretrain_mlm.py",
+        recipe="pretrain_mlm",
         results={"held_out_loss": "Held-out loss, nats per masked token (masks fixed, weighted by token)"},
         example='f"The function returns a {fill.tokenizer.mask_token}."',
         snippet="""\

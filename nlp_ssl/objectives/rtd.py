@@ -113,7 +113,7 @@ class ReplacedTokenDetection(MaskedLanguageModeling):
         objective="replaced-token detection",
         what="an encoder that was trained to find replaced tokens: a body to fine-tune",
         limit="By itself it gives hidden states; use it as a starting point for fine-tuning.",
-        recipe="pretrain_rtd.py",
+        recipe="pretrain_rtd",
         results={
             "replaced_auc": "Area under the ROC curve of `replaced`, over all held-out tokens",
             "replaced_f1": "F1 of `replaced`, over all held-out tokens",

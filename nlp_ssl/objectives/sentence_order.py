@@ -101,7 +101,7 @@ class SentenceOrder(MaskedLanguageModeling):
         what="a masked language model that was also trained to tell whether two parts of a text stand in order: a body "
         "to fine-tune",
         limit="It predicts likely words, not true ones; use it as a starting point for fine-tuning.",
-        recipe="pretrain_sentence_order.py",
+        recipe="pretrain_sentence_order",
         results={
             "mlm_loss": "Held-out loss, nats per masked token",
             "masked_accuracy": "Share of masked tokens that are predicted right",

@@ -19,6 +19,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.invocation import command_of
 from nlp_ssl.data.sequences.order import hash64
 from nlp_ssl.data.tokens.sentence_boundaries import SentenceTables, sentences
 
@@ -56,7 +57,8 @@ class PairFrame:
         if not prefix or not middle:
             raise UserError(
                 f"the tokenizer {tokenizer.name_or_path or ''} sets no tokens before a pair of texts and between them, "
-                "which sentence order needs; take one of BERT's or RoBERTa's kind, as train_tokenizer.py makes them"
+                "which sentence order needs; take one of BERT's or RoBERTa's kind, as "
+                f"`{command_of('train_tokenizer')}` makes them"
             )
         at = (0, first, first + size, second, len(ids) - 1)
         return cls(tuple(prefix), tuple(middle), tuple(suffix), tuple(types[place] for place in at))

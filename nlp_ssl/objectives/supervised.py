@@ -37,7 +37,7 @@ class Supervised(PretrainingObjective):
         objective="classification of labelled texts",
         what="an encoder that has seen labelled texts",
         limit="By itself it gives hidden states; use it as a starting point for fine-tuning.",
-        recipe="pretrain_mixture.py",
+        recipe="pretrain_mixture",
         example="'A text.'",
         snippet="",
     )

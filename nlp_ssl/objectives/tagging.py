@@ -246,7 +246,7 @@ class Tagging(LabelledObjective):
         pipeline_tag="token-classification",
         what="a tagger of words",
         limit="It knows only the labels above; words unlike those of its training data are often missed.",
-        recipe="finetune_ner.py",
+        recipe="finetune_ner",
         example="'A sentence with names.'",
         snippet="""\
 from transformers import pipeline

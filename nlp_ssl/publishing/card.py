@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from nlp_ssl.core.console import printable
+from nlp_ssl.core.invocation import dashed
 
 # Facts that both pretraining and fine-tuning know, in the order of the card. A fact under any other name goes to the
 # end of the procedure, under its own name.
@@ -172,7 +173,7 @@ def model_card(
         "\n".join(f"- {_line(limit)}" for limit in [text.limit, *_known_limits(facts, metrics), *limits]),
         "## How to make it again",
         "The resolved configuration of the run, with nothing left to defaults, is `nlp_ssl_config.yaml` in this "
-        f"folder:\n\n```bash\naccelerate launch recipes/{text.recipe} --config nlp_ssl_config.yaml\n```",
+        f"folder:\n\n```bash\nnlp-ssl {dashed(text.recipe)} --config nlp_ssl_config.yaml\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

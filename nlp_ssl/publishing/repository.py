@@ -19,6 +19,7 @@ from huggingface_hub.utils import get_session, validate_repo_id
 
 from nlp_ssl.core.console import warn
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.invocation import command_of
 from nlp_ssl.publishing.pushed import model_files
 
 # What an earlier push may have left and `from_pretrained` would prefer to, or mix with, the new files.
@@ -85,7 +86,7 @@ class HubRepository:
             with self._understood():
                 self._newest_commit("main")
         except EXPECTED as error:
-            later = f"python recipes/push_to_hub.py --folder FOLDER --repo_id {shlex.quote(self.repo_id)}"
+            later = f"{command_of('push_to_hub')} --folder FOLDER --repo_id {shlex.quote(self.repo_id)}"
             advice = "" if _is_final(error) else f"; train without --hub.repo_id and push later with `{later}`"
             raise UserError(self._explain(error) + advice) from error
 
@@ -131,7 +132,7 @@ class HubRepository:
         """What a person types to push a folder."""
         arguments = ["--folder", str(folder), "--repo_id", self.repo_id, "--revision", revision]
         flags = [f"--{name}" for name in ("private", "overwrite") if getattr(self, name)]
-        return shlex.join(["python", "recipes/push_to_hub.py", *arguments, *flags])
+        return f"{command_of('push_to_hub')} {shlex.join([*arguments, *flags])}"
 
     def _open(self) -> None:
         """Create the repository if needed and make sure that it can be written to, once."""

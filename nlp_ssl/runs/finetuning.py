@@ -21,6 +21,7 @@ from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.core.fingerprint import fingerprint
+from nlp_ssl.core.invocation import command_of
 from nlp_ssl.data.labelled.detokenize import as_written
 from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.data.sequences.batches import held_out_rows
@@ -304,7 +305,7 @@ def _check(config: FinetuneConfig) -> None:
     if name is None or presets.split_name(name):
         raise UserError("--model.name must be a trained model: a folder such as runs/mlm, or a Hub id")
     if name.startswith("runs/") and not Path(name, "config.json").exists():
-        raise UserError(f"{name} holds no model yet; pretrain one (accelerate launch recipes/pretrain_mlm.py)")
+        raise UserError(f"{name} holds no model yet; pretrain one (`{command_of('pretrain_mlm')}`)")
     if not 0 < transfer.layer_decay <= 1:
         raise UserError(f"--transfer.layer_decay is {transfer.layer_decay}; it must be above 0 and at most 1")
     if transfer.lora_rank is not None:

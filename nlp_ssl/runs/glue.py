@@ -21,6 +21,7 @@ from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import make_folder
 from nlp_ssl.core.files import replace as replace_file
+from nlp_ssl.core.invocation import same_program
 from nlp_ssl.core.subprograms import Program, run_beside
 from nlp_ssl.data.labelled.glue import GLUE_FILES, submission
 from nlp_ssl.data.labelled.sources import TASKS as HUB_TASKS
@@ -155,7 +156,7 @@ def _run_apart(config: GlueConfig, protocol: Protocol, tasks: list[str], paralle
     make_folder(folder)
 
     def command(task: str) -> list[str]:
-        return [sys.executable, *sys.argv, "--resume", "--parallel", "1", "--tasks", f"[{task}]"]
+        return [*same_program(), *sys.argv[1:], "--resume", "--parallel", "1", "--tasks", f"[{task}]"]
 
     for batch in (first, [task for task in tasks if task not in first]):
         programs = []

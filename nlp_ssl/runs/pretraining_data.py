@@ -15,6 +15,7 @@ from nlp_ssl.core.cache import caching, is_whole
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, write_atomically
 from nlp_ssl.core.fingerprint import fingerprint
+from nlp_ssl.core.invocation import command_of
 from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.data.sequences.packing import PackedRows, pack
 from nlp_ssl.data.text.corpus import Corpus, open_corpus
@@ -108,7 +109,7 @@ def prepare(config: PretrainConfig, objective: Objective) -> PretrainingData:
     if data is None:
         raise UserError(
             f"{config.tokens.folder} waits for other shards of {config.tokens.num_shards}; make them with "
-            "prepare_tokens.py before training"
+            f"`{command_of('prepare_tokens')}` before training"
         )
     return data
 
@@ -255,10 +256,10 @@ def check_model(config: PretrainConfig, objective: Objective) -> None:
     """Refuse a preset that the objective does not train."""
     preset = presets.split_name(config.model.name)
     if preset and (kind := presets.FAMILIES[preset[0]].kind) != objective.trains:
-        usual = find_objective(RECIPE_OF[kind]).card.recipe
+        usual = command_of(find_objective(RECIPE_OF[kind]).card.recipe)
         raise UserError(
             f"{config.model.name} is {_a(kind)}, and {objective.card.objective} trains {_a(objective.trains)}; "
-            f"train it with {usual}"
+            f"train it with `{usual}`"
         )
 
 
@@ -275,7 +276,7 @@ def check_phases(config: PretrainConfig, objective: Objective) -> None:
         if missing := {f.name for f in fields(asked.Config)} - {f.name for f in fields(config)}:
             raise UserError(
                 f"--phases: {asked.card.objective} has options ({', '.join(sorted(missing))}) that a run of "
-                f"{objective.card.objective} does not have; start with {asked.card.recipe}"
+                f"{objective.card.objective} does not have; start with `{command_of(asked.card.recipe)}`"
             )
         if asked.packed is not objective.packed:
             raise UserError(f"--phases: {asked.card.objective} and {objective.card.objective} are of different models")

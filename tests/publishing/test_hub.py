@@ -442,9 +442,7 @@ def test_a_hub_that_keeps_failing_costs_the_run_a_command_to_type_later(server, 
     hub = publisher(server, private=True)
     hub.push(folder, revision="step-10", message="step 10")
     commands = hub.finish(30)
-    assert commands == [
-        f"python recipes/push_to_hub.py --folder {folder} --repo_id tester/model --revision step-10 --private"
-    ]
+    assert commands == [f"nlp-ssl push-to-hub --folder {folder} --repo_id tester/model --revision step-10 --private"]
     assert commands[0] in capsys.readouterr().err
 
 
@@ -454,7 +452,7 @@ def test_the_command_that_finish_returns_pushes_it(server, folder, tmp_path):
     hub.push(folder, revision="step-10", message="step 10")
     (command,) = hub.finish(30)
     server.faults.clear()
-    arguments = [sys.executable, *shlex.split(command)[1:]]
+    arguments = [sys.executable, "-m", "nlp_ssl", *shlex.split(command)[1:]]
     done = subprocess.run(
         arguments, cwd=ROOT, env=environment(server, tmp_path / "home"), capture_output=True, text=True
     )

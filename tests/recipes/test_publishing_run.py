@@ -68,7 +68,7 @@ def test_a_hub_that_breaks_down_does_not_break_the_run(arguments: list[str], tmp
         server.fail("POST .*/commit/", status=403)
         printed = execute(command("pretrain_mlm.py", *arguments), **hub(server))
     assert len(events(tmp_path / "run", "step")) == 4
-    assert "python recipes/push_to_hub.py --folder" in printed
+    assert f"python {ROOT}/recipes/push_to_hub.py --folder" in printed
 
 
 def test_no_token_is_found_out_before_any_work(arguments: list[str], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from datasets import Dataset
 from nlp_ssl.config.common import FilesConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.invocation import command_of
 from nlp_ssl.data.files.finding import find_files
 from nlp_ssl.data.files.forms import FileForm, form_of, not_utf8, unpacked
 from nlp_ssl.data.files.tables import records
@@ -80,7 +81,8 @@ def read_file(path: Path, config: FilesConfig, tagged: bool) -> Rows:
         say(form.said)
     if form.format == "conll" and not tagged:
         raise UserError(
-            f"{path} holds one tag per word, not one label per text; fine-tune a tagger on it (finetune_ner.py)"
+            f"{path} holds one tag per word, not one label per text; fine-tune a tagger on it "
+            f"(`{command_of('finetune_ner')}`)"
         )
     if form.format == "parquet":
         try:

@@ -11,6 +11,7 @@ from datasets.exceptions import DatasetNotFoundError
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.invocation import command_of
 from nlp_ssl.data.files.forms import extensions_of
 from nlp_ssl.data.labelled.files import FORMATS, files_of, read_files
 from nlp_ssl.data.labelled.glue import GLUE_TASKS, read_glue
@@ -73,7 +74,9 @@ def _read_hub(config: LabelledConfig) -> tuple[dict[str, Rows], Task]:
             f"{task.path!r} is no data set on the Hub that you may read; names of ours: builtin, {', '.join(TASKS)}"
         ) from None
     except ConnectionError:
-        published = "the benchmark's published files with --data.glue_dir (evaluate_glue.py: --glue_dir), "
+        published = (
+            f"the benchmark's published files with --data.glue_dir ({command_of('evaluate_glue')}: --glue_dir), "
+        )
         raise UserError(
             f"the Hub cannot be reached for {task.path!r}; what works without a network: "
             f"{published if config.task in GLUE_TASKS else ''}--data.task builtin, or --data.train_file with a local "

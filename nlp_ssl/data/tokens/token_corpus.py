@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from nlp_ssl.core import errors
+from nlp_ssl.core.invocation import command_of
 
 
 @dataclass
@@ -46,7 +47,9 @@ class TokenCorpus:
         """
         folder = Path(folder)
         if not (folder / "manifest.json").exists():
-            raise errors.UserError(f"{folder} holds no finished tokenised corpus; make one with prepare_tokens.py")
+            raise errors.UserError(
+                f"{folder} holds no finished tokenised corpus; make one with `{command_of('prepare_tokens')}`"
+            )
         with _intact(folder / "manifest.json"):
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             records = [(shard["file"], shard["documents"], shard["tokens"]) for shard in manifest["shards"]]
