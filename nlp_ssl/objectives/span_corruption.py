@@ -53,7 +53,7 @@ class SpanCorruption(PretrainingObjective):
         objective="span corruption",
         what="an encoder-decoder that writes what is missing in a text: a body to fine-tune",
         limit="It fills gaps plausibly, not truthfully, and follows no instructions; fine-tune it for a task.",
-        recipe="pretrain_seq2seq.py",
+        recipe="pretrain_seq2seq",
         results={
             "held_out_loss": "Held-out loss, nats per token to write (blanks and ends are among them)",
             "hidden_loss": "Held-out loss, nats per token that was taken out",

@@ -107,7 +107,7 @@ class Centred(PretrainingObjective):
         pipeline_tag="fill-mask",
         objective="masked language modelling with centred scores",
         what="a toy",
-        recipe="test_contract.py",
+        recipe="test_contract",
         results={"score_std": "Standard deviation of the scores of held-out tokens"},
         **CARD,
     )
@@ -250,7 +250,7 @@ def test_it_is_evaluated_by_its_own_numbers_and_its_card_shows_those_it_names(wh
     assert f"| Standard deviation of the scores of held-out tokens | {found[-1]['score_std']:.4g} |" in card
     assert "held_out_loss" not in card.lower().replace(" ", "_")
     assert "pipeline_tag: fill-mask" in card
-    assert "recipes/test_contract.py --config" in card
+    assert "nlp-ssl test-contract --config" in card
     assert "| Scores | one a token |" in card
     assert "trained on from [somebody/began-with-this]" in card
     assert "base_model: somebody/began-with-this" in card

@@ -418,7 +418,7 @@ def test_its_folder_is_two_models_that_plain_transformers_loads(corpus, tmp_path
     assert fill.model.config.num_hidden_layers == 1
     card = (tmp_path / "run" / "README.md").read_text()
     assert "replaced-token detection" in card
-    assert "pretrain_rtd.py" in card
+    assert "nlp-ssl pretrain-rtd --config" in card
 
     # a further run continues from both
     said = pretrain(tmp_path / "more", corpus, *shape[-2:], "--model.name", tmp_path / "run", "--train.steps", 1)

@@ -333,7 +333,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped_and_plain_transformers_
     assert last["order_accuracy_low"] < last["order_accuracy"] < last["order_accuracy_high"]
     assert 0.2 < last["pairs_per_document"] < 1
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "pretrain_sentence_order.py" in card
+    assert "nlp-ssl pretrain-sentence-order --config" in card
     assert "Share of held-out pairs whose order is told right" in card
 
 
@@ -343,11 +343,13 @@ def test_an_order_that_can_be_told_is_learnt(tmp_path):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(map(" ".join, texts)))
     given = ["--data.sources", corpus, *TINY, "--tokenizer.kind", "wordpiece", "--tokenizer.vocab_size", 70]
-    given += ["--train.steps", 300, "--train.global_batch_size", 16, "--output_dir", tmp_path / "run"]
+    given += ["--train.steps", 200, "--train.global_batch_size", 16, "--output_dir", tmp_path / "run"]
+    given += ["--data.held_out_fraction", 0.25]  # pairs enough
     run("pretrain_sentence_order.py", *given)
     first, last = (events(tmp_path / "run", "evaluation")[i] for i in (0, -1))
     assert first["order_accuracy_low"] < 0.5 < first["order_accuracy_high"]
-    assert last["order_accuracy_low"] > 0.8
+    assert last["num_pairs"] > 40
+    assert last["order_accuracy_low"] > 0.7
 
 
 def test_the_shipped_configuration_is_read():

@@ -348,7 +348,7 @@ def test_it_continues_from_a_folder_and_says_what_does_not_fit(whole, corpus, tm
     assert "tokenizer.mask_token" in card
     refused = [
         ("pretrain_seq2seq.py", "bert-tiny", "bert-tiny is an encoder, and span corruption trains an encoder-decoder"),
-        ("pretrain_mlm.py", "t5-tiny", "train it with pretrain_seq2seq.py"),
+        ("pretrain_mlm.py", "t5-tiny", "recipes/pretrain_seq2seq.py`"),
     ]
     for recipe, name, sentence in refused:
         given = ["--data.sources", corpus, "--model.name", name, "--output_dir", tmp_path / "no"]

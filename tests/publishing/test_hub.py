@@ -380,7 +380,7 @@ def test_check_someone_elses_repository_although_it_can_be_read(server, folder):
 
 def test_check_without_network_says_how_to_push_later():
     hub = HubPublisher("tester/model", endpoint="http://127.0.0.1:9", token=TOKEN)  # nobody listens on "discard"
-    with pytest.raises(UserError, match=r"cannot be reached.*without --hub.repo_id.*push_to_hub\.py.*tester/model"):
+    with pytest.raises(UserError, match=r"cannot be reached.*without --hub.repo_id.*nlp-ssl push-to-hub.*tester/model"):
         hub.check()
 
 

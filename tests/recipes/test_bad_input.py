@@ -61,7 +61,7 @@ CASES = {
     ),
     "no such preset": (MLM, "--data.sources {0}/corpus.txt --model.name bert-huge", ["bert-huge", "bert-large"]),
     "two budgets": (MLM, "--data.sources {0}/corpus.txt --train.steps 3 --train.minutes 1", ["one budget"]),
-    "a decoder to mask": (MLM, "--data.sources {0}/corpus.txt --model.name gpt2-tiny", ["pretrain_clm.py"]),
+    "a decoder to mask": (MLM, "--data.sources {0}/corpus.txt --model.name gpt2-tiny", ["pretrain-clm`"]),
     "no such objective": (
         MLM, '--data.sources {0}/corpus.txt --phases=[{{"steps":1,"objective":"masked"}}]', ["'masked'", "clm", "mlm"],
     ),
