@@ -39,6 +39,7 @@ from nlp_ssl.objectives.views import Views, noise_of
 from nlp_ssl.publishing.card import CardText
 
 MOMENTUM = {"moco": 0.999, "byol": 0.996}
+NEGATIVES = 64  # sequences of a step, where nothing is given
 SAME = 1e-9  # mean squared distance of two views below which they are one vector
 HELD_OUT_VIEWS = ContrastiveSection(view="crops", noise=0.0)
 _NO_LIMIT = 10**9
@@ -149,6 +150,11 @@ class Contrastive(PretrainingObjective):
             source=source,
             one_document=config.tokens.packing == "one_document",
         )
+
+    @classmethod
+    def fewest_sequences(cls, config: ContrastiveConfig) -> int:
+        """As many as SimCSE has, where all but one of them are the negatives."""
+        return NEGATIVES if config.contrastive.loss == "infonce" else 1
 
     @classmethod
     def labels_per_token(cls, config: ContrastiveConfig) -> float:

@@ -245,6 +245,14 @@ class PretrainingObjective(Objective):
         return config
 
     @classmethod
+    def fewest_sequences(cls, config: Any) -> int:
+        """Sequences that a step must have for the loss to mean something, where it tells them apart; else 1.
+
+        It is what `train.global_batch_size` is derived to at least.
+        """
+        return 1
+
+    @classmethod
     def labels_per_token(cls, config: Any) -> float:
         """About how many of the tokens get logits over the vocabulary: what the memory of a step depends on."""
         return 1.0

@@ -7,12 +7,14 @@ import pytest
 from toys import tiny_config
 
 from nlp_ssl.config.common import EvaluationConfig, ResumeConfig, freeze, to_dict
+from nlp_ssl.config.contrastive import ContrastiveConfig
 from nlp_ssl.config.finetuning import ClassificationConfig
 from nlp_ssl.config.pretraining import MLMConfig, PhaseConfig
 from nlp_ssl.config.span_corruption import SpanCorruptionConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.models import presets
 from nlp_ssl.objectives.clm import CausalLanguageModeling
+from nlp_ssl.objectives.contrastive import Contrastive
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.objectives.span_corruption import SpanCorruption
 from nlp_ssl.runs import resolve
@@ -71,6 +73,19 @@ def test_what_some_options_mean_for_others():
 def test_the_objective_chooses_the_model():
     assert resolve.model(MLMConfig(), MaskedLanguageModeling).model.name.startswith("modernbert-")
     assert resolve.model(MLMConfig(), CausalLanguageModeling).model.name.startswith("llama-")
+
+
+@pytest.mark.parametrize(
+    ("loss", "length", "sequences"), [("infonce", 512, 64), ("infonce", 32, 128), ("moco", 512, 8), ("byol", 512, 8)]
+)
+def test_a_step_has_texts_enough_to_be_told_apart(loss, length, sequences):
+    config = ContrastiveConfig()
+    config.model.name, config.tokens.sequence_length, config.contrastive.loss = "modernbert-tiny", length, loss
+    made = resolve.pretraining(resolve.lengths(config), Contrastive, tiny_config("modernbert"), world_size=1)
+    assert made.train.global_batch_size == sequences
+    config.train.global_batch_size = 16
+    made = resolve.pretraining(resolve.lengths(config), Contrastive, tiny_config("modernbert"), world_size=1)
+    assert made.train.global_batch_size == 16
 
 
 def test_a_batch_for_every_process():
