@@ -30,6 +30,7 @@ accelerate launch -m {RECIPES}.NAME starts one on several GPUs (with _ for - in 
 
 def main() -> None:
     """Run the program that is named, as `python -m` would."""
+    console.protect()
     modules = {name: module for group in programs().values() for name, module in group.items()}
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for the words that may follow
         _complete(list(modules))

@@ -68,6 +68,14 @@ def test_the_nearest_name_and_the_version(installed, tmp_path):
     assert nlp_ssl(installed, "--version", cwd=tmp_path).startswith("nlp_ssl 0.")
 
 
+def test_a_reader_that_has_enough_is_no_error(installed):
+    script = f"set -o pipefail; {sys.executable} {installed}/bin/nlp-ssl --help | head -n 1"
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: nlp-ssl NAME")
+
+
 def test_every_recipe_is_in_one_group():
     named = [module.rpartition(".")[2] for group in programs().values() for module in group.values()]
     assert sorted(name for name in named if name not in ("doctor", "gpu")) == RECIPES
