@@ -12,7 +12,8 @@ Negatives of past steps, from a momentum encoder, or none at all:
     accelerate launch recipes/pretrain_contrastive.py --model.name runs/mlm --contrastive.loss moco
     accelerate launch recipes/pretrain_contrastive.py --model.name runs/mlm --contrastive.loss byol
 
-The same text twice, under other dropout (SimCSE), for vectors of short sentences, one a line:
+Crops of long texts teach topics. For vectors of sentences give short sequences, --tokens.sequence_length 128, or read
+the same text twice, under other dropout (SimCSE), one sentence a line:
 
     accelerate launch recipes/pretrain_contrastive.py --model.name bert-base-uncased --model.dropout 0.1 \\
         --data.sources sentences.txt --data.txt_documents line --contrastive.view dropout \\

@@ -175,10 +175,7 @@ class Contrastive(PretrainingObjective):
         pooled = pooled_views(self.model, batch, self.options.pooling)
         projected = loss_precision(self.head(pooled))
         both = torch.cat([real, real])
-        if self.options.loss == "byol":
-            sums = {TERM: self._byol(batch, projected, both)}
-        else:
-            sums = {}
+        sums = {TERM: self._byol(batch, projected, both)} if self.options.loss == "byol" else {}
         if self.training:
             return sums or {"vectors": _paired(unit(projected, both))}
         found = {"pairs": _paired(unit(pooled, both))[real], "order": batch["order"][real]}
