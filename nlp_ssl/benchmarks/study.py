@@ -238,7 +238,7 @@ def _seconds_a_step(study: Study, variant: VariantConfig) -> list[float]:
     out = study.folder / "timing" / slug(variant.name)
     shutil.rmtree(out, ignore_errors=True)
     options |= {"output_dir": str(out), "hub": {}, "tracking": {}, "resume": {}, "checkpoint": {"every": 10**9}}
-    options["evaluation"] = {"every": 10**9, "max_rows": 1}
+    options["evaluation"] = {"every": 10**9, "max_rows": 16}  # texts enough to be told apart
     options["train"] |= {"log_every": 1}
     _run_all(study, "timing", [(f"{variant.name}: timing", "pretrain", variant.objective, options)])
     lines = [json.loads(line) for line in (out / LOG_FILE).read_text(encoding="utf-8").splitlines()]

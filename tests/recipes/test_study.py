@@ -13,6 +13,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from nlp_ssl.benchmarks import study, study_report
 from nlp_ssl.benchmarks.study_report import Judged, report
+from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.study import StudyConfig, VariantConfig
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,13 @@ def test_every_variant_is_pretrained_as_long_and_judged(whole):
     assert Image.open(out / "study.png").size[0] > 300
     settings = (out / "options" / "masked-seed-1.yaml").read_text()
     assert "probability: 0.3" in settings
+
+
+def test_the_steps_of_an_objective_that_compares_texts_are_timed(given, tmp_path):
+    config = parse(StudyConfig, argv=[*map(str, given), "--output_dir", str(tmp_path / "out")])
+    seconds = study._seconds_a_step(study.Study(config, {}), VariantConfig("contrast", "contrastive"))
+    assert len(seconds) == 1
+    assert seconds[0] > 0
 
 
 def test_a_study_continues_where_it_was(whole, given):
