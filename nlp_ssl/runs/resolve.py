@@ -154,10 +154,11 @@ def pretraining(
     if not budgets_of(train):
         choices.fill("train.minutes", 5.0, "a first look")
     tokens = (4096 if hidden <= 512 else 16_384) if not gpu else (65_536 if hidden <= 512 else 262_144)
-    fewest, why = objective.fewest_sequences(config), f"{tokens:,} tokens per step for width {hidden}"
-    if fewest > tokens // length:
+    fewest, usual = objective.fewest_sequences(config), tokens // length
+    why = f"{tokens:,} tokens per step for width {hidden}"
+    if fewest > usual:
         why = "a step's texts are told apart from each other"
-    choices.fill("train.global_batch_size", max(world_size, fewest, tokens // length), why)
+    choices.fill("train.global_batch_size", max(world_size, fewest, usual), why)
     at_once = tokens_at_once(model_config, objective.labels_per_token(config), device)
     share = math.ceil(train.global_batch_size / world_size)
     fits = even_share(share, max(1, at_once // length))

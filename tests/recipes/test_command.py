@@ -29,11 +29,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with nothing in it but what the wheel installs; its libraries are those of the tests."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
-    for command in (build, [*pip, "install", "--no-deps", "--no-index", "--target", str(folder / "site"), "WHEEL"]):
-        command = [str(next(folder.glob("*.whl"))) if word == "WHEEL" else word for word in command]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def run(*command: object) -> None:
+        done = subprocess.run([*pip, *map(str, command)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+    run("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT)
+    (wheel,) = folder.glob("*.whl")
+    run("install", "--no-deps", "--no-index", "--target", folder / "site", wheel)
     return folder / "site"
 
 
