@@ -19,7 +19,7 @@ GROUPS = {  # titles, and how the names of the recipes begin that stand below
     "Measuring": ("evaluate_", "compare_", "explore_", "benchmark"),
     "Publishing": ("push_",),
 }
-OTHERS = {"doctor": "nlp_ssl.doctor", "benchmark-gpu": "nlp_ssl.benchmarks.gpu"}
+OTHERS = {"report": "nlp_ssl.reports", "doctor": "nlp_ssl.doctor", "benchmark-gpu": "nlp_ssl.benchmarks.gpu"}
 USAGE = f"""\
 usage: {COMMAND} NAME [--option value ...]
 

@@ -27,15 +27,16 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-LIBRARIES = ["accelerate", "datasets", "docstring_parser", "evaluate", "huggingface_hub", "jsonargparse", "matplotlib"]
-LIBRARIES += ["psutil", "pyarrow.parquet", "tokenizers", "torch", "torch.distributed.run", "transformers"]
+LIBRARIES = ["accelerate", "datasets", "docstring_parser", "evaluate", "huggingface_hub", "jinja2", "jsonargparse"]
+LIBRARIES += ["matplotlib", "psutil", "pyarrow.parquet", "tokenizers", "torch", "torch.distributed.run", "transformers"]
 LIBRARIES += ["transformers.modeling_utils", "transformers.models.auto.modeling_auto", "transformers.pipelines"]
 LIBRARIES += ["transformers.models.bert.modeling_bert", "transformers.models.modernbert.modeling_modernbert"]
 LIBRARIES += ["transformers.models.llama.modeling_llama", "transformers.trainer"]
 # what a run's end needs, and attention: half a second of imports
-LIBRARIES += ["attrs", "matplotlib.figure", "matplotlib.backends.backend_agg", "multiprocessing.queues", "PIL.features"]
-LIBRARIES += ["concurrent.futures.process", "torch.nn.attention.varlen", "torch.profiler._cupti_monitor"]
-LIBRARIES += ["torch.utils.serialization", "transformers.pipelines.fill_mask", "transformers.pipelines.text_generation"]
+LIBRARIES += ["attrs", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"]
+LIBRARIES += ["multiprocessing.queues", "PIL.features", "concurrent.futures.process", "torch.nn.attention.varlen"]
+LIBRARIES += ["torch.profiler._cupti_monitor", "torch.utils.serialization"]
+LIBRARIES += ["transformers.pipelines.fill_mask", "transformers.pipelines.text_generation"]
 LIBRARIES += ["transformers.pipelines.text_classification", "transformers.pipelines.token_classification"]
 READ_AT_IMPORT = ("DATASETS_", "HF_", "HUGGING", "LD_", "MPL", "OMP_", "PYTHON", "TORCH_LOGS")
 READ_AT_IMPORT += ("TRANSFORMERS_", "XDG_")

@@ -52,7 +52,7 @@ def plot_curves(log_path: Path, out_png: Path, reference: Mapping[str, float] | 
     Returns:
         `out_png`, or `None` when there is nothing to draw yet or matplotlib is not installed (said once).
     """
-    rows = _without_rewound(read_log(log_path))
+    rows = without_rewound(read_log(log_path))
     steps = [row for row in rows if row.get("event") == "step" and _finite(row.get("loss"))]
     if not steps:
         return None
@@ -69,7 +69,7 @@ def plot_curves(log_path: Path, out_png: Path, reference: Mapping[str, float] | 
 
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     half = len(losses) // 60
-    smoothed = _smooth(losses, half)
+    smoothed = smooth(losses, half)
     if half:
         top.plot(x, losses, color=FAINT, linewidth=0.8, label="training, as logged")
     top.plot(x, smoothed, color=INK, linewidth=1.6, label="training")
@@ -92,7 +92,7 @@ def plot_curves(log_path: Path, out_png: Path, reference: Mapping[str, float] | 
     bottom.set_ylim(bottom=0)
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("tokens seen")
-    bottom.xaxis.set_major_formatter(_count)
+    bottom.xaxis.set_major_formatter(count_of)
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
@@ -101,7 +101,7 @@ def plot_curves(log_path: Path, out_png: Path, reference: Mapping[str, float] | 
     return save_figure(figure, out_png)
 
 
-def _without_rewound(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_rewound(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Leave out the steps that a resumed run took again: the log keeps both, the model only the later ones."""
     kept: dict[tuple[int, str], dict[str, Any]] = {}
     for row in rows:
@@ -118,7 +118,7 @@ def _interpolate(tokens: Mapping[int, float], step: int) -> float:
     return float(np.interp(step, list(known), list(known.values())))
 
 
-def _smooth(values: list[float], half: int) -> list[float]:
+def smooth(values: list[float], half: int) -> list[float]:
     """Centred running mean over `2 * half + 1` values, narrower towards both ends: it does not lag behind a descent."""
     totals = [0.0, *itertools.accumulate(values)]
     smoothed = []
@@ -128,7 +128,7 @@ def _smooth(values: list[float], half: int) -> list[float]:
     return smoothed
 
 
-def _count(value: float, _position: int | None = None) -> str:
+def count_of(value: float, _position: int | None = None) -> str:
     """`1500000` -> `"1.5M"`; a billion is a B, as the field counts tokens."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

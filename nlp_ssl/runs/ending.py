@@ -13,7 +13,9 @@ from nlp_ssl.core.errors import Interrupted, UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.publishing import curves
+from nlp_ssl.publishing.card import model_card
 from nlp_ssl.publishing.hub import HubPublisher
+from nlp_ssl.reports.record import RunFacts
 from nlp_ssl.runs.card_facts import moment
 from nlp_ssl.runs.saving import Saver
 from nlp_ssl.runs.state import RunState
@@ -36,10 +38,10 @@ class Ending(Protocol):
     saver: Saver
     publisher: HubPublisher | None
     seen: dict[str, Any]
-    reference: dict[str, float] | None
+    about: RunFacts
 
     @property
-    def card(self) -> Callable[[dict[str, Any]], str]:
+    def card(self) -> Callable[[dict[str, Any]], dict[str, Any]]:
         """See `Run`."""
 
     @property
@@ -96,11 +98,11 @@ def finish(run: Ending) -> None:
         publish(chosen, run.folder)
     run.seen = run.look(run.module, run.folder)
     if run.accelerator.is_main_process:
-        if (picture := curves.plot_curves(run.log.path, run.folder / "curves.png", run.reference)) is not None:
+        if (picture := curves.plot_curves(run.log.path, run.folder / "curves.png", run.about.reference)) is not None:
             console.say(f"curves: {picture}")
         facts = run.seen | moment(state, run.objective.published()[""], run.accelerator)
         with console.optional("the model card"):
-            replace(run.folder / "README.md", run.card(facts | {"curves": picture and picture.name}))
+            replace(run.folder / "README.md", model_card(**run.card(facts | {"curves": picture and picture.name})))
         write_status(run.folder, "finished", state.step)
         if run.publisher:
             run.publisher.push(run.folder, message=f"Trained for {state.step:,} steps")

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, pipeline
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
-from nlp_ssl.config.common import to_dict
+from nlp_ssl.config.common import flatten, plain, to_dict
 from nlp_ssl.config.finetuning import FinetuneConfig, TransferConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
@@ -41,13 +41,15 @@ from nlp_ssl.models.padding_free import unpad
 from nlp_ssl.objectives.label_matching import fit_head
 from nlp_ssl.objectives.labelled import LabelledCollator, LabelledObjective, Prediction
 from nlp_ssl.objectives.tagging import TaggingCollator
-from nlp_ssl.publishing.card import Metric, model_card
+from nlp_ssl.publishing.card import Metric
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.publishing.plots import plot_confusion
 from nlp_ssl.publishing.tables import format_table
+from nlp_ssl.reports.record import RunFacts
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.card_facts import names, procedure
 from nlp_ssl.runs.folder import text_mode
+from nlp_ssl.runs.reporting import changed, histogram
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
 from nlp_ssl.training.adapters import add_adapters, check_peft
@@ -127,6 +129,7 @@ def start(config: FinetuneConfig, task: Prepared) -> Run:
         config: passed by `check_run`.
         task: from `prepare`.
     """
+    asked = flatten(plain(to_dict(config)))
     config = resolve.precision(resolve.implied(config))
     accelerator = make_accelerator(config)
     rows = task.rows["train"]
@@ -164,6 +167,7 @@ def start(config: FinetuneConfig, task: Prepared) -> Run:
         measure=evaluate,
         card=partial(finetuning_card, config, task),
         look=partial(_read_back, config, task, accelerator),
+        about=_about(asked, config, task),
         transfer=config.transfer,
         identity=run_identity(
             config,
@@ -261,8 +265,9 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
             reader = pipeline(task.objective.card.pipeline_tag, str(run.folder), device="cpu", trust_remote_code=False)
             for row in list(data.validation.select(range(min(3, len(data.validation))))):
                 console.say(f"  {task.objective.show(reader, data, row, task.collator)}")
-    console.say(f"done: {run.folder} is a model that transformers loads; what it says of each row: {PREDICTIONS_FILE}")
+    run.about.scores = tables
     run.close(last=last)
+    console.say(f"done: {run.folder} is a model that transformers loads; what it says of each row: {PREDICTIONS_FILE}")
 
 
 def _show_errors(folder: Path, data: LabelledData, predictions: list[Prediction], mode: int) -> None:
@@ -276,13 +281,28 @@ def _show_errors(folder: Path, data: LabelledData, predictions: list[Prediction]
         plot_confusion(pairs, data.names, folder / "confusion.png")
 
 
-def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any]) -> str:
-    """The model card of a fine-tuned model at some step."""
+def _about(asked: dict[str, Any], config: FinetuneConfig, task: Prepared) -> RunFacts:
+    """What a run's report says of it; `asked` are its options before they were resolved."""
+    text = task.objective.about(task.collator)
+    return RunFacts(
+        program=text.recipe,
+        what=text.what,
+        mode=text_mode(config),
+        settings=flatten(plain(to_dict(config))),
+        changed=changed(asked, config),
+        results=dict(text.results),
+        metrics={MAIN.get(name, name): "max" for name in task.data.metrics},
+        lengths=histogram(np.asarray(task.rows["train"]["length"][:])),
+    )
+
+
+def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any]) -> dict[str, Any]:
+    """The model card of a fine-tuned model at some step: arguments of `model_card`."""
     data = task.data
     scores = {key: value for key, value in facts.pop("results").items() if key != "held_out_loss"}
     readings: TaggerReadings | None = facts.pop("readings", None)
     dataset = hide(data.name, to_dict(config))
-    return model_card(
+    return dict(
         **names(config),
         text=task.objective.about(task.collator),
         curves=facts.pop("curves", None),

@@ -15,6 +15,7 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import disk_error, remove, temporary_name
 from nlp_ssl.models.loading import save_model
 from nlp_ssl.objectives.objective import Objective
+from nlp_ssl.publishing.card import model_card
 from nlp_ssl.runs.folder import CONFIG_FILE, RunConfig
 
 
@@ -26,13 +27,13 @@ class ModelFolder:
         objective: says which they are.
         tokenizer: goes with each.
         config: of the run, resolved.
-        card: model card from the facts of a moment: `(facts) -> markdown`.
+        card: arguments of `model_card` from the facts of a moment.
     """
 
     objective: Objective
     tokenizer: PreTrainedTokenizerFast
     config: RunConfig
-    card: Callable[[dict[str, Any]], str]
+    card: Callable[[dict[str, Any]], dict[str, Any]]
 
     def write(self, folder: Path, weights: dict[str, dict[str, torch.Tensor]], facts: dict[str, Any]) -> None:
         """Write all of it; called on a thread.
@@ -84,4 +85,4 @@ class ModelFolder:
         settings = plain(to_dict(self.config)) | {"resume": plain(to_dict(ResumeConfig()))}
         (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         with console.optional("the model card"):
-            (folder / "README.md").write_text(self.card(facts), encoding="utf-8")
+            (folder / "README.md").write_text(model_card(**self.card(facts)), encoding="utf-8")

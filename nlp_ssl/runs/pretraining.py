@@ -7,11 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedConfig
 
-from nlp_ssl.config.common import freeze, to_dict
+from nlp_ssl.config.common import flatten, freeze, plain, to_dict
 from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.fingerprint import fingerprint
@@ -28,11 +29,13 @@ from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.models.varlen_attention import HALF
 from nlp_ssl.objectives.curriculum import Curriculum, InPhase
 from nlp_ssl.objectives.objective import PretrainingObjective, Stream, find_objective
-from nlp_ssl.publishing.card import model_card
 from nlp_ssl.publishing.local_paths import hide
+from nlp_ssl.reports.record import RunFacts
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.card_facts import names, procedure
+from nlp_ssl.runs.folder import text_mode
 from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
+from nlp_ssl.runs.reporting import changed, histogram, tokenizer_numbers
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
 from nlp_ssl.training.device import DTYPES, evaluating, make_accelerator, train_batches
@@ -90,6 +93,7 @@ class Measurement:
 
 def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -> Run:
     """Make the model and everything that training needs; nothing is written yet."""
+    asked = flatten(plain(to_dict(config)))
     config = resolve.precision(data.resolved(resolve.implied(config)))
     objective = objective.for_config(config)
     accelerator = make_accelerator(config)
@@ -124,7 +128,8 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
         horizon=Horizon.of(config.train, phases),
         measure=Measurement(config, data.held_out, scoring, module, accelerator, verification),
         card=lambda facts: pretraining_card(config, objective, data, module.facts() | facts),
-        reference=module.reference(data.unigram),
+        about=_about(asked, config, module, data),
+        samples=lambda folder: module.samples(folder, data.held_out.tokens, data.tokenizer),
         identity=run_identity(
             config,
             packed.model,
@@ -214,14 +219,35 @@ def plan(
 # what came out
 
 
-def pretraining_card(config: PretrainConfig, objective: Objective, data: PretrainingData, facts: dict[str, Any]) -> str:
-    """The model card of a pretrained model at some step."""
+def _about(
+    asked: dict[str, Any], config: PretrainConfig, objective: PretrainingObjective, data: PretrainingData
+) -> RunFacts:
+    """What a run's report says of it; `asked` are its options before they were resolved."""
+    text = objective.about(config)
+    return RunFacts(
+        program=text.recipe,
+        what=text.what,
+        settings=flatten(plain(to_dict(config))),
+        changed=changed(asked, config),
+        results=dict(text.results),
+        metrics=dict(objective.metrics),
+        reference=objective.reference(data.unigram),
+        mode=text_mode(config),
+        lengths=histogram(np.diff(data.train.tokens.offsets)),
+        tokenizer=tokenizer_numbers(data.held_out.tokens, data.tokenizer),
+    )
+
+
+def pretraining_card(
+    config: PretrainConfig, objective: Objective, data: PretrainingData, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """The model card of a pretrained model at some step: arguments of `model_card`."""
     manifest, stats = data.train.tokens.manifest, data.train.stats
     text = objective.about(config)
     results = {name: value for name, value in facts.pop("results").items() if name in text.results}
     named = names(config)
     named["base_model"] = facts.pop("base_model", named["base_model"])
-    return model_card(
+    return dict(
         **named,
         text=text,
         curves=facts.pop("curves", None),
@@ -253,7 +279,9 @@ def show(run: Run, data: PretrainingData) -> None:
         held_out, objective = data.held_out.tokens, run.objective
         assert isinstance(objective, PretrainingObjective)
         console.say(objective.headline(run.state.results, held_out, data.unigram))
-        for line in objective.samples(run.folder, held_out, data.tokenizer):
+        lines = list(run.samples(run.folder))
+        for line in lines:
             console.say(f"  {line}")
-    console.say(f"done: {run.folder} is a model that transformers loads")
+        run.reporter.note(run.state.step, lines)
     run.close()
+    console.say(f"done: {run.folder} is a model that transformers loads")

@@ -22,17 +22,19 @@ from nlp_ssl.core.files import make_folder
 from nlp_ssl.data.sequences.batches import TrainBatches
 from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.publishing.hub import HubPublisher
+from nlp_ssl.reports.record import RunFacts
 from nlp_ssl.runs.card_facts import moment
 from nlp_ssl.runs.ending import finish, stop
 from nlp_ssl.runs.folder import CHECKPOINTS, LOG_FILE, RunConfig, lock_folder
 from nlp_ssl.runs.model_folder import ModelFolder
 from nlp_ssl.runs.recovery import Recovery, Stateful, setup_of
+from nlp_ssl.runs.reporting import Reporter
 from nlp_ssl.runs.saving import Saver, is_due
 from nlp_ssl.runs.skipped_steps import SkippedSteps
 from nlp_ssl.runs.state import RunState
 from nlp_ssl.runs.status import outcome, write_status
 from nlp_ssl.training.checkpoints import Checkpoints
-from nlp_ssl.training.device import describe_exactness, end_run, make_fast
+from nlp_ssl.training.device import describe_exactness, end_run, make_ready
 from nlp_ssl.training.distributed import any_process, host_group
 from nlp_ssl.training.early_stopping import EarlyStopping
 from nlp_ssl.training.loop import Step, train
@@ -56,10 +58,11 @@ class Run:
         horizon: number of optimizer steps.
         measure: evaluates on held-out data and returns numbers by name, `held_out_loss` among them; given a question
             that all processes ask before every batch, whose "yes" makes it raise `Interrupted`.
-        card: model card from the facts of a moment: `(facts) -> markdown`.
+        card: arguments of `model_card` from the facts of a moment.
         transfer: learning rates by depth, in fine-tuning.
         look: further facts for the card, from the module and the finished model's folder, on every process; see `seen`.
-        reference: levels to draw in the curves, by name.
+        about: what the report says of the run besides what the log has.
+        samples: lines on what the model in a folder makes of held-out text.
         identity: what a resumed run must share with the run that it continues, such as the data's fingerprint.
     """
 
@@ -71,12 +74,13 @@ class Run:
     batches: TrainBatches
     horizon: Horizon
     measure: Callable[[torch.nn.Module, Callable[[], bool]], dict[str, float]]
-    card: Callable[[dict[str, Any]], str]
+    card: Callable[[dict[str, Any]], dict[str, Any]]
     identity: dict[str, Any]
     transfer: TransferConfig | None = None
     look: Callable[[torch.nn.Module, Path], dict[str, Any]] = lambda module, folder: {}
     seen: dict[str, Any] = field(default_factory=dict)
-    reference: dict[str, float] | None = None
+    about: RunFacts = field(default_factory=RunFacts)
+    samples: Callable[[Path], Iterator[str]] = lambda folder: iter(())
     state: RunState = field(default_factory=RunState)
     begun: bool = False
     publisher: HubPublisher | None = None
@@ -143,14 +147,9 @@ class Run:
         self.guard = StepGuard(config.train.spike_factor)
         host_group()  # all processes make it now
         torch.manual_seed(config.seed + self.accelerator.process_index)  # dropout differs between processes
-        models = self.objective.published().values()
-        for line in describe_exactness(config, self.accelerator, *models):
-            console.say(line)
-        if config.train.gradient_checkpointing:
-            for model in models:
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        console.say("\n".join(describe_exactness(config, self.accelerator, *self.objective.published().values())))
         optimizer = build_optimizer(self.objective, config.optimizer, self.transfer)
-        make_fast(self.objective, config.train, self.accelerator.device)
+        make_ready(self.objective, config.train, self.accelerator.device)
         self.module, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
         if (hub := config.hub).repo_id and self.accelerator.is_main_process:
             self.publisher = HubPublisher(hub.repo_id, private=hub.private, overwrite=hub.overwrite)
@@ -158,23 +157,24 @@ class Run:
         if self.accelerator.is_main_process:
             make_folder(self.folder)
             self.lock = lock_folder(self.folder)
-            model.rehearse(self.folder, moment(self.state, self.objective.published()[""], self.accelerator))
+            model.rehearse(self.folder, self._moment())
         in_use = self.publisher.holds if self.publisher else (lambda folder: False)
         self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, config.checkpoint, model.write, in_use)
 
     def _resume(self) -> None:
-        parts: dict[str, Stateful] = {"horizon": self.horizon, "guard": self.guard}
-        parts["early_stopping"] = self.early_stopping
+        own: dict[str, Stateful] = {"horizon": self.horizon, "guard": self.guard, "early_stopping": self.early_stopping}
         if self.accelerator.scaler is not None:
-            parts["scaler"] = self.accelerator.scaler
+            own["scaler"] = self.accelerator.scaler
         self.recovery = Recovery(
-            self.config, self.checkpoints, self.objective, self.optimizer, self.state, parts, self.identity,
+            self.config, self.checkpoints, self.objective, self.optimizer, self.state, own, self.identity,
             setup_of(self.config, self.accelerator.num_processes, self.accelerator.device),
         )  # fmt: skip
         found = self.recovery.resume() if self.config.resume.enabled else None
         write_status(self.folder, "running", self.state.step)
+        step = None if found is None else self.state.step
+        self.reporter = Reporter(self.folder, self.about, lambda: self.card(self.seen | self._moment()), step)
         self.begun = True
-        self.log = Log(self.folder / LOG_FILE, self.state.step if found is not None else None)
+        self.log = Log(self.folder / LOG_FILE, step)
         self.saver = Saver(self.checkpoints, self.config.checkpoint, self.log, self._committed, self.state.elapsed)
         self.skipped = SkippedSteps(self.config, self.batches, self.folder, self.log, self.saver, self.tokenizer)
         if found is not None:
@@ -184,13 +184,10 @@ class Run:
     def _rewind(self) -> None:
         self.saver.finish()
         bad, passed_over = self.recovery.rewind()
-        state = self.state
-        self.saver.elapsed = state.elapsed
-        self.log.cut(state.step)
-        self.log.write("rewind", state.step, after=bad, passed_over=passed_over)
-        console.warn(
-            f"went back from step {bad:,} to {state.step:,}; the rows of {passed_over:,} steps are passed over"
-        )
+        self.saver.elapsed, step = self.state.elapsed, self.state.step
+        self.log.cut(step)
+        self.log.write("rewind", step, after=bad, passed_over=passed_over)
+        console.warn(f"went back from step {bad:,} to {step:,}; the rows of {passed_over:,} steps are passed over")
         self.save()  # a resumed run must pass them over too
 
     def _steps(self) -> Iterator[Step]:
@@ -244,21 +241,26 @@ class Run:
         self.accelerator.log({f"held_out/{key}": value for key, value in state.results.items()}, step=state.step)
         listed = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in state.results.items())
         console.say(f"step {state.step:,}: {listed}")
+        self.reporter.write(self.horizon.steps)
         return True
 
     def save(self) -> None:
         """Save this moment, with the card that it would have."""
         value = self.early_stopping.value if self.state.evaluated_at == self.state.step else None
         state = self.recovery.snapshot() | {"value": value}
-        facts = moment(self.state, self.objective.published()[""], self.accelerator)
-        self.saver.save(self.state.step, self.objective, self.optimizer, state, facts)
+        self.saver.save(self.state.step, self.objective, self.optimizer, state, self._moment())
+
+    def _moment(self) -> dict[str, Any]:
+        return moment(self.state, self.objective.published()[""], self.accelerator)
 
     def _committed(self, checkpoint: Path, step: int) -> None:
+        self.reporter.look(step, lambda: self.samples(checkpoint))
         if self.publisher and self.config.hub.push_checkpoints:
             self.publisher.push(checkpoint, revision=f"step-{step}", message=f"Step {step}")
 
     def close(self, *, last: bool = True) -> None:
-        """End the trackers, and with the last run of a process the process group too."""
+        """Write the last page, end the trackers, and with the last run of a process the process group too."""
+        self.reporter.close(self.horizon.steps)
         end_run(self.accelerator, last)
 
 

@@ -28,6 +28,7 @@ from nlp_ssl.core.memory import is_out_of_memory
 from nlp_ssl.data.sequences.batches import Collator, TrainBatches
 from nlp_ssl.data.sequences.phases import Phases
 from nlp_ssl.models.split_caveats import split_caveats
+from nlp_ssl.objectives.objective import Objective
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -77,13 +78,18 @@ def compile_module(module: torch.nn.Module) -> None:
     module.compile(dynamic=False)
 
 
-def make_fast(module: torch.nn.Module, config: TrainConfig, device: torch.device) -> None:
-    """What a run's proofs are better without, so behind these: products in TF32 on a GPU, and a compiled module."""
+def make_ready(objective: Objective, config: TrainConfig, device: torch.device) -> None:
+    """What a run's proofs are better without, so behind these: recomputed activations, products in TF32 on a GPU, and
+    a compiled module.
+    """
+    if config.gradient_checkpointing:
+        for model in objective.published().values():
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if device.type == "cuda" and config.mixed_precision == "no":
         torch.set_float32_matmul_precision("high")
         console.say("arithmetic: products of float32 are in TF32 (a mantissa of 10 bits)")
     if config.compile:
-        compile_module(module)
+        compile_module(objective)
         console.say("compile: the first step takes a minute or so, as every new shape of a batch (--train.compile)")
 
 

@@ -42,9 +42,9 @@ def broken_decorations() -> None:
     """No picture can be drawn, no card be written."""
     from matplotlib.figure import Figure
 
-    from nlp_ssl.runs import finetuning, pretraining
+    from nlp_ssl.runs import ending, model_folder
 
-    Figure.savefig = pretraining.model_card = finetuning.model_card = lambda *args, **kwargs: {}["missing"]
+    Figure.savefig = ending.model_card = model_folder.model_card = lambda *args, **kwargs: {}["missing"]
 
 
 def little_memory() -> None:
