@@ -37,8 +37,8 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """What is typed: a section whose option is called `enabled` is itself the flag."""
-        return f"--{self.key.removesuffix('.enabled')}"
+        """What is typed; `--resume` alone means its first field."""
+        return "--resume" if self.key == "resume.enabled" else f"--{self.key}"
 
     @property
     def derived(self) -> bool:

@@ -109,9 +109,12 @@ def dump_yaml(values: Any, one_line: bool = False) -> str:
         values: of plain types.
         one_line: as it is typed on a command line, without an end of line.
     """
-    flow = True if one_line else None
-    width = math.inf if one_line else 100
     text = yaml.dump(
-        values, Dumper=_OptionsDumper, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=width
+        values,
+        Dumper=_OptionsDumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=one_line,
+        width=math.inf if one_line else 100,
     )
     return text.removesuffix("...\n").removesuffix("\n") if one_line else text

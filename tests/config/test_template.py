@@ -83,5 +83,15 @@ def test_values_are_read_back_as_they_were(value):
     assert isinstance(value, str) or yaml.safe_load(dump_yaml(value)) == value
 
 
+def test_what_print_config_prints_is_read_back(tmp_path, capsys):
+    given = ["--data.subset", "1e3", "--phases", "[{steps: 3}]", "--seed", "3"]
+    with pytest.raises(SystemExit):
+        parse(MLMConfig, argv=[*given, "--print_config"])
+    printed = capsys.readouterr().out
+    assert "\nresume:\n  enabled: false\n  allow_changed: false\n" in printed
+    (tmp_path / "c.yaml").write_text(printed)
+    assert parse(MLMConfig, argv=["--config", str(tmp_path / "c.yaml")]) == parse(MLMConfig, argv=given)
+
+
 def test_recipes_of_the_repository_are_all_here():
     assert len(RECIPES) == len(list((ROOT / "recipes").glob("[!_]*.py"))) > 20
