@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 from nlp_ssl.core import console
-from nlp_ssl.core.invocation import COMMAND, RECIPES, dashed
+from nlp_ssl.core.invocation import COMMAND, COMMENTED, RECIPES, TEMPLATE, dashed
 
 GROUPS = {  # titles, and how the names of the recipes begin that stand below
     "Text and tokenizer": ("train_tokenizer", "prepare_tokens"),
@@ -23,7 +23,8 @@ OTHERS = {"report": "nlp_ssl.reports", "doctor": "nlp_ssl.doctor", "benchmark-gp
 USAGE = f"""\
 usage: {COMMAND} NAME [--option value ...]
 
-From raw text to a published language model. {COMMAND} NAME --help lists the options of a program;
+From raw text to a published language model. {COMMAND} NAME --help shows the options of a program,
+{COMMAND} {TEMPLATE} NAME > my.yaml writes them all as commented YAML for {COMMAND} NAME --config my.yaml;
 accelerate launch -m {RECIPES}.NAME starts one on several GPUs (with _ for - in its name).
 """
 
@@ -43,6 +44,13 @@ def main() -> None:
 
         print(f"nlp_ssl {version('nlp_ssl')}")
         return
+    if given == TEMPLATE:
+        if len(sys.argv) < 3 or sys.argv[2].startswith("-"):
+            console.fail(f"name a program, such as {COMMAND} {TEMPLATE} pretrain-mlm; {COMMAND} --help lists all")
+            sys.exit(2)
+        del sys.argv[1]
+        given = sys.argv[1]
+        sys.argv.append(COMMENTED)
     name = dashed(given.removesuffix(".py"))
     if name not in modules:
         near = difflib.get_close_matches(name, modules, 1)
@@ -79,12 +87,14 @@ def _complete(names: list[str]) -> None:
     import argcomplete
 
     words = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split()
-    if len(words) > 2 or (os.environ["COMP_LINE"].endswith(" ") and len(words) == 2):
-        sys.argv[1:] = [words[1]]
-        os.environ["_ARGCOMPLETE"] = "2"  # the words of the line that are the program's name
+    begun = 2 if words[1:2] == [TEMPLATE] and len(words) + os.environ["COMP_LINE"].endswith(" ") > 2 else 1
+    if len(words) > begun + 1 or (os.environ["COMP_LINE"].endswith(" ") and len(words) == begun + 1):
+        sys.argv[1:] = [words[begun]]
+        os.environ["_ARGCOMPLETE"] = str(begun + 1)  # the words of the line that are the program's name
         return
+    os.environ["_ARGCOMPLETE"] = str(begun)
     parser = argparse.ArgumentParser(COMMAND)
-    parser.add_argument("name", choices=names)
+    parser.add_argument("name", choices=[*names, TEMPLATE] if begun == 1 else names)
     argcomplete.autocomplete(parser)
 
 

@@ -16,9 +16,10 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import Groups
 from nlp_ssl.config.finetuning import ClassificationConfig, FinetuneConfig, NERConfig
 from nlp_ssl.core import console, program
 from nlp_ssl.core.errors import UserError
@@ -35,16 +36,26 @@ Way = Literal["pretrained", "from scratch", "frozen"]
 class TransferComparisonConfig(ClassificationConfig):
     """One comparison: the options of a fine-tuning run, and what is compared."""
 
+    EVERYDAY: ClassVar[Groups] = {
+        "The comparison": ("output_dir", "resume.enabled", "kind", "fractions", "ways", "seeds"),
+        "Labelled data and model": (
+            *("data.task", "data.train_file", "data.validation_file", "data.test_file"),
+            *("data.text_columns", "data.label_column", "model.name", "max_length"),
+        ),
+        "Training": (
+            *("train.epochs", "train.steps", "train.global_batch_size", "train.mixed_precision", "optimizer.lr"),
+        ),
+    }
     output_dir: str = "runs/transfer"
-    """Folder of the comparison: a folder a run, `results.json` and `transfer.png`."""
+    """Folder of the comparison: one folder per run, `results.json` and `transfer.png`."""
     kind: Literal["classification", "ner"] = "classification"
-    """What the labels are of: texts, or words."""
+    """What the labels belong to: texts, or words."""
     fractions: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0])
     """Shares of the training labels to learn from."""
     ways: list[Way] = field(default_factory=lambda: ["pretrained", "from scratch"])
-    """What is compared; `frozen` is the pretrained body with nothing but a new head learning."""
+    """What is compared; `frozen` trains nothing but a new head on the pretrained body."""
     seeds: list[int] | None = field(default_factory=lambda: [0, 1, 2])
-    """Run each with these seeds."""
+    """Random seeds to run each with."""
 
 
 def main(config: TransferComparisonConfig) -> None:

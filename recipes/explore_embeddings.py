@@ -9,10 +9,10 @@ fine-tuned: the vectors are computed once and kept. Without pretraining, for com
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.common import ModelConfig
+from nlp_ssl.config.common import Groups, ModelConfig
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.core import console, program
 from nlp_ssl.core.errors import UserError
@@ -24,18 +24,27 @@ from nlp_ssl.core.libraries import importing
 class EmbeddingsConfig:
     """One look at the vectors of a model."""
 
+    EVERYDAY: ClassVar[Groups] = {
+        "Labelled data": (
+            *("data.task", "data.train_file", "data.validation_file", "data.text_columns", "data.label_column"),
+            *("data.max_train", "data.max_validation"),
+        ),
+        "Vectors": (
+            *("model.name", "model.from_scratch", "max_length", "pooling", "batch_size", "seed", "output_dir"),
+        ),
+    }
     output_dir: str = "runs/embeddings"
-    """Where `map.png` and `results.json` go; older ones are replaced."""
+    """Folder of `map.png` and `results.json`; older ones are replaced."""
     data: LabelledConfig = field(default_factory=LabelledConfig)
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name="runs/mlm"))
     max_length: int = 128
     """Longest input in tokens; longer ones are cut and counted."""
     pooling: Literal["mean", "cls"] = "mean"
-    """The mean over a text's tokens, or the first token's vector."""
+    """The vector of a text: the mean over its tokens, or its first token's."""
     batch_size: int = 64
     """Texts in one forward pass."""
     seed: int = 0
-    """Of new weights, with --model.from_scratch."""
+    """Random seed of new weights, with `--model.from_scratch`."""
 
 
 def main(config: EmbeddingsConfig) -> None:

@@ -7,13 +7,33 @@ same command with `--tokens.folder tokens --tokenizer.path my-tokenizer --tokens
 2, 3); whoever is last finishes, and training is given the first two of these.
 """
 
+from typing import ClassVar
+
 from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import Groups, options
 from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.core import console, program
 from nlp_ssl.core.libraries import importing
 
 
-def main(config: MLMConfig) -> None:
+@options
+class TokensRunConfig(MLMConfig):
+    """Tokenising and packing one corpus: the options of the pretraining run that it is for."""
+
+    EVERYDAY: ClassVar[Groups] = {
+        "Text": (
+            *("data.sources", "data.text_column", "data.txt_documents", "data.on_bad_text"),
+            *("data.max_documents", "data.held_out", "data.held_out_fraction"),
+        ),
+        "Tokenizer and model": ("model.name", "tokenizer.path", "tokenizer.kind", "tokenizer.vocab_size"),
+        "Tokens": (
+            *("tokens.folder", "tokens.sequence_length", "tokens.packing", "tokens.num_proc"),
+            *("tokens.shard", "tokens.num_shards"),
+        ),
+    }
+
+
+def main(config: TokensRunConfig) -> None:
     """The first part of a pretraining run, and no more."""
     with importing():
         from nlp_ssl.runs import pretraining_data
@@ -27,4 +47,4 @@ def main(config: MLMConfig) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, lambda: parse(MLMConfig, __doc__))
+    program.run(main, lambda: parse(TokensRunConfig, __doc__))

@@ -36,7 +36,7 @@ class PushConfig:
     private: bool = False
     """Make the repository private when it is created."""
     overwrite: bool = False
-    """Push to a branch that holds somebody else's commits, too: their files may be replaced or removed."""
+    """Also push to a branch that holds somebody else's commits; their files may be replaced or removed."""
     dry_run: bool = False
     """List what would be pushed and what would stay, and send nothing."""
 

@@ -11,8 +11,10 @@ network. The folder that it writes is what `--tokenizer.path` and `AutoTokenizer
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from nlp_ssl.config.command_line import parse
+from nlp_ssl.config.common import Groups
 from nlp_ssl.config.pretraining import CorpusConfig, TokenizerConfig
 from nlp_ssl.core import program
 from nlp_ssl.core.console import say
@@ -26,6 +28,16 @@ AUDIT_BYTES = 4e6  # more held-out text would not move the numbers
 class TokenizerRunConfig:
     """Training one tokenizer."""
 
+    EVERYDAY: ClassVar[Groups] = {
+        "The tokenizer": (
+            *("output_dir", "tokenizer.kind", "tokenizer.vocab_size", "tokenizer.lowercase"),
+            *("tokenizer.special_tokens", "tokenizer.sample_mb", "tokenizer.model_max_length", "compare"),
+        ),
+        "Text": (
+            *("data.sources", "data.text_column", "data.txt_documents", "data.on_bad_text"),
+            *("data.max_documents", "data.held_out", "data.held_out_fraction"),
+        ),
+    }
     output_dir: str = "runs/tokenizer"
     """Folder of the finished tokenizer. One that is there already is replaced, anything else refused."""
     data: CorpusConfig = field(default_factory=CorpusConfig)

@@ -886,6 +886,42 @@ FAULTS = [
         "return printable(str(text))",
         "publishing/test_card.py",
     ),
+    # ---------------------------------------------------------------------------------------------------------- options
+    Fault(
+        "help without the options of an objective's own section",
+        "config/described.py",
+        "groups[section.title] = groups.get(section.title, ()) + own",
+        "continue",
+        "config/test_help.py",
+    ),
+    Fault(
+        "a value that is given stays commented out in the file of options",
+        "config/template.py",
+        "if not used and value == compact(option.default):",
+        "if not used:",
+        "config/test_template.py",
+    ),
+    Fault(
+        "a text that looks like a number is written without quotes",
+        "core/yaml_text.py",
+        "_both = (yaml.SafeDumper.yaml_implicit_resolvers, _OptionsLoader.yaml_implicit_resolvers)",
+        "_both = (yaml.SafeDumper.yaml_implicit_resolvers,)",
+        "config/test_template.py",
+    ),
+    Fault(
+        "a section with nothing but comments ends the program",
+        "config/command_line.py",
+        "if value is not None or name not in parts",
+        "if value is not None or name",
+        "config/test_template.py",
+    ),
+    Fault(
+        "an option of transformers is answered by one that the recipe does not have",
+        "config/renamed.py",
+        'if all(name in known or f"{name}.enabled" in known for',
+        "if all(name for",
+        "config/test_renamed.py",
+    ),
 ]
 
 

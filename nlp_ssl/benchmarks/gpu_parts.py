@@ -25,11 +25,11 @@ class GpuConfig:
     """What is measured, on what, for how long."""
 
     minutes: float = 25.0
-    """All parts together take at most so long; what is then missing is said."""
+    """Time limit of all parts together; parts that were not measured are named."""
     out: str = "gpu"
-    """Folder of the results, one JSON file and one log a part. Parts that are there already are measured again."""
+    """Folder of the results, one JSON file and one log per part. Older results of a part are replaced."""
     parts: list[str] | None = None
-    """Which parts to run, in this order. Derived: all."""
+    """Parts to run, in this order. Derived: all."""
     sources: str | list[str] = "builtin"
     """Text to train on, as `--data.sources` of the recipes."""
     wordpiece: str | None = None
@@ -39,13 +39,13 @@ class GpuConfig:
     labelled: str | None = None
     """File of labelled texts for fine-tuning. Derived: the built-in task."""
     rounds: int = 5
-    """How often every contender has its turn; medians are of these."""
+    """Turns of every contender, of which medians are taken."""
     steps: int = 10
     """Optimizer steps in a turn."""
     device: Literal["cuda", "cpu"] = "cuda"
-    """`cpu` rehearses."""
+    """Device; `cpu` rehearses."""
     tiny: bool = False
-    """Models of two small layers: does every part run through?"""
+    """Use models of two small layers, to see whether every part runs."""
     table: str | None = None
     """Only print README's rows from this folder of results."""
     part: str | None = None

@@ -4,17 +4,22 @@ import dataclasses
 import difflib
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
 
-from nlp_ssl.config.renamed import what_is_it_now
-from nlp_ssl.core import invocation
+from nlp_ssl.config import help as helping
+from nlp_ssl.config.described import in_words
+from nlp_ssl.config.renamed import name_here, what_is_it_now
+from nlp_ssl.config.template import template
+from nlp_ssl.core import console, invocation
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.yaml_text import load_yaml
+from nlp_ssl.core.yaml_text import dump_yaml, load_yaml
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from jsonargparse import ArgumentParser
 
 Config = TypeVar("Config", bound="DataclassInstance")
 YAML = "checked_yaml"  # how jsonargparse calls our way of reading it
@@ -33,13 +38,43 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
     Raises:
         UserError: an unknown key (with the nearest known one), a value of the wrong type, a missing file, a value that
             names Python code.
+        SystemExit: help was asked for, or the options themselves; they are printed.
     """
-    import jsonargparse
-    from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+    argv = sys.argv[1:] if argv is None else argv
+    if (topic := helping.topic(argv)) is not None:
+        console.say(helping.page(config_class, description, topic))
+        sys.exit(0)
+    _check_files(argv)
+    from jsonargparse import ArgumentError
 
-    class Formatter(DefaultHelpFormatter):
-        def _fill_text(self, text: str, width: int, indent: str) -> str:
-            return "\n".join(indent + line for line in text.splitlines())  # a docstring keeps its lines
+    flags = _keys(config_class)
+    words = [_underscored(arg, flags) for arg in argv if arg != invocation.COMMENTED]
+    # `--resume` alone means its first field
+    words = [re.sub(r"^--resume(?==|$)", "--resume.enabled", arg) for arg in words]
+    words = _expand_flags(words, {key for key, kind in flags.items() if kind in (bool, bool | None)})
+    parser = _parser(config_class)
+    try:
+        namespace = parser.instantiate(parser.parse_args(words))
+    except ArgumentError as error:
+        raise UserError(_explain(str(error), flags).replace("--resume.enabled", "--resume")) from None
+    config = config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})
+    if invocation.COMMENTED in argv:
+        console.say(template(config, description))
+        sys.exit(0)
+    return config
+
+
+def _parser(config_class: type) -> "ArgumentParser":
+    import jsonargparse
+
+    def load(text: str, path: Any = "") -> Any:
+        try:
+            values = load_yaml(text, path)
+        except yaml.MarkedYAMLError as error:
+            if not path or error.problem_mark is None:
+                raise
+            raise UserError(f"{path}: line {error.problem_mark.line + 1} is no YAML: {error.problem}") from None
+        return _without_empty_sections(values, config_class) if path else values
 
     # a section may be given as the name of a class, which would be imported: none may but those that are in lists
     jsonargparse.set_parsing_settings(
@@ -47,28 +82,39 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
         import_path_denylist=["*"],
         import_path_allowlist=[f"{each.__module__}.{each.__qualname__}" for each in _listed(config_class)],
     )
-    jsonargparse.set_loader(YAML, load_yaml, exceptions=(yaml.YAMLError,))
-    jsonargparse.set_dumper(YAML, _dump)
-    parser = ArgumentParser(
-        prog=invocation.name_in_usage(),
-        description=description.strip(),
-        exit_on_error=False,
-        formatter_class=Formatter,
-        allow_abbrev=False,
-        parser_mode=YAML,
-    )
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below; may be repeated")
+    jsonargparse.set_loader(YAML, load, exceptions=(yaml.YAMLError,))
+    jsonargparse.set_dumper(YAML, dump_yaml)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, parser_mode=YAML)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options; may be repeated")
     parser.add_class_arguments(config_class, None)
-    flags = _keys(config_class)
-    argv = [_underscored(arg, flags) for arg in (sys.argv[1:] if argv is None else argv)]
-    # `--resume` alone means its first field
-    argv = [re.sub(r"^--resume(?==|$)", "--resume.enabled", arg) for arg in argv]
-    argv = _expand_flags(argv, {key for key, kind in flags.items() if kind in (bool, bool | None)})
-    try:
-        namespace = parser.instantiate(parser.parse_args(argv))
-    except ArgumentError as error:
-        raise UserError(_explain(str(error), flags).replace("--resume.enabled", "--resume")) from None
-    return config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})
+    return parser
+
+
+def _check_files(argv: list[str]) -> None:
+    """Refuse a configuration file that is not there."""
+    for arg, following in zip(argv, [*argv[1:], ""], strict=False):
+        flag, equals, value = arg.partition("=")
+        file = Path(value if equals else following)
+        if flag != "--config" or not file.name:
+            continue
+        if file.is_dir():
+            raise UserError(f"--config {file} is a folder; give the YAML file in it")
+        if not file.exists():
+            place = "" if file.is_absolute() else f" in {Path.cwd()}"
+            writes = f"`{invocation.template_command()} > {file.name}` writes one with every option"
+            raise UserError(f"--config {file}: there is no such file{place}; {writes}")
+
+
+def _without_empty_sections(values: Any, kind: Any) -> Any:
+    """The values of a file; a section with nothing but comments below its name is as if it were not there."""
+    if not isinstance(values, dict):
+        return values
+    parts = {f.name: f.type for f in dataclasses.fields(kind) if dataclasses.is_dataclass(f.type)}
+    return {
+        name: _without_empty_sections(value, parts[name]) if name in parts else value
+        for name, value in values.items()
+        if value is not None or name not in parts
+    }
 
 
 def _keys(config_class: type, prefix: str = "") -> dict[str, Any]:
@@ -106,13 +152,16 @@ def _expand_flags(argv: list[str], booleans: set[str]) -> list[str]:
 
 def _explain(message: str, keys: dict[str, Any]) -> str:
     """Turn jsonargparse's message into one sentence that names the key and the nearest known one."""
+    if match := re.search(r"Importing '([\w.]+\.(?:ya?ml|json))' is not allowed", message):
+        return f"there is no file {match[1]!r}, where a section's options are given by one"
     if match := re.search(r"Importing '([\w.]+)' is not allowed", message):
         return (
             f"'{match[1]}' names Python code (as a class_path does), and options are values: nothing is imported for "
             "them; write the section's own keys, or give a YAML file with --config"
         )
-    if match := re.search(r"unrecognized arguments: --([\w.]+)", message):
-        return f"unknown option --{match[1]}{_nearest(match[1], keys)}"
+    if "unrecognized arguments: --" in message:
+        unknown = dict.fromkeys(re.findall(r" --([\w.-]+)", message))
+        return "; ".join(f"unknown option --{key}{_nearest(key.replace('-', '_'), keys)}" for key in unknown)
     if match := re.search(r"(?:Group '([\w.]+)'|Parser) does not accept (?:option|key) '([\w.]+)'", message):
         key = f"{match[1]}.{match[2]}" if match[1] else match[2]
         return f"unknown key '{key}' in the configuration{_nearest(key, keys)}"
@@ -120,13 +169,14 @@ def _explain(message: str, keys: dict[str, Any]) -> str:
         return f"unknown key '{match[1]}' in the configuration{_nearest(match[1], keys)}"
     if match := re.search(r"does not accept nested key '([\w.]+)'", message):
         return f"unknown key '{match[1]}'{_nearest(match[1], keys)}"
+    if match := re.search(r'Parser key "([\w.]+)":\s+Unable to load config \'(.*?)\'\s+- ', message):
+        return f"--{match[1]} takes a YAML file with options of that section; {_cut(match[2])!r} is none"
     if match := re.search(r'Parser key "([\w.]+)"', message):
         given = re.search(r"(?:Given value|Got value): (.*)", message)
         if match[1] in keys and given:
-            kind = keys[match[1]]
-            expected = getattr(kind, "__name__", None) if isinstance(kind, type) else str(kind)
-            expected = re.sub(r"typing\.|Literal|NoneType", "", str(expected).replace(" | None", "")).strip()
-            return f"--{match[1]} cannot be {_cut(given[1].strip())!r}; it takes {expected}"
+            return (
+                f"--{match[1]} cannot be {_cut(given[1].strip())!r}; it takes {in_words(keys[match[1]], article=True)}"
+            )
     return _cut(" ".join(message.split()), 4 * QUOTED)
 
 
@@ -134,13 +184,11 @@ def _cut(text: str, length: int = QUOTED) -> str:
     return text if len(text) <= length else f"{text[:length]}... ({len(text):,} characters)"
 
 
-def _dump(values: Any) -> str:
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
 def _nearest(key: str, known: dict[str, Any]) -> str:
     if (now := what_is_it_now(key)) is not None:
         return f": it is now {now}"
+    if (ours := name_here(key, known)) is not None:
+        return f": here it is {ours}"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:  # the right name under the wrong part, or no part at all
         near = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]

@@ -5,12 +5,14 @@ A field that is `None` is derived when the run starts, and the run prints what i
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, dataclass_transform
 
 Config = TypeVar("Config", bound="DataclassInstance")
 Section = TypeVar("Section")
 Scalar = bool | int | float | str | None
+Groups = Mapping[str, tuple[str, ...]]  # titles -> dotted names of options: how a run says which are for everyday
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -41,17 +43,18 @@ def options(section: type[Section]) -> type[Section]:
 
 @options
 class FilesConfig:
-    """How local files are read, where neither their names nor their first bytes tell."""
+    """How local files are read."""
 
     format: str | None = None
-    """Format of files whose names do not tell: txt, jsonl, json, csv, tsv, parquet or conll. Derived from their first
-    bytes."""
+    """Format of local files: txt, jsonl, json, csv, tsv, parquet or conll. Derived from their names, otherwise from
+    their first bytes."""
     encoding: str = "utf-8"
     """Encoding of all local text files of the run, such as `latin-1`, `cp1252` or `utf-16`."""
     delimiter: str | None = None
-    """What separates the fields of a csv, such as `;` or `\\t`. Derived from its first rows."""
+    """Separator of the fields of a csv, such as `;` or `\\t`. Derived from its first rows."""
     column_names: list[str] | None = None
-    """Names of the columns of a csv or tsv without a header, such as `[label, text]`: its first line is then a row."""
+    """Names of the columns of a csv or tsv without a header, such as `[label, text]`; its first line is then read as a
+    row."""
 
 
 @options
@@ -65,9 +68,10 @@ class ModelConfig:
     overrides: dict[str, Scalar] = field(default_factory=dict)
     """Fields of the model's configuration to change, such as `--model.overrides.num_hidden_layers 4` (from scratch)."""
     dropout: float | None = None
-    """Dropout everywhere. Derived: 0 from scratch in pretraining, otherwise the model's own."""
+    """Dropout probability in all layers. Derived: 0 from scratch in pretraining, otherwise the model's own."""
     attention: str | None = None
-    """`attn_implementation` of transformers for unpacked rows. Packed rows use our isolated attention."""
+    """`attn_implementation` of transformers for unpacked sequences; packed ones use this package's isolated
+    attention."""
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
 
@@ -80,10 +84,10 @@ class OptimizerConfig:
     """`adamw`, or `muon`: Muon for the matrices inside the layers, AdamW for the rest. Derived: Muon for ModernBERT and
     Llama from scratch, AdamW otherwise."""
     lr: float | Derived = None
-    """Peak learning rate of AdamW. Derived: 0.5 / width from scratch, 0.1 / width in continued pretraining, 31 / width²
-    in fine-tuning; 0.02 with `scale_parameter`."""
+    """Peak learning rate of AdamW. Derived: 0.5 / width from scratch, 0.1 / width continued, 31 / width² in
+    fine-tuning. With `scale_parameter` it is 0.02."""
     scale_parameter: bool | Derived = None
-    """Multiply AdamW's learning rate of every weight by its root mean square as training begins, 0.001 at least
+    """Multiply AdamW's learning rate of every weight by its root mean square at the start of training, at least 0.001
     (Shazeer and Stern 2018). Derived: for T5 from scratch, whose weights differ in size by a factor of 100."""
     muon_lr: float = 0.02
     """Peak learning rate of Muon."""
@@ -102,11 +106,11 @@ class ScheduleConfig:
     """The learning-rate schedule: warm-up and decay."""
 
     name: Literal["linear", "cosine", "wsd", "constant"] = "wsd"
-    """Decay linearly, by a cosine, or stay flat and decay linearly at the end (warm-up, stable, decay)."""
+    """Decay linearly, by a cosine, not at all, or only at the end, linearly (`wsd`: warm-up, stable, decay)."""
     warmup: float = 0.05
-    """Share of the run that warms up linearly; 1 or more is a number of steps."""
+    """Share of the run for linear warm-up; 1 or more is a number of steps."""
     decay: float = 0.4
-    """Share of the run that decays at its end (`wsd`)."""
+    """Share of the run for the decay at its end (`wsd`)."""
     final: float = 0.0
     """Learning rate at the end, as a share of the peak."""
 
@@ -120,16 +124,19 @@ class TrainConfig:
     tokens: float | None = None
     """Budget in tokens, such as `1e9`."""
     minutes: float | None = None
-    """Budget in minutes of training; becomes a number of steps from measured throughput."""
+    """Budget in minutes of training. It becomes a number of steps by the measured throughput. Derived: 5 in pretraining
+    without a budget."""
     epochs: float | None = None
-    """Budget in passes over the data."""
+    """Budget in passes over the data. Derived: 3 to 20 in fine-tuning without a budget, more for less data."""
     global_batch_size: int | Derived = None
-    """Sequences (labelled rows in fine-tuning) in a global batch: over all processes and gradient accumulation."""
+    """Sequences (in fine-tuning labelled rows) per optimizer step. They are shared among processes and gradient
+    accumulation. Derived in pretraining: 4,096 to 262,144 tokens, by width and device."""
     micro_batch_size: int | Auto | Derived = None
-    """Sequences in one forward and backward pass of one process; the rest is gradient accumulation. Does not change the
-    result, only memory and speed. Derived by a rule from the memory; `auto` tries, when pretraining starts on a GPU."""
+    """Sequences in one forward and backward pass of one process. The rest is gradient accumulation: memory and speed
+    change, the result does not. Derived from the memory by a rule. `auto` tries out the largest that fits, in
+    pretraining on a GPU."""
     mixed_precision: Literal["no", "bf16", "fp16"] | Derived = None
-    """Arithmetic of the matrix products. Derived: bf16 where the hardware multiplies it, fp16 on older GPUs. `no` is
+    """Precision of the matrix products. Derived: bf16 where the hardware multiplies it, fp16 on older GPUs. `no` is
     float32, on a CUDA GPU TF32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
@@ -140,53 +147,54 @@ class TrainConfig:
     cpu_threads: int | None = None
     """Threads of a process that trains on a CPU. Derived: the machine's cores, shared among its processes."""
     deterministic: bool = False
-    """Ask torch for deterministic kernels on a GPU."""
+    """Use deterministic kernels on a GPU."""
     on_nonfinite: Literal["stop", "skip", "rewind"] = "stop"
-    """A step whose loss or gradient is not finite is always skipped. Then: stop, continue without it, or rewind to the
-    newest checkpoint and skip the sequences that led to it."""
+    """What follows a step whose loss or gradient is not finite, which is always skipped: stop, continue without it, or
+    rewind to the newest checkpoint and skip the sequences that led to it."""
     spike_factor: float | None = None
-    """Loss spikes: a step whose gradient norm is above so many times the median of the last 128 steps is skipped; such
-    as 10. The first 16 steps are never taken for spikes."""
+    """Skip a step as a loss spike when its gradient norm exceeds this many times the median of the last 128 steps, such
+    as 10. The first 16 steps are never skipped as spikes."""
     on_spike: Literal["stop", "skip", "rewind"] = "skip"
-    """What a loss spike leads to; as `on_nonfinite`."""
+    """What follows a loss spike; see `on_nonfinite`."""
     incident_texts: bool = False
-    """Write the texts of the rows in such a step to `incidents.jsonl`, not only the numbers of their documents."""
+    """Write the texts of a skipped step to `incidents.jsonl`, not only the numbers of their documents."""
     log_every: int = 10
     """Steps between two lines of the log."""
 
 
 @options
 class EvaluationConfig:
-    """Measuring on held-out data while training goes on."""
+    """Evaluation on held-out data during training."""
 
     every: int | Derived = None
-    """Steps between two evaluations. Derived: about ten in a pretraining run, one an epoch in fine-tuning. The first
+    """Steps between two evaluations. Derived: about ten per pretraining run, one per epoch in fine-tuning. The first
     comes before the first step."""
     max_rows: int | None = 256
-    """Evaluate on at most so many held-out rows; all of them when null."""
+    """Evaluate on at most this many held-out sequences (labelled rows in fine-tuning); null is all of them."""
     batch_size: int | Derived = None
-    """Rows in one forward pass. Derived: the micro-batch."""
+    """Sequences or rows in one forward pass. Derived: `train.micro_batch_size`."""
     metric: str | Derived = None
-    """The number that says which evaluation is the best, such as `accuracy`; a loss is best when it is low, any other
-    number when it is high. Derived: `held_out_loss` in pretraining, the task's first metric in fine-tuning."""
+    """Metric that decides which evaluation is the best, such as `accuracy`; the lowest loss, the highest of any other
+    metric. Derived: `held_out_loss` in pretraining, the task's first metric in fine-tuning."""
     patience: int | None = None
-    """Early stopping: end the run after so many evaluations in a row without a new best; the best is kept
+    """Early stopping: end the run after this many evaluations without improvement; the best model is kept
     (`keep_best`)."""
 
 
 @options
 class CheckpointConfig:
-    """Saving a run so that nothing is lost."""
+    """Checkpoints, from which an interrupted run resumes."""
 
     every: int | None = None
     """Steps between two checkpoints. Derived: a fifth of the run, and at least every half hour."""
     keep_last: int = 2
-    """How many of the newest to keep; older ones go only after the new one is complete and on disk."""
+    """Number of the newest checkpoints to keep; an older one is deleted only after the new one is complete and on
+    disk."""
     keep_every: int | None = None
     """Also keep every checkpoint whose step is a multiple of this."""
     keep_best: bool = False
-    """Also save at every evaluation that is the best so far (`evaluation.metric`), and keep the best of these; in the
-    end it, not the last one, is the model at the top of the folder."""
+    """Keep the best model by `evaluation.metric`, not the last. It is saved at every evaluation that is the best so
+    far, and is the model at the top of the folder in the end."""
 
 
 @options
@@ -194,17 +202,17 @@ class ResumeConfig:
     """Resuming an interrupted run; a bare `--resume` is enough."""
 
     enabled: bool = False
-    """Resume from the newest complete checkpoint in `output_dir`; `--resume` alone means this."""
+    """Resume from the newest complete checkpoint in `output_dir`."""
     allow_changed: bool = False
-    """Resume though something was changed that changes the result, such as the learning rate or the corpus."""
+    """Resume even though an option that changes the result was changed, such as the learning rate or the corpus."""
 
 
 @options
 class TrackingConfig:
-    """Where the numbers go, besides `log.jsonl`, which is always written."""
+    """Experiment trackers, besides `log.jsonl`, which is always written."""
 
     trackers: list[str] = field(default_factory=list)
-    """Any of `tensorboard`, `trackio`, `wandb`."""
+    """Experiment trackers: any of `tensorboard`, `trackio`, `wandb`."""
     project: str = "nlp_ssl"
     """Project name for trackio and wandb."""
     run_name: str | None = None
@@ -216,13 +224,13 @@ class HubConfig:
     """Publishing to the Hugging Face Hub."""
 
     repo_id: str | None = None
-    """`user/name` of the model repository to push to; nothing is pushed without it."""
+    """`user/name` of the model repository to push to. Nothing is pushed without it."""
     private: bool = False
     """Make the repository private when it is created."""
     overwrite: bool = False
-    """Push to a repository whose branches hold somebody else's commits, too: their files may be replaced or removed."""
+    """Also push to a repository whose branches hold somebody else's commits; their files may be replaced or removed."""
     push_checkpoints: bool = True
-    """Push every kept checkpoint as branch `step-N`; the last one goes to `main` either way."""
+    """Push every kept checkpoint as branch `step-N`; the final model is pushed to `main` either way."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

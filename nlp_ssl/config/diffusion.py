@@ -8,7 +8,7 @@ from nlp_ssl.config.pretraining import PretrainConfig
 
 @options
 class DiffusionSection:
-    """How tokens are masked."""
+    """Masked diffusion: how tokens are masked."""
 
     eps: float = 1e-3
     """Lowest mask probability: a document is masked with probability eps + (1 - eps) t, t uniform (Nie et al. 2025)."""

@@ -8,11 +8,11 @@ from nlp_ssl.config.pretraining import PretrainConfig
 
 @options
 class InfillingSection:
-    """Which documents are rearranged."""
+    """Filling in the middle: which documents are rearranged."""
 
     rate: float = 0.5
-    """Share of the documents whose middle is moved to their end; the others stay as they are. Up to 0.9 costs no loss
-    on plain text (Bavarian et al. 2022), 1 does."""
+    """Share of the documents whose middle is moved to their end; the others are left unchanged. Up to 0.9 does not
+    raise the loss on plain text (Bavarian et al. 2022), 1 does."""
 
 
 @options

@@ -1,12 +1,13 @@
 """Every option of a fine-tuning run beyond those that `common.py` has for all runs."""
 
 from dataclasses import field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nlp_ssl.config.common import (
     CheckpointConfig,
     EvaluationConfig,
     FilesConfig,
+    Groups,
     HubConfig,
     ModelConfig,
     OptimizerConfig,
@@ -23,37 +24,39 @@ class LabelledConfig(FilesConfig):
     """Labelled data for fine-tuning."""
 
     task: str = "builtin"
-    """`builtin` (true labels read off the documentation of the installed Python packages), a name such as `glue/sst2`,
-    `imdb` or `conll2003`, or any Hub dataset id. Not used when `train_file` is given."""
+    """`builtin` (labels from the documentation of the installed Python packages), or a Hub dataset id such as
+    `glue/sst2`, `imdb` or `conll2003`. Not used where `train_file` is given."""
     train_file: str | list[str] | None = None
-    """A local .csv, .tsv, .json, .jsonl, .parquet or .conll file (also .gz or .zst), a folder or a glob of them instead
-    of `task`; or a list of these."""
+    """A local file, a folder or a glob, or a list of these, instead of `task`. Files are .csv, .tsv, .json, .jsonl,
+    .parquet or .conll, each plain, .gz or .zst."""
     validation_file: str | list[str] | None = None
-    """Its validation file. Without it, a tenth of the training rows is held out by a hash of their text."""
+    """Validation file or files. Derived: a tenth of the training rows, chosen by a hash of their text."""
     test_file: str | list[str] | None = None
-    """Its test file, evaluated once, at the end."""
+    """Test file or files, evaluated once, at the end."""
     glue_dir: str | None = None
-    """Folder with the files of the GLUE benchmark as it was published (`CoLA/train.tsv`, ...), instead of the Hub, for
-    the tasks `glue/...`."""
+    """Folder with the published files of the GLUE benchmark (`CoLA/train.tsv`, ...), read instead of the Hub for the
+    tasks `glue/...`."""
     subset: str | None = None
     """Configuration of a Hub dataset."""
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset."""
     text_columns: list[str] | None = None
-    """Classification: the column with the text, or the two columns of a pair. Derived from the columns there are."""
+    """Classification: the column with the text, or the two columns of a pair. Derived from the columns that the data
+    have."""
     tokens_column: str | None = None
     """Tagging: the column with the words. Derived: `tokens`, `words`, `token`, `word`; of a .conll file, whose columns
-    are called `1`, `2`, ..., the first that is no running number."""
+    are called `1`, `2`, ..., the first that does not count rows."""
     label_column: str | None = None
     """Column with the label, score or tags. Derived: `label`, `labels`, `score`, `ner_tags`, `tags`, `ner`, `tag`; of a
     .conll file the last."""
     kind: Literal["classification", "multilabel", "regression"] | None = None
-    """Classification: whether the labels are a class a row, lists of classes, or scores. Derived: lists are several
-    classes, numbers with fractions are scores, all else is a class, also a few whole numbers such as 0.0 and 1.0."""
+    """Classification: whether the labels are one class per row, several classes per row, or scores. Derived: lists are
+    several classes, numbers with fractions are scores, anything else is a class, also a few whole numbers such as 0.0
+    and 1.0."""
     max_train: int | None = None
-    """Use at most so many training rows."""
+    """Use at most this many training rows."""
     max_validation: int | None = None
-    """Use at most so many validation rows."""
+    """Use at most this many validation rows."""
 
 
 @options
@@ -66,30 +69,42 @@ class TransferConfig:
     """Layer-wise learning-rate decay: the peak learning rate of a layer is this times that of the layer above it, such
     as 0.9."""
     unfreeze: Literal["at_once", "by_layers", "never"] = "at_once"
-    """`by_layers`: gradual unfreezing, the head alone is trained at first, then one more layer from the top at a time,
-    over the first half of the run (Howard and Ruder 2018); `never`: the layers are frozen, only the head is trained."""
+    """When the layers below the head are trained. `by_layers`: gradual unfreezing from the top, over the first half of
+    the run (Howard and Ruder 2018); `never`: they stay frozen."""
     lora_rank: int | None = None
-    """LoRA (Hu et al. 2021): freeze the layers, and train a product of this rank beside each of their matrices, such
-    as 8; merged into the model that is saved. Needs `pip install peft`."""
+    """LoRA: freeze the layers and train a product of this rank, such as 8, beside each of their matrices (Hu et al.
+    2021). It is merged into the saved model. Needs `pip install peft`."""
 
 
 @options
 class FinetuneConfig:
     """One fine-tuning run."""
 
+    EVERYDAY: ClassVar[Groups] = {
+        "The run": ("output_dir", "resume.enabled", "seeds"),
+        "Labelled data and model": (
+            *("data.task", "data.train_file", "data.validation_file", "data.test_file", "data.label_column"),
+            *("model.name", "model.from_scratch", "max_length"),
+        ),
+        "Training": (
+            *("train.epochs", "train.steps", "train.global_batch_size", "train.mixed_precision"),
+            *("optimizer.lr", "transfer.unfreeze", "transfer.lora_rank"),
+        ),
+        "Evaluation, tracking, publishing": ("checkpoint.keep_best", "tracking.trackers", "hub.repo_id"),
+    }
     output_dir: str = "runs/finetune"
     """Folder of the run: checkpoints, logs and, at its top, the finished model."""
     resume: ResumeConfig = field(default_factory=ResumeConfig)
     seed: int = 0
-    """Decides the new head's weights, dropout and the order of rows."""
+    """Random seed of the new head's weights, dropout and the order of rows."""
     seeds: list[int] | None = None
-    """Run once with each of these seeds, each in a folder of its own in `output_dir`, and report mean, standard
-    deviation and interval; such as `[0, 1, 2]`."""
+    """Random seeds to run once with each, such as `[0, 1, 2]`, for mean, standard deviation and interval. Each run has
+    a folder of its own in `output_dir`."""
     data: LabelledConfig = field(default_factory=LabelledConfig)
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name="runs/mlm"))
     head_labels: list[str] | None = None
-    """What the classes or tags of a trained head are called, in the order of its outputs, such as
-    `[negative, positive]`. Derived: the model's `id2label`. The head is kept where it has all labels of the data."""
+    """Names of the classes or tags of a trained head, in the order of its outputs, such as `[negative, positive]`.
+    Derived: the model's `id2label`. The head is kept where it has all labels of the data."""
     max_length: int = 128
     """Longest input in tokens; longer ones are cut and counted."""
     transfer: TransferConfig = field(default_factory=TransferConfig)
@@ -106,18 +121,24 @@ class FinetuneConfig:
 class ClassificationConfig(FinetuneConfig):
     """One fine-tuning run for classification or regression."""
 
+    EVERYDAY: ClassVar[Groups] = {
+        **FinetuneConfig.EVERYDAY,
+        "Classification": ("data.text_columns", "pooling", "class_weights"),
+    }
     output_dir: str = "runs/classification"
     """Folder of the run: checkpoints, logs and, at its top, the finished model."""
     pooling: Literal["cls", "mean"] | None = None
-    """What the head reads: the first token or the mean of all, where the architecture lets one choose (ModernBERT)."""
+    """Input of the head: the first token or the mean of all, where the architecture has the choice (ModernBERT).
+    Derived: the model's own."""
     class_weights: Literal["balanced"] | None = None
-    """`balanced`: in the loss each class counts as much as any other, however many rows it has."""
+    """`balanced`: every class has the same weight in the loss, however many rows it has."""
 
 
 @options
 class NERConfig(FinetuneConfig):
     """One fine-tuning run for tagging."""
 
+    EVERYDAY: ClassVar[Groups] = {**FinetuneConfig.EVERYDAY, "Tagging": ("data.tokens_column",)}
     output_dir: str = "runs/ner"
     """Folder of the run: checkpoints, logs and, at its top, the finished model."""
 
@@ -126,24 +147,28 @@ class NERConfig(FinetuneConfig):
 class GlueConfig:
     """One measurement of a model on GLUE."""
 
+    EVERYDAY: ClassVar[Groups] = {
+        "The measurement": ("output_dir", "resume.enabled", "model.name", "model.from_scratch", "protocol", "tasks"),
+        "Instead of what the protocol says": ("glue_dir", "seeds", "lr", "max_train", "parallel", "mixed_precision"),
+    }
     output_dir: str = "runs/glue"
-    """Folder of the measurement: a folder a task, `results.json`, and the files for the benchmark's server."""
+    """Folder of the results: one folder per task, `results.json`, and the files for the benchmark's server."""
     resume: ResumeConfig = field(default_factory=ResumeConfig)
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name="runs/mlm"))
     protocol: str = "cramming"
-    """Whose hyperparameters, metrics and average: `devlin`, `cramming` or `mosaic`."""
+    """Hyperparameters, metrics and average of a published evaluation: `devlin`, `cramming` or `mosaic`."""
     tasks: list[str] | None = None
-    """Which tasks, such as `[cola, rte]`. Derived: all whose files there are, all nine from the Hub."""
+    """Tasks, such as `[cola, rte]`. Derived: all whose files are in `glue_dir`, or all nine from the Hub."""
     glue_dir: str | None = None
-    """Folder with the files of the benchmark as it was published (`CoLA/train.tsv`, ...), instead of the Hub."""
+    """Folder with the published files of the benchmark (`CoLA/train.tsv`, ...), read instead of the Hub."""
     seeds: list[int] | None = None
-    """Run each task with these seeds instead of the protocol's."""
+    """Random seeds to run each task with. Derived from the protocol."""
     lr: list[float] | None = None
-    """Rates to try instead of the protocol's, which are for models of about 768; the best on the development set
-    counts."""
+    """Peak learning rates to try; the best on the development set counts. Derived from the protocol, for models of a
+    width of about 768."""
     max_train: int | None = None
-    """Use at most so many training rows of a task (for a quick try)."""
+    """Use at most this many training rows per task (for a quick try)."""
     parallel: int | None = None
-    """How many tasks run at once, each in a process of its own. Derived: the number of GPUs, at least 1."""
+    """Number of tasks that run at once, each in a process of its own. Derived: the number of GPUs, at least 1."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
-    """Arithmetic of the matrix products; see `train.mixed_precision` of the fine-tuning recipes."""
+    """Precision of the matrix products. Derived: bf16 where the hardware multiplies it, fp16 on older GPUs."""

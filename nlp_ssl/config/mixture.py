@@ -15,14 +15,15 @@ class MemberConfig:
     objective: str
     """A file of `nlp_ssl/objectives`, such as `mlm`, `clm`, `rtd`, or `supervised` for labelled texts."""
     name: str | None = None
-    """What its numbers are called in the log. Derived: the objective's name."""
+    """Name of its numbers in the log. Derived: the objective's name."""
     share: float = 1.0
-    """Of the sequences of a global batch, relative to the other members' shares. 0 is for labelled rows, which come
-    besides."""
+    """Share of the sequences of a global batch, relative to the other members' shares. 0 is for labelled rows, which
+    are added to them."""
     weight: float = 1.0
-    """Of its losses beside the other members'."""
+    """Weight of its losses beside the other members'."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Its own options, with dots, such as `{masking.probability: 0.3}`; text of its own: `{data.sources: a.txt}`."""
+    """Its own options, by dotted names, such as `{masking.probability: 0.3}`; text of its own: `{data.sources:
+    a.txt}`."""
 
 
 def _members() -> list[MemberConfig]:
@@ -36,8 +37,8 @@ class MixtureConfig(PretrainConfig):
     output_dir: str = "runs/mixture"
     """Folder of the run: checkpoints, logs and, at its top, the finished model."""
     members: list[MemberConfig] = field(default_factory=_members)
-    """The objectives, each with `objective`, `share`, `weight` and `options`; the first one decides the head of the
-    model that is published."""
+    """The objectives, each with `objective`, `share`, `weight` and `options`; the first one determines the head of the
+    published model."""
 
 
 @options

@@ -9,16 +9,16 @@ from nlp_ssl.config.pretraining import MaskingConfig, PretrainConfig
 
 @options
 class ReplacedTokensSection:
-    """How tokens are replaced."""
+    """Replaced-token detection: generator and discriminator."""
 
     weight: float = 50.0
     """Weight of the discriminator's loss beside the generator's."""
     embeddings: Literal["shared", "disentangled", "separate"] = "shared"
-    """Whether generator and discriminator have one table of embeddings; `disentangled`: the discriminator adds a table
-    of its own to the generator's, and does not change that (gradient-disentangled embedding sharing)."""
+    """Whether generator and discriminator share their embeddings. `disentangled`: the discriminator adds a table of its
+    own to the generator's, which gets no gradient from it (gradient-disentangled embedding sharing)."""
     generator: dict[str, Scalar] = field(default_factory=dict)
-    """Fields of the model's configuration that are otherwise in the generator, such as
-    `--rtd.generator.num_hidden_layers 3`. Derived: half the layers."""
+    """Fields of the model's configuration that differ in the generator, such as `--rtd.generator.num_hidden_layers 3`.
+    Derived: half the layers."""
 
 
 @options

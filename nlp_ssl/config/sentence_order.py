@@ -9,11 +9,11 @@ from nlp_ssl.config.pretraining import MaskingConfig, PretrainConfig
 
 @options
 class SentenceOrderSection:
-    """What is asked of two parts of a text."""
+    """Sentence order: the question about two parts of a text."""
 
     task: Literal["sop", "nsp"] = "sop"
-    """`sop`: whether they stand in their order (Lan et al. 2019); `nsp`: whether they are of one text (Devlin et al.
-    2018), which is told by their topic and did not help in later comparisons."""
+    """`sop`: whether they are in their order (Lan et al. 2019); `nsp`: whether they are from one text (Devlin et al.
+    2018), which the topic gives away and which did not help in later comparisons."""
     weight: float = 1.0
     """Weight of this loss beside that of the masked tokens."""
 

@@ -9,18 +9,18 @@ from nlp_ssl.config.pretraining import PretrainConfig
 
 @options
 class NoiseSection:
-    """What is taken out of a text, and what is to be written."""
+    """Span corruption: what is removed from a text, and what the decoder writes."""
 
     kind: Literal["spans", "infilling"] = "spans"
-    """`spans`: every span is replaced by a blank of its own (`<extra_id_0>`, ...), and the spans are written (T5).
-    `infilling`: every span is replaced by the mask token, some masks stand for nothing, and the whole text is written
+    """How spans are replaced. `spans`: each by a sentinel of its own (`<extra_id_0>`, ...), and the decoder writes the
+    spans (T5); `infilling`: each by one mask token, some masks stand for nothing, and the decoder writes the whole text
     (BART)."""
     share: float | Derived = None
-    """Share of the tokens to take out. Derived: 0.15; 0.3 with infilling."""
+    """Share of the tokens to remove. Derived: 0.15; 0.3 with infilling."""
     mean_span: float = 3.0
-    """Mean length of a span in tokens; with infilling lengths are drawn from Poisson's distribution."""
+    """Mean length of a span in tokens; with infilling, lengths follow a Poisson distribution."""
     permute_sentences: bool = False
-    """Shuffle the sentences of what is read (infilling)."""
+    """Shuffle the sentences of the encoder's input (infilling)."""
 
 
 @options

@@ -12,11 +12,11 @@ class VariantConfig:
     """One way to pretrain."""
 
     name: str
-    """What it is called, also in the names of folders."""
+    """Its name, also of its folders."""
     objective: str = "mlm"
-    """Its objective: a file of `nlp_ssl/objectives`, such as `mlm`, `clm` or `rtd`."""
+    """Its training objective: a file of `nlp_ssl/objectives`, such as `mlm`, `clm` or `rtd`."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Its options where they differ from the study's, with dots, such as `{masking.probability: 0.3}`. A phase may say
+    """Its options that differ from the study's, by dotted names, such as `{masking.probability: 0.3}`. A phase may say
     its `share` of the run's time instead of `steps`: `{phases: [{share: 0.5, objective: clm}]}`."""
 
 
@@ -25,13 +25,13 @@ class JudgeConfig:
     """What pretrained models are judged by."""
 
     name: str
-    """What it is called, also in the names of folders."""
+    """Its name, also of its folders."""
     kind: Literal["classification", "ner", "similarity", "retrieval"] = "classification"
     """Fine-tuning for classes or scores of texts, or for tags of words. Without fine-tuning: the cosines of pairs of
     texts with a score (`similarity`), or how often half a text finds its other half among 256 (`retrieval`; labels do
     not matter). A linear probe is fine-tuning with `{transfer.unfreeze: never}` among the options."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Options of the fine-tuning recipe, with dots, such as `{data.train_file: reviews.csv, max_length: 256}`."""
+    """Options of the fine-tuning recipe, by dotted names, such as `{data.train_file: reviews.csv, max_length: 256}`."""
 
 
 def _variants() -> list[VariantConfig]:
@@ -53,14 +53,14 @@ class StudyConfig(PretrainConfig):
     """One study: the options that all its pretraining runs have in common, and what is compared."""
 
     output_dir: str = "runs/objectives"
-    """Folder of the study: a folder a run, `results.json` and `study.png`."""
+    """Folder of the study: one folder per run, `results.json` and `study.png`."""
     variants: list[VariantConfig] = field(default_factory=_variants)
-    """What is compared, each with `name`, `objective` and `options`; the first one is what the others are compared
-    with."""
+    """Ways of pretraining to compare, each with `name`, `objective` and `options`; the others are compared with the
+    first."""
     judges: list[JudgeConfig] = field(default_factory=_judges)
-    """What the models are fine-tuned on, each with `name`, `kind` and `options`. Derived from the built-in tasks."""
+    """Tasks by which the models are judged, each with `name`, `kind` and `options`."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """Run each variant with each of these seeds, from new weights to the judges."""
+    """Random seeds: each variant is pretrained and judged with each of them."""
     parallel: int | None = None
-    """How many runs at once, each in a process of its own. Derived: the number of GPUs; on a CPU one a core, with one
-    thread each."""
+    """Number of runs at once, each in a process of its own. Derived: the number of GPUs; on a CPU one per core, with
+    one thread each."""

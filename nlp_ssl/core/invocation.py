@@ -6,6 +6,8 @@ from pathlib import Path
 
 COMMAND = "nlp-ssl"
 RECIPES = "nlp_ssl.recipes"
+TEMPLATE = "config"  # the name, after that of the command, which writes the options of a program
+COMMENTED = "--print_config=commented"  # what any program is asked to do the same
 
 
 def command_of(recipe: str) -> str:
@@ -26,11 +28,26 @@ def command_of(recipe: str) -> str:
     return f"{COMMAND} {dashed(recipe)}"
 
 
-def name_in_usage() -> str | None:
-    """What usage calls this program, where it is not a file."""
-    if (module := main_module()) is None:
-        return None
-    return f"{COMMAND} {dashed(module.rpartition('.')[2])}" if _by_command() else f"python -m {module}"
+def this_program() -> str:
+    """What a user types to start this program once more, without its arguments."""
+    if (name := _name_by_command()) is not None:
+        return f"{COMMAND} {name}"
+    if (module := main_module()) is not None:
+        return f"python -m {module}"
+    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
+
+
+def template_command() -> str:
+    """What a user types to have all options of this program written as a commented YAML."""
+    if (name := _name_by_command()) is not None:
+        return f"{COMMAND} {TEMPLATE} {name}"
+    module, file = main_module() or "", Path(sys.argv[0])
+    if module.startswith(f"{RECIPES}."):
+        return f"python -m nlp_ssl {TEMPLATE} {dashed(module.rpartition('.')[2])}"
+    recipes = Path(__file__).resolve().parents[1] / "recipes"
+    if not module and file.resolve().parent == recipes.resolve():
+        return f"python -m nlp_ssl {TEMPLATE} {dashed(file.stem)}"
+    return f"{this_program()} {COMMENTED}"
 
 
 def same_program() -> list[str]:
@@ -54,4 +71,13 @@ def dashed(recipe: str) -> str:
 
 
 def _by_command() -> bool:
-    return any(Path(word).name == COMMAND for word in sys.orig_argv[:4])
+    return _name_by_command() is not None
+
+
+def _name_by_command() -> str | None:
+    """The name of this program as it follows that of the command, where it was started so."""
+    for at, word in enumerate(sys.orig_argv[:4] if main_module() is not None else []):
+        if Path(word).name == COMMAND:
+            names = [name for name in sys.orig_argv[at + 1 : at + 3] if name != TEMPLATE]
+            return dashed(names[0].removesuffix(".py")) if names else None
+    return None

@@ -85,3 +85,36 @@ def _parts(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
         return [part for pair in node.value for part in pair]
     return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+class _OptionsDumper(yaml.SafeDumper):
+    """Quotes a text that either reader would take for something else: `no` by YAML 1.1, `1e-3` by ours."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write every value out."""
+        return True
+
+
+_both = (yaml.SafeDumper.yaml_implicit_resolvers, _OptionsLoader.yaml_implicit_resolvers)
+_OptionsDumper.yaml_implicit_resolvers = {
+    first: [resolver for resolvers in _both for resolver in resolvers.get(first, [])]
+    for first in {first for resolvers in _both for first in resolvers}
+}
+
+
+def dump_yaml(values: Any, one_line: bool = False) -> str:
+    """Values as YAML that `load_yaml` reads back as they are.
+
+    Args:
+        values: of plain types.
+        one_line: as it is typed on a command line, without an end of line.
+    """
+    text = yaml.dump(
+        values,
+        Dumper=_OptionsDumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=one_line,
+        width=math.inf if one_line else 100,
+    )
+    return text.removesuffix("...\n").removesuffix("\n") if one_line else text

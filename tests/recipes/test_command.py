@@ -1,6 +1,8 @@
 """The command `nlp-ssl`, from a wheel that lies outside of the clone; and advice in the form in which one started."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +73,68 @@ def test_the_nearest_name_and_the_version(installed, tmp_path):
     assert nlp_ssl(installed, "--version", cwd=tmp_path).startswith("nlp_ssl 0.")
 
 
+def test_a_file_with_every_option_is_written_and_starts_the_program(installed, tmp_path):
+    written = nlp_ssl(installed, "config", "pretrain-mlm", "--train.steps", 3, cwd=tmp_path)
+    assert "\n#     nlp-ssl pretrain-mlm --config my.yaml\n" in written
+    assert "\n  steps: 3\n" in written
+    (tmp_path / "my.yaml").write_text(written)
+    corpus = write_corpus(tmp_path / "corpus.txt")
+    given = ["--config", "my.yaml", "--data.sources", corpus, *TINY, "--train.global_batch_size", 8]
+    nlp_ssl(installed, "pretrain-mlm", *given, "--output_dir", "run", cwd=tmp_path)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["config"], "name a program, such as nlp-ssl config pretrain-mlm; nlp-ssl --help lists all"),
+        (["config", "pretrain-ml"], "there is no program 'pretrain-ml'; the nearest is pretrain-mlm; nlp-ssl --help"),
+        (["config", "pretrain-mlm", "--seed", "x"], "--seed cannot be 'x'; it takes an integer"),
+        (["pretrain-mlm", "--help", "sed_x"], "no option has 'sed_x' in its name or description; the nearest are --"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, said, installed, tmp_path):
+    printed = nlp_ssl(installed, *arguments, cwd=tmp_path, expect=2)
+    assert printed.startswith(f"error: {said}")
+    assert printed.count("\n") == 1
+
+
+def test_programs_are_listed_once_and_so_is_the_file_of_options(installed, tmp_path):
+    listed = nlp_ssl(installed, "--help", cwd=tmp_path)
+    names = [line.split()[0] for line in listed.splitlines() if re.match(r"  \S", line)]
+    assert len(names) == len(set(names)) == sum(map(len, programs().values()))
+    assert listed.count("nlp-ssl config NAME > my.yaml") == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "usage", "writes"),
+    [
+        (["recipes/distill.py"], "python recipes/distill.py", "python -m nlp_ssl config distill"),
+        (["-m", "nlp_ssl.recipes.distill"], "python -m nlp_ssl.recipes.distill", "python -m nlp_ssl config distill"),
+        (["-m", "nlp_ssl.doctor"], "python -m nlp_ssl.doctor", "python -m nlp_ssl.doctor --print_config=commented"),
+        (["nlp-ssl", "distill"], "nlp-ssl distill", "nlp-ssl config distill"),
+        (["nlp-ssl", "doctor"], "nlp-ssl doctor", "nlp-ssl config doctor"),
+        (["nlp-ssl", "benchmark-gpu"], "nlp-ssl benchmark-gpu", "nlp-ssl config benchmark-gpu"),
+        (["mine.py"], "python mine.py", "python mine.py --print_config=commented"),
+    ],
+)
+def test_help_names_the_program_as_it_was_started(start, usage, writes, installed, tmp_path):
+    site = installed / "nlp_ssl" / "recipes"
+    (tmp_path / "recipes").symlink_to(site)
+    (tmp_path / "mine.py").write_text((site / "distill.py").read_text())
+    if start[0] == "nlp-ssl":
+        start = [str(installed / "bin" / "nlp-ssl"), *start[1:]]
+    printed = execute([sys.executable, *start, "--help"], cwd=tmp_path, PYTHONPATH=str(installed), COLUMNS="110")
+    assert printed.startswith(f"usage: {usage} [--option value ...]\n")
+    assert f"\n{writes} > my.yaml writes all" in printed
+    command = [sys.executable, *shlex.split(writes.removeprefix("python "))]
+    if writes.startswith("nlp-ssl"):
+        command = [sys.executable, str(installed / "bin" / "nlp-ssl"), *writes.split()[1:]]
+    written = execute(command, cwd=tmp_path, PYTHONPATH=str(installed))
+    program = usage if not writes.startswith("python -m nlp_ssl config") else "python -m nlp_ssl.recipes.distill"
+    assert f"\n#     {program} --config my.yaml\n" in written
+
+
 def test_a_reader_that_has_enough_is_no_error(installed):
     script = f"set -o pipefail; {sys.executable} {installed}/bin/nlp-ssl --help | head -n 1"
     environment = os.environ | {"PYTHONPATH": str(installed)}
@@ -104,6 +168,12 @@ def test_advice_names_programs_as_this_one_was_started(start, advised, installed
     ("line", "words"),
     [
         ("nlp-ssl finetune", {"finetune-classification", "finetune-ner"}),
+        ("nlp-ssl conf", {"config "}),
+        ("nlp-ssl config finetune", {"finetune-classification", "finetune-ner"}),
+        (
+            "nlp-ssl config pretrain-mlm --train.mi",
+            {"--train.minutes", "--train.micro_batch_size", "--train.mixed_precision"},
+        ),
         ("nlp-ssl pretrain-mlm --train.mi", {"--train.minutes", "--train.micro_batch_size", "--train.mixed_precision"}),
     ],
 )
