@@ -42,6 +42,7 @@ _WHERE = {
     "nlp_ssl.objectives.objective": ("Objective", "PretrainingObjective"),
     "nlp_ssl.objectives.tagging": ("Tagging", "TaggingCollator"),
     "nlp_ssl.publishing.hub": ("HubPublisher",),
+    "nlp_ssl.runs.in_python": ("Trained", "finetune", "pretrain"),
     "nlp_ssl.training.loop": ("Step", "train"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}

@@ -6,6 +6,7 @@ is the record.
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import sys
@@ -99,27 +100,39 @@ def printable(text: str) -> str:
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+class _Console(logging.Handler):
+    """Prints what is logged: lines on stdout, warnings and errors on stderr, above any progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        stream = best_effort(sys.stdout if record.levelno < logging.WARNING else sys.stderr)
+        tqdm.write(printable(kind + record.getMessage()), file=stream)
+        stream.flush()
+
+
+# everything that a run says; `logging.getLogger("nlp_ssl").setLevel("WARNING")` makes a program of one's own quiet
+LOGGER = logging.getLogger("nlp_ssl")
+if not LOGGER.handlers:
+    LOGGER.addHandler(_Console())
+    LOGGER.setLevel(LOGGER.level or logging.INFO)
+    LOGGER.propagate = False
+
+
 def say(text: str = "") -> None:
-    """Print one line on rank 0, above any progress bar."""
-    _write(text, best_effort(sys.stdout))
+    """Print one line on rank 0."""
+    if rank() == 0:
+        LOGGER.info("%s", text)
 
 
 def warn(text: str) -> None:
-    """Print one warning line on rank 0, on stderr."""
-    _write(f"warning: {text}", best_effort(sys.stderr))
+    """Print one warning line on rank 0."""
+    if rank() == 0:
+        LOGGER.warning("%s", text)
 
 
 def fail(text: str) -> None:
-    """Print the sentence that a process ends with, on every rank, on stderr."""
-    stream = best_effort(sys.stderr)
-    stream.write(printable(f"error: {text}\n"))
-    stream.flush()
-
-
-def _write(text: str, stream: BestEffort) -> None:
-    if rank() == 0:
-        tqdm.write(printable(text), file=stream)
-        stream.flush()
+    """Print the sentence that a process ends with, on every rank."""
+    LOGGER.error("%s", text)
 
 
 @contextlib.contextmanager
@@ -165,7 +178,7 @@ def progress(
         initial=initial,
         unit_scale=unit == "B",
         dynamic_ncols=True,
-        mininterval=0.2 if stream.isatty() else 10.0,
+        mininterval=0.2 if stream.isatty() or "ipykernel" in sys.modules else 10.0,
         disable=rank() != 0,
         leave=leave,
     )

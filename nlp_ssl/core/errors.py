@@ -1,7 +1,7 @@
 """What can end a run, each in one sentence."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A user's mistake, in one sentence: what was wrong, where (file, row, key), and what to do."""
 
 

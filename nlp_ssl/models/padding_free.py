@@ -15,7 +15,6 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from nlp_ssl.core.console import say
-from nlp_ssl.core.errors import UserError
 from nlp_ssl.models.attention import Documents, can_isolate, isolated_attention
 from nlp_ssl.models.checks import ROUNDING, text_ids
 from nlp_ssl.models.label_gather import with_hidden_states
@@ -181,7 +180,7 @@ def unpad(model: PreTrainedModel, sequence_length: int) -> float | None:
     return None
 
 
-_REFUSALS = (UserError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError, AssertionError)
+_REFUSALS = (ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError, AssertionError)
 
 
 def _trial(model: PreTrainedModel, sequence_length: int) -> dict[str, Tensor]:

@@ -117,6 +117,8 @@ def _rewritten(files: dict[str, Path], folder: Path) -> dict[str, bytes]:
 def _read(path: Path, parse: Any) -> Any:
     try:
         return parse(path.read_text(encoding="utf-8"))
+    except UserError:
+        raise
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         raise UserError(f"{path} cannot be read, and is not pushed unread ({reason}); mend or remove it") from None

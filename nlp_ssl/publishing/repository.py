@@ -85,6 +85,8 @@ class HubRepository:
             self._open()
             with self._understood():
                 self._newest_commit("main")
+        except UserError:
+            raise
         except EXPECTED as error:
             later = f"{command_of('push_to_hub')} --folder FOLDER --repo_id {shlex.quote(self.repo_id)}"
             advice = "" if _is_final(error) else f"; train without --hub.repo_id and push later with `{later}`"
@@ -119,6 +121,8 @@ class HubRepository:
             try:
                 self._open()
                 return self._commit(Path(folder), revision, message)
+            except UserError:
+                raise
             except EXPECTED as error:
                 if wait is None or _is_final(error) or stop.wait(wait):
                     raise UserError(self._explain(error)) from error
@@ -140,10 +144,9 @@ class HubRepository:
             return
         try:
             validate_repo_id(self.repo_id)
+            valid = self.repo_id.count("/") == 1
         except HFValidationError:
             valid = False
-        else:
-            valid = self.repo_id.count("/") == 1
         if not valid:
             raise UserError(f"'{self.repo_id}' is not a repository of the Hub; write it as user/name")
         self._api.token = self._api.token or get_token()
