@@ -104,6 +104,18 @@ def say(text: str = "") -> None:
     _write(text, best_effort(sys.stdout))
 
 
+def write(text: str) -> None:
+    """Write on stdout as it stands, control characters too: what others wrote must be `printable` already."""
+    stream = best_effort(sys.stdout)
+    stream.write(text)
+    stream.flush()
+
+
+def note(text: str) -> None:
+    """Print one line on rank 0, on stderr: beside results that are somebody's input."""
+    _write(text, best_effort(sys.stderr))
+
+
 def warn(text: str) -> None:
     """Print one warning line on rank 0, on stderr."""
     _write(f"warning: {text}", best_effort(sys.stderr))

@@ -30,7 +30,7 @@ def name_in_usage() -> str | None:
     """What usage calls this program, where it is not a file."""
     if (module := main_module()) is None:
         return None
-    return f"{COMMAND} {dashed(module.rpartition('.')[2])}" if _by_command() else f"python -m {module}"
+    return f"{COMMAND} {_named()}" if _by_command() else f"python -m {module}"
 
 
 def same_program() -> list[str]:
@@ -55,3 +55,9 @@ def dashed(recipe: str) -> str:
 
 def _by_command() -> bool:
     return any(Path(word).name == COMMAND for word in sys.orig_argv[:4])
+
+
+def _named() -> str:
+    """The program that was named behind the command."""
+    words = [Path(word).name for word in sys.orig_argv]
+    return "".join(dashed(word.removesuffix(".py")) for word in words[words.index(COMMAND) + 1 :][:1])
