@@ -64,6 +64,11 @@ def test_a_file_imports_only_downwards(path):
         assert {own, other} != {"data", "models"}, f"{name(path)} imports {module}: data and models are blind"
 
 
+@pytest.mark.parametrize("path", [PACKAGE / "trying" / "answers.py", PACKAGE / "trying" / "app.py"], ids=name)
+def test_what_a_space_runs_needs_nothing_of_the_package(path):
+    assert not [module for module in imports(path) if module.startswith("nlp_ssl")]
+
+
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_nothing_imports_recipes_or_tests(path):
     assert not {module.split(".")[0] for module in imports(path)} & {"recipes", "tests", "pytest"}

@@ -13,6 +13,7 @@ not a terminal is read to its end, one line of answer for each line.
 
 import argparse
 import contextlib
+import io
 import os
 import re
 import sys
@@ -148,7 +149,11 @@ def _converse(config: TryConfig, answerer: "Answerer", against: list[str] | None
             console.say(f"{Path(config.folder) / 'generator'} is a model too, which fills masks")
     else:
         console.note(about)
-    for line in _typed() if is_typed else sys.stdin:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(
+            errors="replace"
+        )  # a line that is not UTF-8 costs its characters, not the lines behind it
+    for line in _typed() if is_typed else sys.stdin or ():
         text = line.rstrip("\r\n")
         if not text.strip():
             console.write("" if is_typed else "\n")

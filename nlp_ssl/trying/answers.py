@@ -446,8 +446,10 @@ class Replaced(Answerer):
         replaced = [(begin, end, "") for begin, end, probability in words.values() if probability > 0.5]
         ranked = sorted(words.values(), key=lambda each: -each[2])[: self.top]
         entries = tuple((text[begin:end].strip(), probability) for begin, end, probability in ranked)
+        if not entries:
+            return Answer(notes=(self.hint,))
         ranking = Ranking(entries, chosen=sum(probability > 0.5 for _, probability in entries))
-        return Answer(tuple(_marked(text, replaced)), (ranking,) if entries else (), notes)
+        return Answer(tuple(_marked(text, replaced)), (ranking,), notes)
 
 
 class Neighbours(Answerer):
