@@ -587,13 +587,7 @@ def open_model(name: str, *, tokenizer: Any = None, top: int = 5, cached_only: b
         CannotAnswer: it is none that answers texts.
     """
     folder = Folder(name, cached_only)
-    config = AutoConfig.from_pretrained(name, local_files_only=cached_only, trust_remote_code=False)
-    architecture = [*(config.architectures or []), ""][0]
-    kind = Neighbours if folder.json("modules.json", []) else _kind(architecture)
-    is_half = kind is Neighbours and config.is_encoder_decoder
-    if kind is None or is_half or type(config) not in kind.auto_class._model_mapping:
-        what = f"is a {architecture}" if architecture else "does not say what it is (architectures in its config.json)"
-        raise CannotAnswer(f"{name} {what}, and only models that read and write text are answered for here")
+    kind = kind_of(folder)
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=cached_only, trust_remote_code=False)
     if tokenizer.pad_token is None:
@@ -613,6 +607,24 @@ def open_model(name: str, *, tokenizer: Any = None, top: int = 5, cached_only: b
     return kind(model.to(device), tokenizer, folder, top)
 
 
+def kind_of(folder: Folder) -> type[Answerer]:
+    """What a model is for, read off its folder.
+
+    Raises:
+        CannotAnswer: it is none that answers texts.
+    """
+    name = folder.name
+    config = AutoConfig.from_pretrained(name, local_files_only=folder.cached_only, trust_remote_code=False)
+    architecture = [*(config.architectures or []), ""][0]
+    named = next((kind for ending, kind in _KINDS if architecture.endswith(ending)), None)
+    kind = Neighbours if folder.json("modules.json", []) else named
+    is_half = kind is Neighbours and config.is_encoder_decoder
+    if kind is None or is_half or type(config) not in kind.auto_class._model_mapping:
+        what = f"is a {architecture}" if architecture else "does not say what it is (architectures in its config.json)"
+        raise CannotAnswer(f"{name} {what}, and only models that read and write text are answered for here")
+    return kind
+
+
 def describe(answerer: Answerer) -> str:
     """What a model is: its architecture, its size, what it does."""
     count = sum(parameter.numel() for parameter in answerer.model.parameters())
@@ -628,10 +640,6 @@ def longest_input(model: Any, tokenizer: Any) -> int | None:
             positions -= module.padding_idx + 1
             break
     return min((n for n in (positions, tokenizer.model_max_length) if 0 < n < _NO_LIMIT), default=None)
-
-
-def _kind(architecture: str) -> type[Answerer] | None:
-    return next((kind for ending, kind in _KINDS if architecture.endswith(ending)), None)
 
 
 def _marked(text: str, spans: Iterable[tuple[int, int, str]]) -> Iterator[Piece]:
