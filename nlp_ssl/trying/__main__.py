@@ -30,6 +30,7 @@ from nlp_ssl.core.signals import interrupts
 
 if TYPE_CHECKING:
     from nlp_ssl.trying.answers import Answerer
+    from nlp_ssl.trying.terminal import Screen
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
@@ -72,8 +73,9 @@ def _try(config: TryConfig) -> None:
     if config.web:
         _serve(config, answerer, others)
     elif config.text:
+        screen = _screen() if _is_terminal(sys.stdout) else None
         for text in config.text:
-            _answer(answerer, text, others if others is not None else [t for t in config.text if t != text])
+            _answer(answerer, text, config.text if others is None else others, screen)
     else:
         _converse(config, answerer, others)
 
@@ -141,14 +143,15 @@ def _converse(config: TryConfig, answerer: "Answerer", against: list[str] | None
     from nlp_ssl.trying.answers import describe
 
     typed: list[str] = []
-    about = f"{describe(answerer)}; {answerer.hint}"
-    is_typed = _is_terminal(sys.stdin)
+    about, hint = describe(answerer), answerer.hint
+    is_typed = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
+    screen = _screen() if is_typed else None
     if is_typed:
-        console.say(f"{about}; Ctrl-D leaves")
+        console.say(f"{about} (Ctrl-D leaves); {hint}")
         if (Path(config.folder) / "generator" / "config.json").is_file():
             console.say(f"{Path(config.folder) / 'generator'} is a model too, which fills masks")
     else:
-        console.note(about)
+        console.note(f"{about}; {hint}")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(
             errors="replace"
@@ -158,7 +161,7 @@ def _converse(config: TryConfig, answerer: "Answerer", against: list[str] | None
         if not text.strip():
             console.write("" if is_typed else "\n")
             continue
-        _answer(answerer, text, typed if against is None else against)
+        _answer(answerer, text, typed if against is None else against, screen)
         typed.append(text)
 
 
@@ -174,22 +177,25 @@ def _typed() -> Iterator[str]:
             return
 
 
-def _answer(answerer: "Answerer", text: str, others: Iterable[str]) -> None:
-    """Print what a model says of a text: in a line, or for a person who sits there."""
-    from nlp_ssl.trying.terminal import Screen, one_line
+def _answer(answerer: "Answerer", text: str, others: Iterable[str], screen: "Screen | None") -> None:
+    """Print what a model says of a text: on a screen, where a person sits, or else in a line."""
+    from nlp_ssl.trying.terminal import one_line
 
-    if not _is_terminal(sys.stdout):
+    if screen is None:
         console.write(one_line(answerer.answer(text, list(others))) + "\n")
-        return
-    coloured = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    screen = Screen(coloured=coloured, blocks="utf" in (sys.stdout.encoding or "").lower())
-    if answerer.streams:
+    elif answerer.streams:
         console.write("  ")
         answer = answerer.answer(text, list(others), lambda part: console.write(console.printable(part)))
-        console.write("\n")
+        console.write("\n" + screen.show(answer, streamed=True))
     else:
-        answer = answerer.answer(text, list(others))
-    console.write(screen.show(answer, streamed=answerer.streams))
+        console.write(screen.show(answerer.answer(text, list(others))))
+
+
+def _screen() -> "Screen":
+    from nlp_ssl.trying.terminal import Screen
+
+    coloured = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return Screen(coloured=coloured, blocks="utf" in (sys.stdout.encoding or "").lower())
 
 
 def _is_terminal(stream: Any) -> bool:

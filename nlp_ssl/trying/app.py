@@ -43,7 +43,7 @@ def page(answerer: Any, *, title: str, about: str, against: Sequence[str] | None
 
     asks_for_others = answerer.compares and against is None
     with gradio.Blocks(analytics_enabled=False, title=title) as blocks:
-        gradio.HTML(f"<h2>{_shown(title)}</h2><p>{_shown(about)}; {_shown(answerer.hint)}.</p>")
+        gradio.HTML(f"<h2>{_shown(title)}</h2><p>{_shown(about)}; {_shown(answerer.hint.rstrip('.'))}.</p>")
         text = gradio.Textbox(label="Text", lines=2, max_lines=12, max_length=LONGEST_TEXT, autofocus=True)
         given = [text]
         if asks_for_others:

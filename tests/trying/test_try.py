@@ -1,5 +1,6 @@
 """`nlp-ssl try` as a person has it: a pipe, a terminal, the wrong folder."""
 
+import io
 import os
 import pty
 import re
@@ -88,6 +89,18 @@ def test_a_terminal_has_a_prompt_and_colours_and_is_left_quietly(folder, leave):
     os.close(terminal)
     assert "Traceback" not in seen
     assert "stopped" not in seen
+
+
+def test_piped_lines_are_answered_without_colour_where_a_terminal_shows_them(folder, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.setattr("sys.stdin", io.StringIO("kalo\nmi\n"))
+    main(TryConfig(str(folder("classes")), top=1))
+    assert re.fullmatch(r"\S+ \d+%\n\S+ \d+%\n", shown.getvalue())
+    shown.truncate(0)
+    main(TryConfig(str(folder("classes")), ["kalo"], top=1))  # typed by a person, in the command
+    assert "\x1b[1m" in shown.getvalue()
 
 
 def test_texts_of_the_command_line_and_neighbours_in_a_file(folder, tmp_path):
