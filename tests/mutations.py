@@ -836,6 +836,35 @@ FAULTS = [
         "SIGNALS = (signal.SIGINT, signal.SIGHUP,",
         "recipes/test_equivalence.py",
     ),
+    # ----------------------------------------------------------------------------------------------------------- trying
+    Fault(
+        "a model that guesses before the mask read at the mask",
+        "trying/answers.py",
+        'self._shift = int("logits[0, mask - 1]" in self.folder.text(_CARD))',
+        "self._shift = 0",
+        "trying/test_answers.py",
+    ),
+    Fault(
+        "what a model writes shown as HTML",
+        "trying/app.py",
+        'return escape("".join(seen))',
+        'return "".join(seen)',
+        "trying/test_page.py",
+    ),
+    Fault(
+        "control characters of a label sent to the terminal",
+        "trying/terminal.py",
+        '" ".join(printable(name).split())',
+        '" ".join(name.split())',
+        "trying/test_try.py",
+    ),
+    Fault(
+        "the commits of a Space looked for in the model of its name",
+        "publishing/repository.py",
+        "commits = self._api.list_repo_commits(self.repo_id, revision=revision, repo_type=kind)",
+        'commits = self._api.list_repo_commits(self.repo_id, revision=revision, repo_type="model")',
+        "publishing/test_space.py",
+    ),
     # ------------------------------------------------------------------------------------------------------- publishing
     Fault(
         "all that lies in a checkpoint pushed, the training state too",

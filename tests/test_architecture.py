@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "nlp_ssl"
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 # lowest first; a file imports from lower rooms and from its own
 ROOMS = ["core", "config", "publishing", "reports", "data", "models", "objectives", "training", "evaluation", "runs"]
-ROOMS += ["benchmarks", "doctor"]
-EXTRAS = {"tensorboard", "trackio", "wandb", "matplotlib", "sklearn", "peft", "datatrove"}
+ROOMS += ["benchmarks", "doctor", "trying"]
+EXTRAS = {"tensorboard", "trackio", "wandb", "matplotlib", "sklearn", "peft", "datatrove", "gradio"}
 # lines of a class and of a function, without its docstring
 LONG_CLASS, LONG_FUNCTION = 200, 60
 
@@ -62,6 +62,11 @@ def test_a_file_imports_only_downwards(path):
         assert other in ROOMS, f"{name(path)} imports {module}, which is in no room"
         assert ROOMS.index(other) <= ROOMS.index(own), f"{name(path)} imports {module} from above"
         assert {own, other} != {"data", "models"}, f"{name(path)} imports {module}: data and models are blind"
+
+
+@pytest.mark.parametrize("path", [PACKAGE / "trying" / "answers.py", PACKAGE / "trying" / "app.py"], ids=name)
+def test_what_a_space_runs_needs_nothing_of_the_package(path):
+    assert not [module for module in imports(path) if module.startswith("nlp_ssl")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

@@ -104,8 +104,9 @@ class _Console(logging.Handler):
     """Prints what is logged: lines on stdout, warnings and errors on stderr, above any progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        kind = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        stream = best_effort(sys.stdout if record.levelno < logging.WARNING else sys.stderr)
+        serious = record.levelno >= logging.WARNING
+        kind = f"{record.levelname.lower()}: " if serious else ""
+        stream = best_effort(sys.stderr if serious or hasattr(record, "beside") else sys.stdout)
         tqdm.write(printable(kind + record.getMessage()), file=stream)
         stream.flush()
 
@@ -122,6 +123,19 @@ def say(text: str = "") -> None:
     """Print one line on rank 0."""
     if rank() == 0:
         LOGGER.info("%s", text)
+
+
+def write(text: str) -> None:
+    """Write on stdout as it stands, control characters too: what others wrote must be `printable` already."""
+    stream = best_effort(sys.stdout)
+    stream.write(text)
+    stream.flush()
+
+
+def note(text: str) -> None:
+    """Print one line on rank 0, on stderr: beside results that are somebody's input."""
+    if rank() == 0:
+        LOGGER.info("%s", text, extra={"beside": True})
 
 
 def warn(text: str) -> None:

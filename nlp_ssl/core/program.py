@@ -4,6 +4,7 @@ It exits 0 when it finished, 2 on a user's mistake (one sentence, last, no stack
 can be resumed; anything else is a bug of ours and keeps its stack trace.
 """
 
+import argparse
 import atexit
 import gc
 import os
@@ -12,17 +13,34 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from nlp_ssl.core import console
 from nlp_ssl.core.cache import make_private
 from nlp_ssl.core.errors import Interrupted, PeerGone, UserError
 from nlp_ssl.core.files import advice
+from nlp_ssl.core.invocation import this_program
 from nlp_ssl.core.memory import memory_advice
 from nlp_ssl.core.signals import NATIVE, SIGNALS, interrupts
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
+class Parser(argparse.ArgumentParser):
+    """Of programs with a handful of options, and none of a run's; mistakes in them are a `UserError`.
+
+    Args:
+        description: of the program, with its examples; its lines stay as they are.
+    """
+
+    def __init__(self, description: str | None) -> None:
+        kept = argparse.RawDescriptionHelpFormatter
+        super().__init__(this_program(), description=description, formatter_class=kept, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it."""
+        raise UserError(f"{message}; see --help")
 
 
 def run(main: Callable[[Any], Any], parse: Callable[[], Any]) -> None:

@@ -1,4 +1,4 @@
-"""A model repository of the Hub: may it be written to, and one commit of a model folder, which buries nobody's work.
+"""A repository of the Hub: may it be written to, and one commit of a model folder, which buries nobody's work.
 
 Works with whatever the Hub asks of a file (a regular commit, LFS, or xet), since `huggingface_hub` decides that file by
 file. What of a folder is pushed is decided in `pushed.py`, and nowhere else.
@@ -9,8 +9,9 @@ import json
 import re
 import shlex
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.constants import ENDPOINT
@@ -48,10 +49,11 @@ class StrangeAnswer(RuntimeError):
 
 
 class HubRepository:
-    """One model repository of the Hub. Nothing is created or contacted until `check` or `upload` is called.
+    """One repository of the Hub. Nothing is created or contacted until `check` or `upload` is called.
 
     Args:
         repo_id: `user/name`.
+        repo_type: of a model, or of a Space: a page that Gradio serves.
         private: make the repository private when it is created.
         overwrite: push to a branch that holds somebody else's commits, too.
         endpoint: address of the Hub; `$HF_ENDPOINT` or huggingface.co when `None`.
@@ -63,6 +65,7 @@ class HubRepository:
         self,
         repo_id: str,
         *,
+        repo_type: Literal["model", "space"] = "model",
         private: bool = False,
         overwrite: bool = False,
         endpoint: str | None = None,
@@ -70,6 +73,7 @@ class HubRepository:
         waits: Sequence[float] = (5.0, 30.0, 120.0),
     ):
         self.repo_id, self.private, self.overwrite, self.waits = repo_id, private, overwrite, tuple(waits)
+        self.repo_type = repo_type
         self._api = HfApi(endpoint=endpoint, token=token)
         self._opened = False
 
@@ -89,12 +93,13 @@ class HubRepository:
             raise
         except EXPECTED as error:
             later = f"{command_of('push_to_hub')} --folder FOLDER --repo_id {shlex.quote(self.repo_id)}"
-            advice = "" if _is_final(error) else f"; train without --hub.repo_id and push later with `{later}`"
+            is_later = self.repo_type == "model" and not _is_final(error)
+            advice = f"; train without --hub.repo_id and push later with `{later}`" if is_later else ""
             raise UserError(self._explain(error) + advice) from error
 
     def upload(
         self,
-        folder: Path,
+        folder: Path | Mapping[str, Path | bytes],
         *,
         revision: str = "main",
         message: str = "Push the model",
@@ -103,7 +108,7 @@ class HubRepository:
         """Push a model folder now, in this thread, as one commit, trying again after `waits`.
 
         Args:
-            folder: as for `push`.
+            folder: as for `push`; or files by their names there.
             revision: as for `push`.
             message: the commit's message.
             stop: when set by another thread, no further try is made.
@@ -120,7 +125,8 @@ class HubRepository:
             get_session().timeout = READ_TIMEOUT
             try:
                 self._open()
-                return self._commit(Path(folder), revision, message)
+                files = folder if isinstance(folder, Mapping) else model_files(Path(folder))
+                return self._commit(files, revision, message)
             except UserError:
                 raise
             except EXPECTED as error:
@@ -142,12 +148,7 @@ class HubRepository:
         """Create the repository if needed and make sure that it can be written to, once."""
         if self._opened:
             return
-        try:
-            validate_repo_id(self.repo_id)
-            valid = self.repo_id.count("/") == 1
-        except HFValidationError:
-            valid = False
-        if not valid:
+        if not _is_repo_id(self.repo_id):
             raise UserError(f"'{self.repo_id}' is not a repository of the Hub; write it as user/name")
         self._api.token = self._api.token or get_token()
         if not self._api.token:
@@ -155,7 +156,10 @@ class HubRepository:
         try:
             # `None` leaves the choice to the Hub, where an organisation may make its new repositories private.
             with self._understood():
-                self._api.create_repo(self.repo_id, private=self.private or None)
+                sdk = "gradio" if self.repo_type == "space" else None
+                self._api.create_repo(
+                    self.repo_id, repo_type=self.repo_type, space_sdk=sdk, private=self.private or None
+                )
         except HfHubHTTPError as refusal:
             status = refusal.response.status_code
             if status not in (401, 402, 403, 409):
@@ -163,11 +167,11 @@ class HubRepository:
             # 409: it is there. The others: it may be, and a token of narrow scope may still write to it. Being allowed
             # to read it, which contents `create_repo(exist_ok=True)`, is not enough.
             try:
-                self._api.auth_check(self.repo_id, write=True)
+                self._api.auth_check(self.repo_id, repo_type=self.repo_type, write=True)
             except HfHubHTTPError as error:
                 raise (error if status == 409 else refusal) from None
         with self._understood():
-            is_public = self.private and not self._api.model_info(self.repo_id).private
+            is_public = self.private and not self._api.repo_info(self.repo_id, repo_type=self.repo_type).private
         if is_public:
             raise UserError(
                 f"{self.repo_id} is already there and public, so it would not be private; change that in its settings "
@@ -175,15 +179,15 @@ class HubRepository:
             )
         self._opened = True
 
-    def _commit(self, folder: Path, revision: str, message: str) -> str:
-        files = model_files(folder)
+    def _commit(self, files: Mapping[str, Path | bytes], revision: str, message: str) -> str:
+        kind = self.repo_type
         with self._understood():
             if revision != "main":
-                self._api.create_branch(self.repo_id, branch=revision, exist_ok=True)
+                self._api.create_branch(self.repo_id, branch=revision, repo_type=kind, exist_ok=True)
             newest = self._newest_commit(revision)
-            there = self._api.list_repo_files(self.repo_id, revision=revision)
+            there = self._api.list_repo_files(self.repo_id, revision=revision, repo_type=kind)
         private = [name for name in there if PRIVATE_FILES.fullmatch(name)]
-        stale = [name for name in there if name not in files and MODEL_FILES.fullmatch(name)]
+        stale = [name for name in there if name not in files and MODEL_FILES.fullmatch(name) and kind == "model"]
         added = [CommitOperationAdd(name, content) for name, content in files.items()]
         deleted = [CommitOperationDelete(name, is_folder=False) for name in (*stale, *private)]
         with self._understood():
@@ -192,6 +196,7 @@ class HubRepository:
                 [*added, *deleted],
                 commit_message=message,
                 commit_description=OURS,
+                repo_type=kind,
                 revision=revision,
                 parent_commit=newest,  # nobody's commit gets in between
             )
@@ -200,7 +205,7 @@ class HubRepository:
                 f"{', '.join(private)}, which an earlier version pushed, were removed from {self.repo_id}; its history "
                 "still holds them: delete the repository if nobody may read them"
             )
-        url = f"{_shown(self._endpoint)}/{self.repo_id}"
+        url = f"{_shown(self._endpoint)}/{'spaces/' if kind == 'space' else ''}{self.repo_id}"
         return url if revision == "main" else f"{url}/tree/{revision}"
 
     def _newest_commit(self, revision: str) -> str:
@@ -209,10 +214,11 @@ class HubRepository:
         Raises:
             UserError: the branch holds commits that are not ours, which a push would bury, and `overwrite` is false.
         """
-        commits = self._api.list_repo_commits(self.repo_id, revision=revision)
+        kind = self.repo_type
+        commits = self._api.list_repo_commits(self.repo_id, revision=revision, repo_type=kind)
         others = [c for c in commits if OURS not in c.message and not FORMER_TITLES.fullmatch(c.title)]
         if others[-1:] == commits[-1:] and CREATED_WITH.issuperset(
-            self._api.list_repo_files(self.repo_id, revision=commits[-1].commit_id)
+            self._api.list_repo_files(self.repo_id, revision=commits[-1].commit_id, repo_type=kind)
         ):
             others = others[:-1]  # what the Hub commits when it makes a repository
         if others and not self.overwrite:
@@ -257,6 +263,15 @@ class HubRepository:
         if status == 404:
             return f"the token cannot see {self.repo_id}{said}; check the name, or take a token with write access"
         return f"the Hub answered {status} for {self.repo_id}{said}"
+
+
+def _is_repo_id(name: str) -> bool:
+    """Whether a name is one of a repository and its owner."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
 
 
 def _shown(address: str) -> str:

@@ -6,23 +6,17 @@
 Any browser opens it, without a network; it holds no script.
 """
 
-import argparse
 import functools
 import operator
 from pathlib import Path
 
 from nlp_ssl.core import console, program
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.core.invocation import COMMAND
 
 
 def parse() -> Path:
     """The folder that was given."""
-    description, _, epilog = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog=f"{COMMAND} report", description=description, epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = program.Parser(__doc__)
     parser.add_argument("folder", type=Path, help="of a run, or of several")
     return Path(parser.parse_args().folder)
 

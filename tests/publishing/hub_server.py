@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 USER = "tester"
 TOKEN = "hf_test"
-MODEL = r"/api/models/([^/]+/[^/]+)"
+MODEL = r"/api/(?:models/|(?=spaces/))((?:spaces/)?[^/]+/[^/]+)"  # a Space is kept under `spaces/user/name`
 
 
 @dataclass
@@ -177,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
         """The repository if this request may write to it; otherwise answers 401, 403 or 404 and returns `None`."""
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.error(401, "Invalid username or password.")
-        elif repo_id.split("/")[0] != USER:
+        elif repo_id.removeprefix("spaces/").split("/")[0] != USER:
             self.error(403, "You don't have the rights to write to this namespace")
         elif repo_id not in self.server.repos:
             self.error(404, "Repository not found", "RepoNotFound")
@@ -199,11 +199,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def create_repo(self, body: bytes) -> None:
         asked = json.loads(body)
-        repo_id = f"{asked.get('organization') or USER}/{asked['name']}"
+        owner = asked.get("organization") or USER
+        repo_id = f"{'spaces/' if asked.get('type') == 'space' else ''}{owner}/{asked['name']}"
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.error(401, "Invalid username or password.")
-        elif repo_id.split("/")[0] != USER:
+        elif owner != USER:
             self.error(403, "You don't have the rights to create a model under this namespace")
+        elif asked.get("type") == "space" and asked.get("sdk") != "gradio":
+            self.error(400, "a Space needs an sdk")
         elif repo_id in self.server.repos:
             self.answer({"error": "You already created this model repo", "url": f"{self.server.url}/{repo_id}"}, 409)
         else:
