@@ -19,8 +19,8 @@ GROUPS = {  # titles, and how the names of the recipes begin that stand below
     "Measuring": ("evaluate_", "compare_", "explore_", "benchmark"),
     "Publishing": ("push_",),
 }
-USING = {"try": "nlp_ssl.trying"}
-OTHERS = {"report": "nlp_ssl.reports", "doctor": "nlp_ssl.doctor", "benchmark-gpu": "nlp_ssl.benchmarks.gpu"}
+USING = {"report": "nlp_ssl.reports", "try": "nlp_ssl.trying"}
+OTHERS = {"doctor": "nlp_ssl.doctor", "benchmark-gpu": "nlp_ssl.benchmarks.gpu"}
 USAGE = f"""\
 usage: {COMMAND} NAME [--option value ...]
 
@@ -69,7 +69,7 @@ def programs() -> dict[str, dict[str, str]]:
     for title, beginnings in GROUPS.items():
         found = dict.fromkeys(name for begin in beginnings for name in left if name.startswith(begin))
         groups[title] = {dashed(name): f"{RECIPES}.{name}" for name in found}
-    return groups | {"Using a model": USING, "This machine and your set-up": OTHERS}
+    return groups | {"Looking at what came out": USING, "This machine and your set-up": OTHERS}
 
 
 def listing() -> str:

@@ -75,6 +75,7 @@ class HubRepository:
         self.repo_id, self.private, self.overwrite, self.waits = repo_id, private, overwrite, tuple(waits)
         self.repo_type = repo_type
         self._api = HfApi(endpoint=endpoint, token=token)
+        self._address = _shown(self._api.endpoint or ENDPOINT)
         self._opened = False
 
     def check(self) -> None:
@@ -133,10 +134,6 @@ class HubRepository:
                 if wait is None or _is_final(error) or stop.wait(wait):
                     raise UserError(self._explain(error)) from error
         raise AssertionError("the last try returns or raises")
-
-    @property
-    def _endpoint(self) -> str:
-        return self._api.endpoint or ENDPOINT
 
     def command(self, folder: Path, revision: str) -> str:
         """What a person types to push a folder."""
@@ -205,7 +202,7 @@ class HubRepository:
                 f"{', '.join(private)}, which an earlier version pushed, were removed from {self.repo_id}; its history "
                 "still holds them: delete the repository if nobody may read them"
             )
-        url = f"{_shown(self._endpoint)}/{'spaces/' if kind == 'space' else ''}{self.repo_id}"
+        url = f"{self._address}/{'spaces/' if kind == 'space' else ''}{self.repo_id}"
         return url if revision == "main" else f"{url}/tree/{revision}"
 
     def _newest_commit(self, revision: str) -> str:
@@ -214,11 +211,10 @@ class HubRepository:
         Raises:
             UserError: the branch holds commits that are not ours, which a push would bury, and `overwrite` is false.
         """
-        kind = self.repo_type
-        commits = self._api.list_repo_commits(self.repo_id, revision=revision, repo_type=kind)
+        commits = self._api.list_repo_commits(self.repo_id, revision=revision, repo_type=self.repo_type)
         others = [c for c in commits if OURS not in c.message and not FORMER_TITLES.fullmatch(c.title)]
         if others[-1:] == commits[-1:] and CREATED_WITH.issuperset(
-            self._api.list_repo_files(self.repo_id, revision=commits[-1].commit_id, repo_type=kind)
+            self._api.list_repo_files(self.repo_id, revision=commits[-1].commit_id, repo_type=self.repo_type)
         ):
             others = others[:-1]  # what the Hub commits when it makes a repository
         if others and not self.overwrite:
@@ -236,7 +232,7 @@ class HubRepository:
             yield
         except STUMBLES as error:
             raise StrangeAnswer(
-                f"what answers at {_shown(self._endpoint)} does not answer as the Hub does ({type(error).__name__}: "
+                f"what answers at {self._address} does not answer as the Hub does ({type(error).__name__}: "
                 f"{_quoted(str(error))}); is HF_ENDPOINT right, and does this network ask for a log-in first?"
             ) from error
 
@@ -249,7 +245,7 @@ class HubRepository:
             if isinstance(error, OfflineModeIsEnabled):
                 return "the Hub cannot be reached while HF_HUB_OFFLINE is set"
             if isinstance(error, HTTPError):
-                return f"the Hub at {_shown(self._endpoint)} cannot be reached ({type(error).__name__})"
+                return f"the Hub at {self._address} cannot be reached ({type(error).__name__})"
             return f"{type(error).__name__}: {_quoted(str(error))}"
         status, said = response_error.response.status_code, response_error.server_message
         said = f" ({_quoted(said)})" if said else ""
