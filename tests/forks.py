@@ -251,8 +251,9 @@ def _fork_workers() -> None:
 
 
 def _remember() -> None:
-    """Fill the libraries' own memories: patterns and fonts of a picture, names of weights in transformers' models."""
+    """Fill the libraries' own memories: fonts of a picture, languages, names of transformers' weights."""
     from matplotlib.figure import Figure
+    from py3langid import classify
     from transformers import conversion_mapping
 
     figure = Figure(layout="constrained")
@@ -260,6 +261,7 @@ def _remember() -> None:
     axes.plot([1, 2], label="a name")
     axes.legend()
     figure.savefig(io.BytesIO())
+    classify("a text")
     conversion_mapping.get_checkpoint_conversion_mapping("bert")
 
 

@@ -229,6 +229,10 @@ class HubConfig:
     """Make the repository private when it is created."""
     overwrite: bool = False
     """Also push to a repository whose branches hold somebody else's commits; their files may be replaced or removed."""
+    license: str | None = None
+    """Licence of the model, for its card, by the Hub's name for it, such as `apache-2.0` or `cc-by-sa-4.0`."""
+    language: list[str] | None = None
+    """Languages of the model, for its card, by their ISO 639-1 codes, such as `[sw]`. Derived: detected in the text."""
     push_checkpoints: bool = True
     """Push every kept checkpoint as branch `step-N`; the final model is pushed to `main` either way."""
 

@@ -176,6 +176,7 @@ class DenoisingAutoencoder(PretrainingObjective):
     card = CardText(
         pipeline_tag="feature-extraction",
         objective="denoising autoencoding of documents (TSDAE)",
+        papers=("2104.06979",),
         what="an encoder whose vector of a text holds what the text can be written anew from",
         limit="Its vectors are for search and clustering in text like that of its training; it does not fill masks.",
         recipe="pretrain_autoencoder",

@@ -22,6 +22,7 @@ class CausalDistillation(Distillation, CausalLanguageModeling):
     card = CardText(
         pipeline_tag="text-generation",
         objective="distillation of a causal language model",
+        papers=("1910.01108",),
         what="a causal language model that learnt from a larger one: it continues text",
         limit="It continues text plausibly, not truthfully, and has the faults of its teacher.",
         recipe="distill",

@@ -48,6 +48,7 @@ _NO_LIMIT = 10**9
 CARD = CardText(
     pipeline_tag="feature-extraction",
     objective="contrastive pretraining",
+    papers=("2104.08821", "2112.09118"),
     what="an encoder of texts: the cosine of two vectors says how alike their texts are",
     limit="Vectors of texts of another kind or length than it was trained on may say little; measure before use.",
     recipe="pretrain_contrastive",

@@ -146,6 +146,7 @@ class MaskedDiffusion(PretrainingObjective):
     card = CardText(
         pipeline_tag="fill-mask",
         objective="masked diffusion language modelling",
+        papers=("2406.07524", "2502.09992"),
         what="a masked diffusion language model: it fills any number of masks, up to a whole text, and is a body to "
         "fine-tune",
         limit="It makes likely text, not true text. It did not learn to predict special tokens: leave them out.",

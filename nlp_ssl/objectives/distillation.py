@@ -329,6 +329,7 @@ class MaskedDistillation(Distillation, MaskedLanguageModeling):
     card = CardText(
         pipeline_tag="fill-mask",
         objective="distillation of a masked language model",
+        papers=("1910.01108",),
         what="a masked language model that learnt from a larger one: it fills gaps in text, and is a body to fine-tune",
         limit="It predicts likely words, not true ones, and has the faults of its teacher.",
         recipe="distill",

@@ -91,6 +91,7 @@ class FillInTheMiddle(CausalLanguageModeling):
     card = dataclasses.replace(
         CausalLanguageModeling.card,
         objective="causal language modelling with filling in the middle",
+        papers=("2207.14255",),
         what="a causal language model: it continues text, and fills in the middle of one",
         recipe="pretrain_fim",
         results={

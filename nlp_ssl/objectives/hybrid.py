@@ -184,6 +184,7 @@ class HybridLanguageModeling(MaskedLanguageModeling):
     card = dataclasses.replace(
         MaskedLanguageModeling.card,
         objective="masked and causal language modelling",
+        papers=("2410.24159",),
         what="a masked language model that has learnt to predict the next token too: it fills gaps in text, and is a "
         "body to fine-tune",
         limit="It predicts likely words, not true ones. Plain transformers reads it from both sides; it predicts next "

@@ -109,6 +109,7 @@ class MaskedLanguageModeling(PretrainingObjective):
     card = CardText(
         pipeline_tag="fill-mask",
         objective="masked language modelling",
+        papers=("1810.04805",),
         what="a masked language model: it fills gaps in text, and is a body to fine-tune",
         limit="It predicts likely words, not true ones; use it as a starting point for fine-tuning.",
         recipe="pretrain_mlm",

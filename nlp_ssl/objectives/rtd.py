@@ -111,6 +111,7 @@ class ReplacedTokenDetection(MaskedLanguageModeling):
     card = CardText(
         pipeline_tag="feature-extraction",
         objective="replaced-token detection",
+        papers=("2003.10555",),
         what="an encoder that was trained to find replaced tokens: a body to fine-tune",
         limit="By itself it gives hidden states; use it as a starting point for fine-tuning.",
         recipe="pretrain_rtd",

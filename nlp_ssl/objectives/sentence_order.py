@@ -98,6 +98,7 @@ class SentenceOrder(MaskedLanguageModeling):
     card = CardText(
         pipeline_tag="fill-mask",
         objective="masked language modelling with sentence-order prediction",
+        papers=("1909.11942",),
         what="a masked language model that was also trained to tell whether two parts of a text stand in order: a body "
         "to fine-tune",
         limit="It predicts likely words, not true ones; use it as a starting point for fine-tuning.",

@@ -51,6 +51,7 @@ class SpanCorruption(PretrainingObjective):
     card = CardText(
         pipeline_tag="text2text-generation",
         objective="span corruption",
+        papers=("1910.10683",),
         what="an encoder-decoder that writes what is missing in a text: a body to fine-tune",
         limit="It fills gaps plausibly, not truthfully, and follows no instructions; fine-tune it for a task.",
         recipe="pretrain_seq2seq",

@@ -37,6 +37,7 @@ DATA_FACTS = {
     "corpus_tokens": "Tokens in the corpus",
     "corpus_bytes": "Bytes of UTF-8 text",
     "train_rows": "Training rows",
+    "languages": "Languages (detected)",
     "held_out": "Held out",
     "held_out_documents": "Held-out documents",
     "packing": "Packing",
@@ -48,6 +49,7 @@ PROCEDURE_FACTS = {
     "batch_size": "Global batch size",
     "sequence_length": "Sequence length (tokens)",
     "tokens_seen": "Tokens seen",
+    "training_flops": "Training FLOPs (6 x weights of the body x tokens seen)",
     "optimizer": "Optimizer",
     "lr": "Peak learning rate",
     "muon_lr": "Peak learning rate of Muon",
@@ -95,6 +97,8 @@ class CardText:
     """What it was trained on, as the field calls it."""
     results: Mapping[str, str] = field(default_factory=dict)
     """Held-out numbers that the card shows, by the names that `evaluate` gives them: what each counts."""
+    papers: tuple[str, ...] = ()
+    """Where the objective is from: numbers of arXiv, such as `1810.04805`."""
 
 
 @dataclass
@@ -174,6 +178,7 @@ def model_card(
         "## How to make it again",
         "The resolved configuration of the run, with nothing left to defaults, is `nlp_ssl_config.yaml` in this "
         f"folder:\n\n```bash\nnlp-ssl {dashed(text.recipe)} --config nlp_ssl_config.yaml\n```",
+        _section("## Citation", _papers(text.papers)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -257,6 +262,11 @@ def _known_limits(facts: Mapping[str, Any], metrics: list[Metric]) -> list[str]:
     return limits
 
 
+def _papers(numbers: tuple[str, ...]) -> str:
+    listed = " and ".join(f"[arXiv:{number}](https://arxiv.org/abs/{number})" for number in numbers)
+    return f"The model was made with `nlp_ssl`; its objective is that of {listed}." if numbers else ""
+
+
 def _section(heading: str, *bodies: str) -> str:
     """A heading with what is under it, or nothing when nothing is."""
     there = [body for body in bodies if body]
@@ -274,7 +284,8 @@ def _value(value: Any) -> str:
     if isinstance(value, Integral):  # numpy's too
         return f"{value:,}"
     if isinstance(value, Real):
-        return f"{value:.4g}" if abs(float(value)) < 1e4 else f"{value:,.0f}"
+        large = f"{value:,.0f}" if abs(float(value)) < 1e12 else f"{value:.3g}"
+        return f"{value:.4g}" if abs(float(value)) < 1e4 else large
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_value(item)}" for name, item in value.items() if item is not None)
     if isinstance(value, (list, tuple)):

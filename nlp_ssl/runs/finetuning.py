@@ -24,9 +24,11 @@ from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.core.invocation import command_of
 from nlp_ssl.data.labelled.detokenize import as_written
 from nlp_ssl.data.labelled.labelled_data import LabelledData
+from nlp_ssl.data.labelled.sources import TASKS
 from nlp_ssl.data.sequences.batches import held_out_rows
 from nlp_ssl.data.sequences.length_batching import LengthBatching
 from nlp_ssl.data.sequences.phases import Phase, Phases
+from nlp_ssl.data.text.languages import languages
 from nlp_ssl.data.tokens.tokenizer import load_tokenizer
 from nlp_ssl.data.tokens.tokenizer_audit import UnknownText, sample_of
 from nlp_ssl.data.tokens.tokenizing import tokenizer_fingerprint
@@ -47,7 +49,7 @@ from nlp_ssl.publishing.plots import plot_confusion
 from nlp_ssl.publishing.tables import format_table
 from nlp_ssl.reports.record import RunFacts
 from nlp_ssl.runs import resolve
-from nlp_ssl.runs.card_facts import names, procedure
+from nlp_ssl.runs.card_facts import detected, names, procedure
 from nlp_ssl.runs.folder import text_mode
 from nlp_ssl.runs.reporting import changed, histogram
 from nlp_ssl.runs.resuming import run_identity
@@ -156,6 +158,7 @@ def start(config: FinetuneConfig, task: Prepared) -> Run:
         predictions, loss = predict_set(module, task, "validation", accelerator, config, stop=stop, max_rows=rows)
         return _numbers(measure(task.data.metrics, in_own_order(task.data, predictions)), loss)
 
+    spoken = languages(_some_texts(task.data)) if accelerator.is_main_process else {}
     return Run(
         config=config,
         folder=Path(config.output_dir),
@@ -165,7 +168,7 @@ def start(config: FinetuneConfig, task: Prepared) -> Run:
         batches=train_batches(config, phases, task.collator, accelerator),
         horizon=Horizon.of(config.train, phases),
         measure=evaluate,
-        card=partial(finetuning_card, config, task),
+        card=partial(finetuning_card, config, task, spoken),
         look=partial(_read_back, config, task, accelerator),
         about=_about(asked, config, task),
         transfer=config.transfer,
@@ -296,14 +299,16 @@ def _about(asked: dict[str, Any], config: FinetuneConfig, task: Prepared) -> Run
     )
 
 
-def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any]) -> dict[str, Any]:
-    """The model card of a fine-tuned model at some step: arguments of `model_card`."""
+def finetuning_card(
+    config: FinetuneConfig, task: Prepared, spoken: dict[str, float], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments of `model_card` for a fine-tuned model at some step; `spoken` are shares of its text's languages."""
     data = task.data
     scores = {key: value for key, value in facts.pop("results").items() if key != "held_out_loss"}
     readings: TaggerReadings | None = facts.pop("readings", None)
     dataset = hide(data.name, to_dict(config))
     return dict(
-        **names(config),
+        **names(config, spoken, [TASKS[data.name].path if data.name in TASKS else data.name]),
         text=task.objective.about(task.collator),
         curves=facts.pop("curves", None),
         limits=[] if readings is None else [readings.advice()],
@@ -311,6 +316,7 @@ def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any
         facts={
             "labels": ", ".join(data.labels) if data.labels else None,
             "corpus": hide(data.description, to_dict(config)),
+            "languages": detected(spoken),
             "train_rows": len(data.train),
             "objective": data.kind.name,
             **procedure(config, config.max_length),

@@ -20,7 +20,9 @@ from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.data.sequences.batches import Collator, held_out_batches, held_out_rows
 from nlp_ssl.data.sequences.packing import PackedRows
 from nlp_ssl.data.sequences.phases import Phase, Phases, Rows, apportion
+from nlp_ssl.data.text.languages import languages
 from nlp_ssl.data.tokens.checksums import Verification
+from nlp_ssl.data.tokens.token_corpus import some_texts
 from nlp_ssl.evaluation.held_out import evaluate
 from nlp_ssl.models import presets
 from nlp_ssl.models.checks import check_isolation, check_varlen
@@ -32,7 +34,7 @@ from nlp_ssl.objectives.objective import PretrainingObjective, Stream, find_obje
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.reports.record import RunFacts
 from nlp_ssl.runs import resolve
-from nlp_ssl.runs.card_facts import names, procedure
+from nlp_ssl.runs.card_facts import detected, names, procedure
 from nlp_ssl.runs.folder import text_mode
 from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
 from nlp_ssl.runs.reporting import changed, histogram, tokenizer_numbers
@@ -117,6 +119,7 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
     packed_rows = [*data.rows.values(), data.held_out, *(r for each in data.others.values() for r in each.values())]
     if accelerator.is_main_process:
         verification.start({name: digest for rows in packed_rows for name, digest in rows.digests.items()})
+    spoken = languages(some_texts(data.held_out.tokens, data.tokenizer)) if accelerator.is_main_process else {}
     scoring = objective.streams(data.tokenizer, config, seed=HELD_OUT_SEED, source=1)
     return Run(
         config=config,
@@ -127,7 +130,7 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
         batches=train_batches(config, phases, collator, accelerator, check=verification),
         horizon=Horizon.of(config.train, phases),
         measure=Measurement(config, data.held_out, scoring, module, accelerator, verification),
-        card=lambda facts: pretraining_card(config, objective, data, module.facts() | facts),
+        card=lambda facts: pretraining_card(config, objective, data, spoken, module.facts() | facts),
         about=_about(asked, config, module, data),
         samples=lambda folder: module.samples(folder, data.held_out.tokens, data.tokenizer),
         identity=run_identity(
@@ -239,13 +242,14 @@ def _about(
 
 
 def pretraining_card(
-    config: PretrainConfig, objective: Objective, data: PretrainingData, facts: dict[str, Any]
+    config: PretrainConfig, objective: Objective, data: PretrainingData, spoken: dict[str, float], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """The model card of a pretrained model at some step: arguments of `model_card`."""
+    """Arguments of `model_card` for a pretrained model at some step; `spoken` are shares of its text's languages."""
     manifest, stats = data.train.tokens.manifest, data.train.stats
     text = objective.about(config)
     results = {name: value for name, value in facts.pop("results").items() if name in text.results}
-    named = names(config)
+    sources = config.data.sources
+    named = names(config, spoken, [sources] if isinstance(sources, str) else sources)
     named["base_model"] = facts.pop("base_model", named["base_model"])
     return dict(
         **named,
@@ -262,6 +266,7 @@ def pretraining_card(
             "documents": manifest["documents"],
             "corpus_tokens": manifest["tokens"],
             "corpus_bytes": manifest["bytes"],
+            "languages": detected(spoken),
             "held_out_documents": data.held_out.tokens.num_documents,
             "packing": str(stats),
             "objective": text.objective,

@@ -24,6 +24,13 @@ from nlp_ssl.objectives.objective import Batch
 DATASHEET = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10G": 70e12, "RTX 4090": 165e12}
 
 
+def body_weights(model: PreTrainedModel) -> int:
+    """Weights that every token is multiplied with: those of linear layers, without heads and embeddings."""
+    inside, output = {id(p) for p in model.base_model.parameters()}, model.get_output_embeddings()
+    weights = {id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Linear | Conv1D)}
+    return sum(w.numel() for key, w in weights.items() if key in inside and (output is None or w is not output.weight))
+
+
 @dataclass(frozen=True)
 class Work:
     """Floating-point operations of a model, forwards and backwards.
@@ -48,15 +55,12 @@ class Work:
 
         Experts that a token does not visit would be counted too.
         """
-        config = model.config
-        inside = {id(p) for p in model.base_model.parameters()}
-        tied = model.get_output_embeddings()
+        config, body = model.config, body_weights(model)
         weights = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | Conv1D)}
-        head = sum(n for key, n in weights.items() if key not in inside)
-        if tied is not None and id(tied.weight) in inside:
+        head = sum(weights.values()) - body
+        tied = model.get_output_embeddings()
+        if tied is not None and id(tied.weight) not in weights:
             head += tied.weight.numel()
-            weights.pop(id(tied.weight), None)
-        body = sum(n for key, n in weights.items() if key in inside)
         heads = config.num_attention_heads
         width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
         return cls(6 * body, 6 * head, 12 * width, _windows(config), causal)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.clm import CausalLanguageModeling
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
 from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.publishing.card import Metric, model_card
+from nlp_ssl.runs.card_facts import detected, names
 
 OBJECTIVES = (MaskedLanguageModeling, CausalLanguageModeling, Classification, Tagging)
 TEXTS = {each.card.pipeline_tag: each.card for each in OBJECTIVES}
@@ -48,6 +50,26 @@ def test_the_hubs_reader_finds_the_metadata(tmp_path):
         "license": "apache-2.0",
         "base_model": "answerdotai/ModernBERT-base",
     }
+
+
+def test_a_card_says_what_it_was_detected_to_speak_or_what_it_was_given(tmp_path):
+    config, spoken = MLMConfig(output_dir=str(tmp_path / "run")), {"sw": 0.91, "en": 0.09}
+    (tmp_path / "corpus").mkdir()
+    sources = ["builtin", str(tmp_path / "corpus"), "wikimedia/wikipedia"]
+    config.model.name = "bert-tiny"
+    data = ModelCard(card(**names(config, spoken, sources))).data
+    assert data.language == ["sw"]  # a twentieth may be a mistake
+    assert data.datasets == ["wikimedia/wikipedia"]
+    assert data.license is None
+    assert detected(spoken) == "sw 91 %, en 9 %"
+    config.hub.license, config.hub.language = "cc-by-4.0", ["swh"]
+    data = ModelCard(card(**names(config, spoken, sources))).data
+    assert (data.license, data.language) == ("cc-by-4.0", ["swh"])
+
+
+def test_a_card_names_the_paper_of_its_objective():
+    assert "[arXiv:1810.04805](https://arxiv.org/abs/1810.04805)" in card()
+    assert "## Citation" not in card(text=TEXTS["text-classification"])
 
 
 def test_metrics_become_a_model_index_that_the_hub_reads_back():

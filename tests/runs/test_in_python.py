@@ -2,9 +2,11 @@
 
 import json
 import logging
+import re
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from launch import TINY, run, write_corpus, write_labelled
 from safetensors.torch import load_file
 from transformers import BertForMaskedLM, ModernBertForMaskedLM, ModernBertForSequenceClassification
@@ -39,6 +41,12 @@ def test_the_function_trains_what_the_command_trains(trained, corpus, tmp_path):
     )
     assert trained.tokenizer.mask_token is not None
     assert trained.report.exists()
+    card = ModelCard.load(trained.folder / "README.md")
+    assert card.data.language == ["en"]
+    flops = 6 * sum(m.weight.numel() for m in trained.model.model.layers.modules() if isinstance(m, torch.nn.Linear))
+    seen = [row for row in map(json.loads, (trained.folder / "log.jsonl").read_text().splitlines()) if "tokens" in row]
+    (said,) = re.findall(r"Training FLOPs.*\| ([\d,]+) \|", card.content)
+    assert int(said.replace(",", "")) == pytest.approx(flops * seen[-1]["tokens"], rel=0.005)
     logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert trained.results["held_out_loss"] == [x for x in logged if x["event"] == "evaluation"][-1]["held_out_loss"]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from transformers import PreTrainedTokenizerFast
 
 from nlp_ssl.core import errors
 from nlp_ssl.core.invocation import command_of
@@ -137,3 +138,9 @@ def _intact(path: Path) -> Iterator[None]:
         raise errors.UserError(
             f"{path} {what}; delete the folder {path.parent}, and the same command makes it again"
         ) from None
+
+
+def some_texts(tokens: TokenCorpus, tokenizer: PreTrainedTokenizerFast, count: int = 200) -> Iterator[str]:
+    """The beginnings of some documents, spread evenly, as the tokenizer writes them."""
+    for number in range(0, tokens.num_documents, max(1, tokens.num_documents // count)):
+        yield tokenizer.decode(tokens.document(number)[:256], skip_special_tokens=True)
