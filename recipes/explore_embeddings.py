@@ -19,6 +19,8 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import make_folder, replace
 from nlp_ssl.core.libraries import importing
 
+SHOWN = 200  # characters of a text, under its point
+
 
 @dataclass
 class EmbeddingsConfig:
@@ -34,7 +36,7 @@ class EmbeddingsConfig:
         ),
     }
     output_dir: str = "runs/embeddings"
-    """Folder of `map.png` and `results.json`; older ones are replaced."""
+    """Folder of `map.html`, `map.png` and `results.json`; older ones are replaced."""
     data: LabelledConfig = field(default_factory=LabelledConfig)
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name="runs/mlm"))
     max_length: int = 128
@@ -61,6 +63,8 @@ def main(config: EmbeddingsConfig) -> None:
         from nlp_ssl.objectives.classification import ClassificationCollator
         from nlp_ssl.publishing.plots import plot_maps
         from nlp_ssl.publishing.tables import format_table, to_json
+        from nlp_ssl.reports.figures import draw_points
+        from nlp_ssl.reports.page import Page, Picture, Section
         from nlp_ssl.training.device import training_device
 
     load_sklearn()  # or say that it is missing, before minutes of work
@@ -91,8 +95,19 @@ def main(config: EmbeddingsConfig) -> None:
     replace(folder / "results.json", to_json(numbers | {"model": config.model.name, "data": data.description}))
     some = np.arange(min(SAMPLE, len(rows["validation"])))
     console.say("drawing the map")
-    picture = plot_maps(maps(found["validation"][some]), labels["validation"][some], data.names, folder / "map.png")
-    console.say(f"map: {picture}; all numbers: {folder / 'results.json'}")
+    drawn, classes = maps(found["validation"][some]), labels["validation"][some]
+    plot_maps(drawn, classes, data.names, folder / "map.png")
+    texts = [" | ".join(str(row[c]) for c in data.text_columns)[:SHOWN] for row in data.validation.select(some)]
+    pictures = {title: draw_points(points, [data.names[i] for i in classes], texts) for title, points in drawn.items()}
+    page = Page(
+        title=f"Vectors of {Path(config.model.name).name}",
+        subtitle=data.description,
+        numbers=[(name, value, "") for name, value in numbers.items()],
+        sections=[
+            Section("Maps", [Picture(svg, f"{name}: every point a text") for name, svg in pictures.items() if svg])
+        ],
+    )
+    console.say(f"map: {page.write(folder / 'map.html')}; all numbers: {folder / 'results.json'}")
 
 
 if __name__ == "__main__":
