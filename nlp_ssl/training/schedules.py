@@ -7,7 +7,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from nlp_ssl.config.common import ScheduleConfig, TrainConfig
+from nlp_ssl.config.common import BUDGETS, ScheduleConfig, TrainConfig
 from nlp_ssl.core.console import warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.phases import Phases
@@ -34,9 +34,6 @@ def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
     progress = min(1.0, max(0.0, (step - (total - decay)) / max(decay, 1e-9)))
     shape = (1 + math.cos(math.pi * progress)) / 2 if config.name == "cosine" else 1 - progress
     return config.final + (1 - config.final) * shape
-
-
-BUDGETS = ("steps", "tokens", "minutes", "epochs")
 
 
 def budgets_of(config: TrainConfig) -> dict[str, float]:

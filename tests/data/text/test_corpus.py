@@ -419,6 +419,18 @@ def test_an_empty_corpus(tmp_path, other, name, streaming):
     assert "no text" in error(sources=path, streaming=streaming)
 
 
+@pytest.mark.parametrize(("documents", "least", "most"), [(100, 10, 30), (261, 20, 45), (1500, 20, 50), (4000, 25, 60)])
+def test_a_small_corpus_holds_out_documents_enough_to_measure_on(tmp_path, capsys, documents, least, most):
+    path = write(tmp_path / "a.txt", "\n\n".join(f"document {number}" for number in range(documents)))
+    corpus = open_corpus(CorpusConfig(sources=path))
+    assert least <= len(corpus.held_out) <= most
+    assert len(corpus.train) + len(corpus.held_out) == documents
+    assert ("of the documents, as 1% of" in capsys.readouterr().out) == (documents < 2000)
+    again = open_corpus(CorpusConfig(sources=path))
+    assert again.held_out["text"][:] == corpus.held_out["text"][:]
+    assert len(open_corpus(CorpusConfig(sources=path, held_out_fraction=0.1)).held_out) > documents * 0.05  # as given
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_nothing_held_out(tmp_path, other, streaming):
     path = write(tmp_path / "a.txt", "the only document")
