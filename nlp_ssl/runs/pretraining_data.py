@@ -37,6 +37,7 @@ from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, l
 from nlp_ssl.objectives.objective import PretrainingObjective, find_objective
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
+from nlp_ssl.runs.folder import say_where_it_begins
 from nlp_ssl.runs.resolve import Pretraining
 from nlp_ssl.runs.status import note_interrupts_in
 from nlp_ssl.training.distributed import rank_zero_first
@@ -104,6 +105,7 @@ def prepare(config: PretrainConfig, objective: Objective) -> PretrainingData:
         UserError: see `open_corpus`, `load_tokenizer`, `architecture`.
     """
     check_run(config)
+    say_where_it_begins(config, [Path(config.output_dir)])
     note_interrupts_in(Path(config.output_dir))
     data = rank_zero_first(lambda: _prepare(config, objective.for_config(config)))
     if data is None:

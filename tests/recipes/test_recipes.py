@@ -125,6 +125,15 @@ def test_output_folder_with_a_run_is_left_alone(pretrained: Path, work: Path) ->
     assert (pretrained / "log.jsonl").read_bytes() == before
 
 
+def test_resuming_what_was_not_begun_is_said_before_any_work(pretrained: Path, work: Path) -> None:
+    out = pretrained.with_name("none")
+    args = ["--data.sources", work / "corpus.txt", "--train.steps", 1, *TINY, "--output_dir", out]
+    printed = run("pretrain_mlm.py", *args, "--resume")
+    said = f"resume: {out} holds no checkpoint yet: this run begins at step 0 (other runs there: {pretrained})"
+    assert said in printed.splitlines()
+    assert printed.index(said) < printed.index("corpus: ")
+
+
 def test_prepared_tokens_are_found_by_training(work: Path) -> None:
     args = [
         "--data.sources",
