@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,33 @@ def find_config(name: str, revision: str | None = None) -> PreTrainedConfig:
             ) from None
         if Path(name).exists():
             raise UserError(f"{name} holds no model that transformers can read: {_first_line(error)}") from None
-        raise UserError(
-            f"'{name}' is no preset, no folder here, and could not be downloaded from the Hub ({_first_line(error)}); "
-            f"presets work offline: {', '.join(presets.preset_names())}"
-        ) from None
+        raise UserError(_not_there(name, _first_line(error))) from None
+
+
+def _not_there(name: str, reason: str) -> str:
+    """The sentence for a name of no model.
+
+    Args:
+        name: what was given.
+        reason: why the Hub has none, or none that can be read.
+    """
+    folder, is_hub_id = Path(name).expanduser(), re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) is not None
+    if not is_hub_id or (len(folder.parts) > 1 and folder.parent.is_dir()):
+        place = "" if folder.is_absolute() else f" (looked in {Path.cwd()})"
+        hub = f"; as the id of a model of the Hub it could not be downloaded ({reason})" if is_hub_id else ""
+        return f"there is no folder {name}{place}{models_beside(folder)}{hub}"
+    near = presets.nearest(name)
+    meant = f"did you mean {near}? " if near else ""
+    return (
+        f"'{name}' is no preset, no folder here, and could not be downloaded from the Hub ({reason}); {meant}"
+        f"presets work offline: {presets.described()}"
+    )
+
+
+def models_beside(folder: Path) -> str:
+    """What to say of the models in the folder above one that is not there; nothing where there are none."""
+    found = sorted(str(path.parent) for path in folder.parent.glob("*/config.json"))
+    return f"; models there: {', '.join(found[:5])}{', ...' * (len(found) > 5)}" if found else ""
 
 
 def _source(name: str, revision: str | None) -> dict[str, Any]:

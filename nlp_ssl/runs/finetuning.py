@@ -36,7 +36,15 @@ from nlp_ssl.evaluation.predict import in_own_order, measure, predict
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write_predictions
 from nlp_ssl.evaluation.tagger_readings import TaggerReadings, read_tagger
 from nlp_ssl.models import presets
-from nlp_ssl.models.loading import architecture, build_model, describe, find_config, is_from_scratch, longest_input
+from nlp_ssl.models.loading import (
+    architecture,
+    build_model,
+    describe,
+    find_config,
+    is_from_scratch,
+    longest_input,
+    models_beside,
+)
 from nlp_ssl.models.padding_free import unpad
 from nlp_ssl.objectives.label_matching import fit_head
 from nlp_ssl.objectives.labelled import LabelledCollator, LabelledObjective, Prediction
@@ -325,7 +333,8 @@ def _check(config: FinetuneConfig) -> None:
     if name is None or presets.split_name(name):
         raise UserError("--model.name must be a trained model: a folder such as runs/mlm, or a Hub id")
     if name.startswith("runs/") and not Path(name, "config.json").exists():
-        raise UserError(f"{name} holds no model yet; pretrain one (`{command_of('pretrain_mlm')}`)")
+        advice = models_beside(Path(name)) or f"; pretrain one (`{command_of('pretrain_mlm')}`)"
+        raise UserError(f"{name} holds no model yet{advice}")
     if not 0 < transfer.layer_decay <= 1:
         raise UserError(f"--transfer.layer_decay is {transfer.layer_decay}; it must be above 0 and at most 1")
     if transfer.lora_rank is not None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from pathlib import Path
 
 import forks
 import pytest
@@ -159,7 +160,17 @@ def test_dropout(folder):
 @pytest.mark.parametrize(
     ("config", "more", "sentence"),
     [
-        (ModelConfig(name="bert-huge"), {}, "'bert-huge' is no preset.*bert-tiny"),
+        (
+            ModelConfig(name="bert-huge"),
+            {},
+            r"^'bert-huge' is no preset.*; did you mean bert-large\? presets work offline: ",
+        ),
+        (
+            ModelConfig(name="modernbert"),
+            {},
+            r"did you mean modernbert-\w+\?.*bart, each in tiny, mini, small, base or large",
+        ),
+        (ModelConfig(name="zzz"), {}, r"^'zzz' is no preset, [^?]*$"),
         (ModelConfig(name="bert-tiny", overrides={"num_layer": 3}), {}, "num_layer.*BertConfig has no such field"),
         (ModelConfig(name="bert-tiny", overrides={"num_hidden_layers": "four"}), {}, "num_hidden_layers.*four"),
         (ModelConfig(name="bert-tiny"), {"dropout": 1.5}, "--model.dropout is 1.5"),
@@ -175,6 +186,20 @@ def test_mistakes(config, more, sentence, monkeypatch):
     with pytest.raises(UserError, match=sentence) as caught:
         build_model(config, make(config, **more), MLM, isolated=True)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named_with_those_beside_it(folder, monkeypatch):
+    folder = Path(folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=rf"^there is no folder {folder.parent}/nope; models there: .*{folder.name}"):
+        make(ModelConfig(name=f"{folder.parent}/nope"))
+    monkeypatch.chdir(folder.parent.parent)
+    name = f"{folder.parent.name}/nope"  # which could be the id of a model of the Hub as well
+    with pytest.raises(
+        UserError, match=rf"^there is no folder {name} \(looked in .*models there: .*as the id of a model of"
+    ):
+        make(ModelConfig(name=name))
 
 
 def test_mistakes_with_a_folder(folder, tmp_path):

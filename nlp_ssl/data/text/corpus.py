@@ -21,9 +21,9 @@ from nlp_ssl.core.cache import caching, is_whole
 from nlp_ssl.core.console import counted, human_bytes, progress, say, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir
-from nlp_ssl.data.files.finding import content_hashes, find_files
+from nlp_ssl.data.files.finding import content_hashes, find_files, looked_in
 from nlp_ssl.data.text.pydocs import pydocs_file
-from nlp_ssl.data.text.readers import FORMATS, BadText, DocumentFile, checked, is_blank, missing_column
+from nlp_ssl.data.text.readers import FORMATS, BadText, DocumentFile, OtherFormat, checked, is_blank, missing_column
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FEW = 20  # held-out documents, below which a number is one of these documents' rather than the corpus's
 FRACTION, LARGEST_FRACTION = 0.01, 0.2  # of the documents, held out where nobody says how many
 RULES = 1  # raise it when the same sources would give other documents
+_SKIP = " (--data.on_bad_text skip leaves such documents out)"
 _OFFLINE_HINT = "`builtin` and local files work without a network"
 
 
@@ -95,11 +96,11 @@ def _open(config: CorpusConfig, fraction: float, fewest: int = 0) -> Corpus:
     share = 0.0 if held_out else fraction
     parts, identities = [], []
     files: dict[str, str] = {}
-    for source, weight, part_share in [
-        *((source, weight, share) for source, weight in zip(sources, weights, strict=True)),
-        *((source, 1.0, 1.0) for source in held_out),
+    for option, source, weight, part_share in [
+        *(("data.sources", source, weight, share) for source, weight in zip(sources, weights, strict=True)),
+        *(("data.held_out", source, 1.0, 1.0) for source in held_out),
     ]:
-        opened, identity = _open_source(source, config)
+        opened, identity = _open_source(source, option, config)
         parts += [_Part(documents, name, weight, part_share) for name, documents in opened]
         identities.append([identity, weight, part_share])
         if isinstance(identity[0], list):
@@ -206,7 +207,8 @@ def _read(
                 done_before = part.documents.bytes_read
             if isinstance(document, BadText):
                 if config.on_bad_text == "stop":
-                    raise UserError(f"{document} (--data.on_bad_text skip leaves such documents out)")
+                    skip = "" if isinstance(document, OtherFormat) else _SKIP
+                    raise UserError(document + skip)
                 skipped.bad += 1
                 skipped.first_bad = skipped.first_bad or document
                 continue
@@ -347,12 +349,12 @@ def _of_lines(config: CorpusConfig) -> str:
 # sources
 
 
-def _open_source(source: str, config: CorpusConfig) -> tuple[list[tuple[str, Any]], Any]:
+def _open_source(source: str, option: str, config: CorpusConfig) -> tuple[list[tuple[str, Any]], Any]:
     """-> ((name, documents) of every file or Hub shard, JSON-ready identity of their contents)."""
     if source == "builtin":
         path = pydocs_file()
         return [("builtin", DocumentFile(path))], ["builtin", path.stem]
-    if paths := find_files(source, FORMATS, anything=config.format is not None):
+    if paths := find_files(source, FORMATS, option, anything=config.format is not None):
         files = [DocumentFile(path, config) for path in paths]
         for said in dict.fromkeys(file.form.said for file in files if file.form.said):
             say(said)
@@ -411,7 +413,7 @@ def _open_hub(name: str, config: CorpusConfig) -> tuple[list[_HubShard], str | N
     except RevisionNotFoundError:
         raise UserError(f"{name} has no revision {config.revision!r} on the Hub; check --data.revision") from None
     except RepositoryNotFoundError:
-        reason = "on the Hub (a private one needs `hf auth login`), and no file has that name"
+        reason = "on the Hub (a private one needs `hf auth login`), and no file or folder has that name"
         raise UserError(f"there is no data set {name} {reason}; {_OFFLINE_HINT}") from None
     except HfHubHTTPError as error:
         raise UserError(f"the Hub refused to open {name}: {_first_line(error)}; {_OFFLINE_HINT}") from None
@@ -426,8 +428,8 @@ def _open_hub(name: str, config: CorpusConfig) -> tuple[list[_HubShard], str | N
         raise UserError(f"{name} could not be opened: {_first_line(error)}") from None
     except (ConnectionError, HTTPError):
         raise UserError(
-            f"{name} is no file here, and the Hugging Face Hub could not be reached to look for a data set of that "
-            f"name; {_OFFLINE_HINT}"
+            f"{name} is no file or folder{looked_in(Path(name))}, and the Hugging Face Hub could not be "
+            f"reached to look for a data set of that name; {_OFFLINE_HINT}"
         ) from None
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):

@@ -312,6 +312,15 @@ def test_bad_json_rows(tmp_path, other, capsys, line, said):
     assert "line 2" in out
 
 
+def test_plain_text_that_is_called_jsonl_is_not_to_be_skipped_but_read_as_text(tmp_path, other):
+    path = write(tmp_path / "a.jsonl", "A first document.\n\nA second one.\n")
+    said = f"{path}, line 1: not JSON, it looks like plain text: --data.format txt reads it as such"
+    assert error(sources=path, held_out=other) == said
+    assert train_texts(other, sources=path, format="txt") == ["A first document.", "A second one."]
+    rows = write(tmp_path / "rows.jsonl", ["one"])
+    assert train_texts(other, sources=rows, format="txt") == ["one"]  # its name is right
+
+
 BAD_TXT = [
     (b"one\n\nLatin-1: Z\xfcrich\n\nlast", "byte 15: 0xfc is not UTF-8"),
     (b"\xef\xbb\xbfone\r\n\r\nNUL: \0!\n\nlast", "byte 15: a NUL"),
@@ -450,9 +459,13 @@ def test_missing_columns_name_the_ones_there_are(tmp_path, other):
 
 
 def test_files_that_are_not_there_or_not_supported(tmp_path):
-    assert "there is no file" in error(sources="nowhere.txt")
-    assert "there is no file" in error(sources="some/where/deep/file")
-    assert "no file matches" in error(sources=str(tmp_path / "*.txt"))
+    where = f"(looked in {Path.cwd()})"
+    for name in ("nowhere.txt", "some/where/deep/file", "corpus/"):
+        assert error(sources=name) == f"there is no file or folder {name} {where}; --data.sources names it"
+    there = write(tmp_path / "there.txt", "text")
+    gone = f"{tmp_path}/gone.txt"
+    assert error(sources=there, held_out=gone) == f"there is no file or folder {gone}; --data.held_out names it"
+    assert error(sources="gone/*.txt") == f"no file matches gone/*.txt {where}; --data.sources names it"
     (tmp_path / "empty").mkdir()
     assert "is a folder without files" in error(sources=str(tmp_path / "empty"))
     sentence = error(sources=write(tmp_path / "a.docx", b"PK\x03\x04..."))
