@@ -266,7 +266,9 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
         write_predictions(run.folder / PREDICTIONS_FILE, data, found, mode)
         _show_errors(run.folder, data, found["validation"], mode)
         if run.publisher is not None and data.kind.exclusive:  # the confusion matrix was not there before
-            run.publisher.push(run.folder, message=f"Trained for {run.state.step:,} steps: confusion matrix")
+            run.publisher.push(
+                run.folder, message=f"Trained for {console.counted(run.state.step, 'step')}: confusion matrix"
+            )
             run.publisher.finish()
         _show_readings(run.seen.get("readings"), run.folder)
         with console.optional("what plain transformers says of the first rows"):
@@ -350,7 +352,9 @@ def _check(config: FinetuneConfig) -> None:
 def _show_readings(found: TaggerReadings | None, folder: Path) -> None:
     if found is None:
         return
-    console.say(f"{found.num_sentences} validation sentences, read by plain transformers from {folder}:")
+    console.say(
+        f"{console.counted(found.num_sentences, 'validation sentence')}, read by plain transformers from {folder}:"
+    )
     console.say(format_table(found.rows()))
     if found.why is not None:
         console.say(f"pipeline's {found.metric} is not the run's: {found.why}")

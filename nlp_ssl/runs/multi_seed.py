@@ -131,5 +131,5 @@ def summarize(task: Prepared, folders: list[Path], out: Path) -> list[dict[str, 
     if console.rank() == 0:
         console.say(format_table([row | {"runs": ", ".join(f"{s:.4f}" for s in row["runs"])} for row in rows]))
         replace_file(out / RESULTS_FILE, to_json(rows))
-        console.say(f"over {len(folders)} seeds: {out / RESULTS_FILE}")
+        console.say(f"over {console.counted(len(folders), 'seed')}: {out / RESULTS_FILE}")
     return rows

@@ -205,7 +205,7 @@ def _packed_all(
     """Rows of every length."""
     manifest = tokens.manifest
     console.say(
-        f"tokens: {manifest['tokens']:,} in {manifest['documents']:,} documents "
+        f"tokens: {manifest['tokens']:,} in {console.counted(manifest['documents'], 'document')} "
         f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes per token), {tokens.folder}"
     )
     rows = {length: packed(tokens, length) for length in sorted(lengths)}

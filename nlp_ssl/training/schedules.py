@@ -95,16 +95,19 @@ class Horizon:
     Attributes:
         steps: current number of steps; `None` while nothing is measured yet.
         minutes: the budget, if that is what was given.
+        planned: steps of the first estimate.
         events: (step, old, new) of every change since they were last taken.
     """
 
     steps: int | None
     minutes: float | None = None
+    planned: int | None = None
     events: list[tuple[int, int | None, int]] = field(default_factory=list)
     _first: tuple[int, float] | None = None
 
     MEASURE = 3  # steps before the first estimate, after the first one, which compiles and warms up
     TOLERANCE = 0.03
+    MUCH = 0.2  # of the steps that were planned: so many more or less are explained
 
     @classmethod
     def of(cls, config: TrainConfig, phases: Phases) -> "Horizon":
@@ -138,6 +141,7 @@ class Horizon:
         estimate = step + max(0, math.floor(left / seconds_a_step))
         if self.steps is None or abs(estimate - self.steps) > self.TOLERANCE * self.steps or left <= 0:
             new = max(estimate, step)
+            self.planned = self.planned or new
             if new != self.steps:
                 self.events.append((step, self.steps, new))
                 self.steps = new
@@ -146,11 +150,21 @@ class Horizon:
         """`lr_factor`, and a hundredth of the peak while the number of steps is not known yet."""
         return 0.01 if self.steps is None else lr_factor(config, step, self.steps)
 
+    def outcome(self, step: int) -> str | None:
+        """What became of a budget in minutes, at the run's last step; `None` of another budget."""
+        if self.minutes is None or self.planned is None:
+            return None
+        change = step / self.planned - 1
+        slower = "busier" if change < 0 else "idler"
+        why = f": the machine was {slower} than at the beginning, or later steps were of another length"
+        said = f"{self.minutes:g} minutes: {self.planned:,} steps planned at the beginning, {step:,} reached"
+        return said + (why if abs(change) > self.MUCH else "")
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"steps": self.steps, "minutes": self.minutes}
+        return {"steps": self.steps, "minutes": self.minutes, "planned": self.planned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with a minutes budget where a checkpoint left it; other budgets come from the configuration."""
         if self.minutes is not None and state["minutes"] == self.minutes:
-            self.steps = state["steps"]
+            self.steps, self.planned = state["steps"], state.get("planned")

@@ -8,6 +8,7 @@ from pathlib import Path
 import forks
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from toys import tiny_config, tiny_model, tokenizer
 from transformers import (
     AutoModelForCausalLM,
@@ -329,3 +330,28 @@ def test_a_config_that_is_none_gets_one_sentence(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match="holds no model that transformers can read"):
         find_config(str(tmp_path))
+
+
+def test_weights_of_the_body_that_are_missing_or_left_over_are_named_and_heads_are_not(folder, caplog, capsys):
+    """As transformers' own table has them, which is not printed."""
+    head = AutoModelForSequenceClassification
+    config = ModelConfig(name=folder)
+
+    def load() -> str:
+        build_model(
+            config, architecture(config, head, tokenizer("bpe"), 1, None), head, isolated=False, keep_head=False
+        )
+        said = capsys.readouterr()
+        assert "LOAD REPORT" not in said.out + said.err + caplog.text
+        return said.err
+
+    assert "warning" not in load()
+    file = Path(folder, "model.safetensors")
+    weights = load_file(file)
+    gone = next(name for name in weights if "attention.self.query.weight" in name)
+    weights["bert.encoder.layer.0.extra.weight"] = weights.pop(gone)
+    save_file(weights, file, {"format": "pt"})
+    said = load()
+    assert f"not found in {folder}, and begun at random: 1 weight of the body ({gone})" in said
+    left = "BertForSequenceClassification has no such: 1 weight (bert.encoder.layer.0.extra.weight)"
+    assert f"found in {folder}, and not used, as a {left}" in said

@@ -63,7 +63,7 @@ CASES = {
         MLM, "--data.sources {0}/corpus.txt --model.name {0}/short --tokens.sequence_length 65", ["65", "64 positions"],
     ),
     "no such preset": (MLM, "--data.sources {0}/corpus.txt --model.name bert-huge", ["bert-huge", "bert-large"]),
-    "two budgets": (MLM, "--data.sources {0}/corpus.txt --train.steps 3 --train.minutes 1", ["one budget"]),
+    "two budgets": (MLM, "--data.sources {0}/corpus.txt --train.steps 3 --train.minutes 1", ["command line gives 2"]),
     "a decoder to mask": (MLM, "--data.sources {0}/corpus.txt --model.name gpt2-tiny", ["pretrain-clm`"]),
     "no such objective": (
         MLM, '--data.sources {0}/corpus.txt --phases=[{{"steps":1,"objective":"masked"}}]', ["'masked'", "clm", "mlm"],

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 
-from nlp_ssl.core.console import progress, say
+from nlp_ssl.core.console import counted, progress, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, write_atomically
 from nlp_ssl.data.files.forms import extensions_of
@@ -71,7 +71,7 @@ def _files_in(folder: Path, formats: Collection[str], anything: bool) -> list[Pa
     known = found if anything else [path for path in found if extensions_of(path)[0] in formats] or found
     if left_out := sorted(set(found) - set(known)):
         names = ", ".join(path.name for path in left_out[:3]) + (" ..." if len(left_out) > 3 else "")
-        say(f"{folder}: {len(known):,} files; {len(left_out):,} of other formats are left out ({names})")
+        say(f"{folder}: {counted(len(known), 'file')}; {len(left_out):,} of other formats left out ({names})")
     return known
 
 

@@ -185,9 +185,9 @@ class _Skipped:
 
     def say(self) -> None:
         if self.empty:
-            say(f"skipped {self.empty:,} empty documents")
+            say(f"skipped {counted(self.empty, 'empty document')}")
         if self.bad:
-            say(f"skipped {self.bad:,} bad documents, the first: {self.first_bad}")
+            say(f"skipped {counted(self.bad, 'bad document')}, the first: {self.first_bad}")
 
 
 def _read(
@@ -277,7 +277,7 @@ def _open_copy(folder: Path, counts: dict[str, int], fingerprint: str, names: st
     from datasets import Dataset
 
     size = human_bytes(counts["bytes"])
-    description = f"{names}: {counts['documents']:,} documents, {size}; {counts['held_out']:,} held out"
+    description = f"{names}: {counted(counts['documents'], 'document')}, {size}; {counts['held_out']:,} held out"
     if counts["held_out"] < FEW:
         documents = "one document is" if counts["held_out"] == 1 else f"{counts['held_out']} documents are"
         warn(

@@ -494,7 +494,7 @@ def test_a_folder_is_its_files(tmp_path, other, capsys):
         content = encode([name], "jsonl" if name.endswith("jsonl") else "txt")
         (folder / name).write_bytes(b"" if name == "_SUCCESS" else content)
     assert train_texts(other, sources=str(folder)) == ["a.jsonl", "b/wiki.txt"]
-    assert "2 files; 1 of other formats are left out (notes.md)" in capsys.readouterr().out
+    assert "2 files; 1 of other formats left out (notes.md)" in capsys.readouterr().out
     assert train_texts(other, sources=f"{folder}/", format="txt") == ["a.jsonl", "b/wiki.txt", "notes.md"]
     parts = tmp_path / "parts"
     parts.mkdir()
