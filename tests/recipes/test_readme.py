@@ -27,6 +27,7 @@ README = (ROOT / "README.md").read_text()
 SHAPE = [*TINY, "--data.held_out_fraction", "0.2"]
 TEXT = ["--data.sources", "corpus/a.txt"]
 BUDGET = ["--train.steps", "2", "--train.global_batch_size", "8"]
+BUDGET += [word for name in ("tokens", "minutes", "epochs") for word in (f"--train.{name}", "null")]
 FEW = [*BUDGET, "--train.mixed_precision", "no", "--train.cpu_threads", "1", "--max_length", "48"]
 CSV = ["--data.train_file", "train.csv"]
 SHORT = {
