@@ -76,7 +76,7 @@ def main(config: TransferComparisonConfig) -> None:
     for fraction in sorted(config.fractions):
         count = max(2, math.ceil(fraction * len(data.train)))
         for way in config.ways:
-            console.say(f"{way}, {count:,} labels")
+            console.say(f"{way}, {console.counted(count, 'label')}")
             run = run_config(config)
             run.data.max_train = count
             run.model.from_scratch = way == "from scratch"

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from nlp_ssl.core import console
+from nlp_ssl.runs.run import shown
 
 
 def test_what_a_terminal_would_obey_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,3 +60,18 @@ def test_lines_above_a_bar_do_not_cut_it(capsys: pytest.CaptureFixture[str]) -> 
     console.say("a line")
     bar.close()
     assert "a line\n" in capsys.readouterr().out
+
+
+def test_numbers_of_an_evaluation_are_whole_where_they_count():
+    assert [shown(number) for number in (256, 1234, 0.5, 1.0)] == ["256", "1,234", "0.5000", "1.0000"]
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "said"),
+    [
+        (1, "file", "1 file"), (0, "run", "0 runs"), (2000, "thread", "2,000 threads"), (3, "class", "3 classes"),
+        (2, "batch", "2 batches"), (5, "entry", "5 entries"), (2, "day", "2 days"), (1, "entry", "1 entry"),
+    ],
+)  # fmt: skip
+def test_things_are_counted_in_english(count, noun, said):
+    assert console.counted(count, noun) == said

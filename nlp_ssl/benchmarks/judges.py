@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlp_ssl.config.finetuning import ClassificationConfig, LabelledConfig, NERConfig
 from nlp_ssl.core.errors import UserError
@@ -16,6 +16,7 @@ from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.data.tokens.tokenizer import load_tokenizer
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, write_predictions
 from nlp_ssl.evaluation.similarity import HALF, nearest_halves, pair_cosines
+from nlp_ssl.models.loading import trained_body
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.objectives.tagging import Tagging
@@ -113,7 +114,7 @@ def judge_vectors(
     """
     data, folder = read(config.data), Path(config.output_dir)
     tokenizer = load_tokenizer(str(config.model.name), config.model.revision)
-    model = AutoModel.from_pretrained(config.model.name, revision=config.model.revision, trust_remote_code=False)
+    model = trained_body(str(config.model.name), config.model.revision)
     found = {}
     for part in ("validation", "test"):
         if (rows := getattr(data, part)) is None:

@@ -9,6 +9,7 @@ runs give does not depend on what else the machine does meanwhile.
 
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -26,10 +27,11 @@ import yaml
 from nlp_ssl.benchmarks.judges import JUDGES
 from nlp_ssl.benchmarks.study_report import Judged, report
 from nlp_ssl.config import nested
-from nlp_ssl.config.common import plain, to_dict
+from nlp_ssl.config.common import BUDGETS, plain, to_dict
 from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.config.study import JudgeConfig, StudyConfig, VariantConfig
 from nlp_ssl.core import console
+from nlp_ssl.core.console import counted
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.core.fingerprint import fingerprint
@@ -42,7 +44,7 @@ from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
 from nlp_ssl.objectives.objective import find_objective
 from nlp_ssl.runs.folder import LOG_FILE
 from nlp_ssl.runs.status import read_status
-from nlp_ssl.training.schedules import BUDGETS, budgets_of
+from nlp_ssl.training.schedules import budgets_of
 
 MINUTES = 10.0  # of each run, where no budget is given
 ROUNDS = 3  # of timing, of all variants in turns
@@ -121,6 +123,7 @@ def compare(config: StudyConfig) -> dict[str, Any]:
         Interrupted: the study was stopped; it continues with `--resume`.
     """
     study = _check(config)
+    console.say(_plan(study))
     study.folder.mkdir(parents=True, exist_ok=True)
     steps = _steps(study)
     runs = [(variant, seed) for seed in config.seeds for variant in config.variants]  # all variants of a seed first
@@ -135,6 +138,24 @@ def compare(config: StudyConfig) -> dict[str, Any]:
     judged = [_judged(study, judge) for judge in config.judges]
     costs = {variant.name: _costs(study, variant) for variant in config.variants}
     return report(judged, costs, config.seeds, study.folder)
+
+
+def _plan(study: Study) -> str:
+    """What a study is going to do, and how long, as far as its budget tells."""
+    config, at_once = study.config, study.at_once
+    models = len(config.variants) * len(config.seeds)
+    key, value = next(iter(budgets_of(config.train).items()))
+    each = f"{value:g} {key}"
+    if key == "minutes":
+        minutes = math.ceil(models / at_once) * value
+        total = f"{minutes / 60:.2g} hours" if minutes >= 90 else f"{minutes:.3g} minutes"
+        each += f", about {total} for all, after a short timing of every variant"
+    return (
+        f"study: {counted(len(config.variants), 'variant')} x {counted(len(config.seeds), 'seed')} = "
+        f"{counted(models, 'pretraining run')}, {min(models, at_once)} at a time, of {each}; then "
+        f"{counted(len(config.judges), 'judge')} of every model: {counted(models * len(config.judges), 'run')}, which "
+        "take as long as their fine-tuning does"
+    )
 
 
 def _check(config: StudyConfig) -> Study:
@@ -274,7 +295,7 @@ def _run_all(study: Study, stage: str, runs: Sequence[tuple[str, str, str, dict[
         more = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
         programs.append(Program(name, command, folder / f"{slug(name)}.txt", more))
     if programs:
-        console.say(f"{stage}: {len(programs)} runs, {min(len(programs), study.at_once)} at a time")
+        console.say(f"{stage}: {counted(len(programs), 'run')}, {min(len(programs), study.at_once)} at a time")
         run_beside(programs, study.at_once)
 
 

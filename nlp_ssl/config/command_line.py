@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import yaml
 
 from nlp_ssl.config import help as helping
+from nlp_ssl.config.alternatives import one_budget
 from nlp_ssl.config.described import in_words
 from nlp_ssl.config.renamed import name_here, what_is_it_now
 from nlp_ssl.config.template import template
@@ -33,11 +34,12 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
         config_class: the dataclass to fill.
         description: shown by `--help`; a recipe gives its docstring.
         argv: arguments; `sys.argv[1:]` when `None`. `--a.b value`, `--config file.yaml` and `--print_config` are
-            understood, later ones win, and a bare `--flag` of a boolean field means true.
+            understood, later ones win (a budget on the command line also over another one in a file), and a bare
+            `--flag` of a boolean field means true.
 
     Raises:
-        UserError: an unknown key (with the nearest known one), a value of the wrong type, a missing file, a value that
-            names Python code.
+        UserError: an unknown key (with the nearest known one), a value of the wrong type, a missing file, two
+            budgets in one place, a value that names Python code.
         SystemExit: help was asked for, or the options themselves; they are printed.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -52,6 +54,7 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
     # `--resume` alone means its first field
     words = [re.sub(r"^--resume(?==|$)", "--resume.enabled", arg) for arg in words]
     words = _expand_flags(words, {key for key, kind in flags.items() if kind in (bool, bool | None)})
+    words = one_budget(words, flags)
     parser = _parser(config_class)
     try:
         namespace = parser.instantiate(parser.parse_args(words))

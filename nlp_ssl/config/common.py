@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, dataclass_tr
 Config = TypeVar("Config", bound="DataclassInstance")
 Section = TypeVar("Section")
 Scalar = bool | int | float | str | None
+BUDGETS = ("steps", "tokens", "minutes", "epochs")  # of `train`, of which a run has one
 Groups = Mapping[str, tuple[str, ...]]  # titles -> dotted names of options: how a run says which are for everyday
 
 if TYPE_CHECKING:

@@ -198,6 +198,17 @@ def progress(
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """`(1, "file")` -> `"1 file"`, `(2000, "entry")` -> `"2,000 entries"`."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith(("s", "x", "ch", "sh")):
+        noun += "e"
+    elif noun.endswith("y") and noun[-2] not in "aeiou":
+        noun = f"{noun[:-1]}ie"
+    return f"{count:,} {noun}s"
+
+
 def human_bytes(count: float) -> str:
     """`1234567` -> `"1.2 MB"`."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -1,6 +1,7 @@
 """How this process was started, so that advice names other programs in the form that the user has: as a command, a
 module, or a file of a clone."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -48,6 +49,20 @@ def template_command() -> str:
     if not module and file.resolve().parent == recipes.resolve():
         return f"python -m nlp_ssl {TEMPLATE} {dashed(file.stem)}"
     return f"{this_program()} {COMMENTED}"
+
+
+def launcher() -> str | None:
+    """The launcher that started this process, and prints a stack trace whenever one that it started fails; or none."""
+    import psutil
+
+    try:
+        words = psutil.Process(os.getppid()).cmdline()[:3]  # the interpreter, then the program or -m and a module
+    except psutil.Error:
+        return None
+    names = {Path(word).name for word in words}
+    if names & {"accelerate", "accelerate-launch", "accelerate.commands.launch"}:
+        return "accelerate"
+    return "torchrun" if names & {"torchrun", "torch.distributed.run"} else None
 
 
 def same_program() -> list[str]:

@@ -17,7 +17,7 @@ LAUNCHED = not os.environ.keys().isdisjoint(("LOCAL_RANK", "ACCELERATE_MIXED_PRE
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)
 IGNORABLE = (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT)  # SIGINT not: shells ignore it for what they start with &
 _PARENT = os.getppid()  # as early as possible
-AGAIN = "run the same command again (a training run with --resume)"
+AGAIN = "run the same command again"
 NATIVE = "native work"
 Result = TypeVar("Result")
 
@@ -36,12 +36,14 @@ class Interrupts:
         reason: what asked first, such as `"SIGTERM"`; `None` before.
         at_once: raise `Interrupted`; false while there is something to finish and to save first.
         tell: called with the reason before the process ends.
+        again: what continues the program, in words.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.at_once = True
         self.tell: Callable[[str | None], Any] = lambda reason: None
+        self.again = AGAIN
         self._launcher_gone = False
         self._ctrl_c: float | None = None
         self._before: list[dict[int, Any]] = []
@@ -87,16 +89,15 @@ class Interrupts:
             if self._ctrl_c is not None and now - self._ctrl_c > 1:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 self.reason = "SIGINT, twice"
-                raise KeyboardInterrupt(f"stopped at once; what was saved before is kept: {AGAIN}")
+                raise KeyboardInterrupt(f"stopped at once; what was saved before is kept: {self.again}")
             self._ctrl_c = self._ctrl_c or now
         if self.reason is None:
             self.reason = "the launcher is gone" if self._launcher_gone else signal.Signals(number).name
             if self.at_once:
                 raise self._stopped(self.reason)
 
-    @staticmethod
-    def _stopped(reason: str) -> Interrupted:
-        return Interrupted(f"stopped ({reason}); what was finished is kept: {AGAIN}")
+    def _stopped(self, reason: str) -> Interrupted:
+        return Interrupted(f"stopped ({reason}); what was finished is kept: {self.again}")
 
 
 def _default_signals() -> None:

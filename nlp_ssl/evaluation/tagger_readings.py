@@ -5,7 +5,6 @@ tokenizer, and gets something else where the tokens differ; so each way has its 
 """
 
 import unicodedata
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers import pipeline
 from nlp_ssl.data.labelled.detokenize import Span, as_typed, as_written
 from nlp_ssl.data.labelled.tag_schemes import entities
 from nlp_ssl.objectives.labelled import Prediction
-from nlp_ssl.objectives.tagging import Tagging, TaggingCollator
+from nlp_ssl.objectives.tagging import Tagging, TaggingCollator, read_plainly
 
 Found = set[tuple[Any, ...]]
 
@@ -91,9 +90,7 @@ def read_tagger(
         found = []
         for words in sentences:
             text, spans = lay_out(words)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Tokenizer does not support real words")
-                groups = plain(text, aggregation_strategy=reader.reading)
+            groups = read_plainly(plain, text, reader.reading)
             found.append(_tags_of(groups, spans) if is_plain else _entities_of(groups, text, spans))
         return score(found, truth)
 

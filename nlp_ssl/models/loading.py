@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     PreTrainedConfig,
@@ -22,13 +24,14 @@ from transformers import (
 )
 
 from nlp_ssl.config.common import ModelConfig
-from nlp_ssl.core.console import say, warn
+from nlp_ssl.core.console import counted, say, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.memory import is_out_of_memory
 from nlp_ssl.core.network import hub_answers
 from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.models import presets
 from nlp_ssl.models.attention import ISOLATED
+from nlp_ssl.models.load_report import warn_of_body, without_table
 
 _NO_LIMIT = 10**9  # transformers writes 10**30 in a tokenizer that announces no length, and people write -1
 # Their positions begin after the padding index.
@@ -53,10 +56,33 @@ def find_config(name: str, revision: str | None = None) -> PreTrainedConfig:
             ) from None
         if Path(name).exists():
             raise UserError(f"{name} holds no model that transformers can read: {_first_line(error)}") from None
-        raise UserError(
-            f"'{name}' is no preset, no folder here, and could not be downloaded from the Hub ({_first_line(error)}); "
-            f"presets work offline: {', '.join(presets.preset_names())}"
-        ) from None
+        raise UserError(_not_there(name, _first_line(error))) from None
+
+
+def _not_there(name: str, reason: str) -> str:
+    """The sentence for a name of no model.
+
+    Args:
+        name: what was given.
+        reason: why the Hub has none, or none that can be read.
+    """
+    folder, is_hub_id = Path(name).expanduser(), re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) is not None
+    if not is_hub_id or (len(folder.parts) > 1 and folder.parent.is_dir()):
+        place = "" if folder.is_absolute() else f" (looked in {Path.cwd()})"
+        hub = f"; as the id of a model of the Hub it could not be downloaded ({reason})" if is_hub_id else ""
+        return f"there is no folder {name}{place}{models_beside(folder)}{hub}"
+    near = presets.nearest(name)
+    meant = f"did you mean {near}? " if near else ""
+    return (
+        f"'{name}' is no preset, no folder here, and could not be downloaded from the Hub ({reason}); {meant}"
+        f"presets work offline: {presets.described()}"
+    )
+
+
+def models_beside(folder: Path) -> str:
+    """What to say of the models in the folder above one that is not there; nothing where there are none."""
+    found = sorted(str(path.parent) for path in folder.parent.glob("*/config.json"))
+    return f"; models there: {', '.join(found[:5])}{', ...' * (len(found) > 5)}" if found else ""
 
 
 def _source(name: str, revision: str | None) -> dict[str, Any]:
@@ -240,7 +266,7 @@ def build_model(
         stored = find_config(config.name, config.revision).dtype
         # the head of another number of classes, such as MNLI's, is made anew
         other_head = auto_class not in (AutoModelForMaskedLM, AutoModelForCausalLM)
-        with readable_weights(config.name):
+        with readable_weights(config.name), without_table():
             model, found = auto_class.from_pretrained(
                 config.name,
                 config=model_config,
@@ -250,6 +276,7 @@ def build_model(
                 **source,
                 **extra,
             )
+        warn_of_body(model, config.name, found)
         if other_head:
             new = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
             last = _last_layer(model, auto_class)
@@ -257,6 +284,8 @@ def build_model(
                 _renew(model, last - new, seed)
             elif last & new:
                 warn(f"head: made anew; the weights of {config.name} do not have the one that its config.json tells of")
+        elif head := [key for key in found["missing_keys"] if key.partition(".")[0] != model.base_model_prefix]:
+            warn(f"head: new, as the weights of {config.name} have none ({', '.join(sorted(head)[:3])})")
         dtype = str(stored or "float32").removeprefix("torch.")
         dropout = dropouts(model_config) or [0.0]
         say(
@@ -283,7 +312,7 @@ def trained_model(name: str, revision: str | None, auto_class: Any, *, isolated:
         raise UserError(f"{name} ({model_config.model_type}) has no head for {auto_class.__name__}")
     by_name = isolated and model_class(model_config, auto_class)._supports_attention_backend
     extra: dict[str, Any] = {"attn_implementation": ISOLATED} if by_name else {}
-    with readable_weights(name):
+    with readable_weights(name), without_table():
         model, found = auto_class.from_pretrained(
             name, config=model_config, dtype=torch.float32, output_loading_info=True, **_source(name, revision), **extra
         )
@@ -291,7 +320,18 @@ def trained_model(name: str, revision: str | None, auto_class: Any, *, isolated:
         raise UserError(
             f"the weights of {name} have no {missing[0]}: it is no finished {type(model).__name__}, only a part of one"
         )
+    warn_of_body(model, name, found)
     return model.eval().requires_grad_(False)
+
+
+def trained_body(name: str, revision: str | None = None) -> PreTrainedModel:
+    """A finished model without a head, whose last layer is read."""
+    with readable_weights(name), without_table():
+        model, found = AutoModel.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, **_source(name, revision)
+        )
+    warn_of_body(model, name, found)
+    return model.eval()
 
 
 def weights_digest(model: PreTrainedModel) -> str:
@@ -380,10 +420,10 @@ def describe(model: PreTrainedModel) -> str:
     config = model.config
     total = sum(p.numel() for p in model.parameters())
     embeddings = model.get_input_embeddings().weight.numel()
-    layers = f"{config.num_hidden_layers}"
+    layers = counted(config.num_hidden_layers, "layer")
     if config.is_encoder_decoder:
-        layers += f" + {decoder_layers(config)}"
+        layers = f"{config.num_hidden_layers} + {decoder_layers(config)} layers"
     return (
-        f"{type(model).__name__}, {layers} layers of {config.hidden_size}, vocabulary "
+        f"{type(model).__name__}, {layers} of {config.hidden_size}, vocabulary "
         f"{config.vocab_size:,}, {total / 1e6:.1f} M parameters ({(total - embeddings) / 1e6:.1f} M without embeddings)"
     )

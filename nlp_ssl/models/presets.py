@@ -5,6 +5,7 @@ al. 2020; GPT-2: Radford et al. 2019; ModernBERT: Warner et al. 2024; Llama: the
 ones of version 1.1, Raffel et al. 2020; BART: Lewis et al. 2020), and scale them down where not.
 """
 
+import difflib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,6 +92,19 @@ def preset_names() -> list[str]:
     return [f"{family}-{size}" for family in FAMILIES for size in SIZES]
 
 
+def described() -> str:
+    """All presets, in short."""
+    return f"{', '.join(FAMILIES)}, each in {', '.join(SIZES[:-1])} or {SIZES[-1]}"
+
+
+def nearest(name: str) -> str | None:
+    """The preset that a name is most like; `None` where it is like none."""
+    if (family := name.rpartition("-")[0]) in FAMILIES:  # of another size: the largest that there is for a large one
+        return f"{family}-{(difflib.get_close_matches(name.rpartition('-')[2], SIZES, n=1) or SIZES[-1:])[0]}"
+    found = difflib.get_close_matches(name, preset_names(), n=1, cutoff=0.75)
+    return found[0] if found else None
+
+
 def sequence_length(name: str) -> int:
     """Tokens in a packed row of this preset."""
     family, _, size = name.rpartition("-")
@@ -109,7 +123,7 @@ def preset_config(name: str, vocab_size: int, **fields: Any) -> PreTrainedConfig
         UserError: an unknown name.
     """
     if not (parts := split_name(name)):
-        raise UserError(f"no preset is called '{name}'; there are {', '.join(preset_names())}")
+        raise UserError(f"no preset is called '{name}'; there are {described()}")
     family, size = FAMILIES[parts[0]], SIZES.index(parts[1])
     hidden, layers, heads, feed_forward = family.shapes[size]
     if family.model_type == "gpt2":

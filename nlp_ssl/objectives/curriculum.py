@@ -61,6 +61,7 @@ class Curriculum(PretrainingObjective):
         self.main, self.turns = main, (main, *others)
         self.objectives = nn.ModuleList(self.turns)
         self.metrics, self.card, self.collected = main.metrics, main.card, main.collected  # type: ignore[misc]
+        self.about = main.about  # type: ignore[method-assign]
         parts = {"main": main} | {f"objectives.{i}": each for i, each in enumerate(self.turns)}
         self.unsaved = tuple(f"{at}.{name}" for at, each in parts.items() for name in each.unsaved)  # type: ignore[misc]
         shared = {id(p) for p in main.model.parameters()}

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from nlp_ssl.config.distillation import DistillationConfig, DistillationSection
-from nlp_ssl.core.console import say
+from nlp_ssl.core.console import counted, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.vocabulary import num_ids
 from nlp_ssl.data.sequences.batches import Collator
@@ -382,7 +382,7 @@ def _size(model: PreTrainedModel) -> str:
     config = model.config
     parameters = sum(p.numel() for p in model.parameters())
     shown = f"{parameters / 1e6:.1f} M" if parameters >= 1e6 else f"{parameters:,}"
-    return f"{config.num_hidden_layers} layers of {config.hidden_size}, {shown} parameters"
+    return f"{counted(config.num_hidden_layers, 'layer')} of {config.hidden_size}, {shown} parameters"
 
 
 OBJECTIVE = MaskedDistillation

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from nlp_ssl.core.console import say, warn
+from nlp_ssl.core.console import counted, say, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.labelled_data import LabelledData, arrange
 from nlp_ssl.models.loading import model_class
@@ -165,13 +165,17 @@ def fit_head(
             if head is None:
                 raise UserError(f"--head_labels names the outputs of a trained head, and {name} has none; leave it out")
             raise UserError(
-                f"--head_labels gives {len(names)} names, but {name} has a head of {rows} labels; give each its own"
+                f"--head_labels gives {len(names)} names, but {name} has a head of {counted(rows, 'label')}; give each "
+                "its own"
             )
         head = names
     if head is None:
+        wanted = "one score a row" if data.labels is None else f"{counted(len(data.labels), 'class')}"
         kinds = [kind for kind in config.architectures or [] if kind.endswith("Classification")]
         if kinds:
-            say(f"head: made anew; that of {name}, a {kinds[0]}, is for other labels")
+            say(f"head: new, for {wanted}; that of {name}, a {kinds[0]}, is for other labels")
+        else:
+            say(f"head: new, for {wanted}; {name} has none")
         return data, False
     if data.labels is None or len(head) == 1 or config.problem_type == "regression":
         return data, _fit_score(name, config, head, data)

@@ -1,5 +1,6 @@
 """Tagging of words (entities, parts of speech), with any `AutoModelForTokenClassification`."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, groupby
@@ -276,7 +277,7 @@ for entity in tag({example}):
     def show(cls, predict: Any, data: LabelledData, row: dict[str, Any], collator: Any) -> str:
         """The sentence, the entities that were found and those that are there."""
         text, _ = as_written(row["tokens"])
-        found = predict(text, aggregation_strategy=collator.reading)
+        found = read_plainly(predict, text, collator.reading)
         listed = ", ".join(f"{text[e['start'] : e['end']].strip()} ({e['entity_group']})" for e in found) or "none"
         tags = [data.names[t] for t in row["tags"]]
         true = [f"{word} ({tag})" for word, tag in zip(row["tokens"], tags, strict=True) if tag != "O"]
@@ -348,3 +349,19 @@ def _fill_gaps(tags: list[str | None]) -> list[str]:
             tag = behind if goes_on else "O"
         filled.append(tag)
     return filled
+
+
+def read_plainly(predict: Any, text: str, reading: str) -> list[dict[str, Any]]:
+    """What a token-classification pipeline finds in a text.
+
+    It warns of every tokenizer but WordPiece that words are found by their blanks: that is what the reading was chosen
+    for, and a tagger's run measures it (see `nlp_ssl.evaluation.tagger_readings`).
+
+    Args:
+        predict: the pipeline.
+        text: to read.
+        reading: its `aggregation_strategy`.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Tokenizer does not support real words")
+        return predict(text, aggregation_strategy=reading)

@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from nlp_ssl.core.console import printable
+from nlp_ssl.core.console import counted, printable
 from nlp_ssl.core.invocation import dashed
 
 # Facts that both pretraining and fine-tuning know, in the order of the card. A fact under any other name goes to the
@@ -247,7 +247,7 @@ def _results(labels: Mapping[str, str], facts: Mapping[str, Any], metrics: list[
             if metric.std is not None:
                 value += f" ± {_value(metric.std)}"
             if metric.seeds is not None:
-                value += f" ({metric.seeds} seed{'s' if metric.seeds > 1 else ''})"
+                value += f" ({counted(metric.seeds, 'seed')})"
             rows.append(f"| {_cell(metric.dataset)} | {_cell(metric.split or '')} | {_cell(metric.name)} | {value} |")
         tables.append("\n".join(rows))
     return "\n\n".join(table for table in tables if table)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nlp_ssl.core.console import counted
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.reports.figures import SERIES, Line, draw_lines
 from nlp_ssl.reports.page import Page, Part, Picture, Section, Table, is_number
@@ -20,11 +21,11 @@ def comparison_page(runs: Sequence[Run], folder: Path) -> Page:
         UserError: there are fewer than two.
     """
     if len(runs) < 2:
-        raise UserError(f"{folder} holds {len(runs)} runs, and a comparison needs two")
+        raise UserError(f"{folder} holds {counted(len(runs), 'run')}, and a comparison needs two")
     names = {id(run): _name(run, folder) for run in runs}
     unfinished = any(run.status.get("status") == "running" for run in runs)
     return Page(
-        title=f"{len(runs)} runs",
+        title=counted(len(runs), "run"),
         subtitle=str(folder),
         sections=[
             Section("Results", list(_results(runs, names))),

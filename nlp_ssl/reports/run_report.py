@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nlp_ssl.core.console import counted
 from nlp_ssl.core.invocation import COMMAND, dashed
 from nlp_ssl.publishing.card import DATA_FACTS, MODEL_FACTS, PROCEDURE_FACTS, RESULT_FACTS
 from nlp_ssl.reports.figures import Line, draw_histogram, draw_lines
@@ -51,7 +52,7 @@ def _subtitle(run: Run) -> str:
     if status == "running" and run.log:
         step = run.log[-1].get("step", step)
     total = f" of {run.facts.total:,}" if run.facts.total else ""
-    said = {"running": f"running, at step {step:,}{total}", "finished": f"finished after {step:,} steps"}
+    said = {"running": f"running, at step {step:,}{total}", "finished": f"finished after {counted(step, 'step')}"}
     why = run.status.get("reason") or run.status.get("error") or ""
     sentence = said.get(str(status), f"{status or 'of unknown outcome'} at step {step:,}{total}{why and f': {why}'}")
     return f"{run.facts.what[:1].upper()}{run.facts.what[1:]}: {sentence}" if run.facts.what else sentence

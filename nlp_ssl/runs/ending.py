@@ -105,7 +105,7 @@ def finish(run: Ending) -> None:
             replace(run.folder / "README.md", model_card(**run.card(facts | {"curves": picture and picture.name})))
         write_status(run.folder, "finished", state.step)
         if run.publisher:
-            run.publisher.push(run.folder, message=f"Trained for {state.step:,} steps")
+            run.publisher.push(run.folder, message=f"Trained for {console.counted(state.step, 'step')}")
     _end_publishing(run)
 
 

@@ -38,7 +38,15 @@ from nlp_ssl.evaluation.predict import in_own_order, measure, predict
 from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write_predictions
 from nlp_ssl.evaluation.tagger_readings import TaggerReadings, read_tagger
 from nlp_ssl.models import presets
-from nlp_ssl.models.loading import architecture, build_model, describe, find_config, is_from_scratch, longest_input
+from nlp_ssl.models.loading import (
+    architecture,
+    build_model,
+    describe,
+    find_config,
+    is_from_scratch,
+    longest_input,
+    models_beside,
+)
 from nlp_ssl.models.padding_free import unpad
 from nlp_ssl.objectives.label_matching import fit_head
 from nlp_ssl.objectives.labelled import LabelledCollator, LabelledObjective, Prediction
@@ -261,7 +269,9 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
         write_predictions(run.folder / PREDICTIONS_FILE, data, found, mode)
         _show_errors(run.folder, data, found["validation"], mode)
         if run.publisher is not None and data.kind.exclusive:  # the confusion matrix was not there before
-            run.publisher.push(run.folder, message=f"Trained for {run.state.step:,} steps: confusion matrix")
+            run.publisher.push(
+                run.folder, message=f"Trained for {console.counted(run.state.step, 'step')}: confusion matrix"
+            )
             run.publisher.finish()
         _show_readings(run.seen.get("readings"), run.folder)
         with console.optional("what plain transformers says of the first rows"):
@@ -331,7 +341,8 @@ def _check(config: FinetuneConfig) -> None:
     if name is None or presets.split_name(name):
         raise UserError("--model.name must be a trained model: a folder such as runs/mlm, or a Hub id")
     if name.startswith("runs/") and not Path(name, "config.json").exists():
-        raise UserError(f"{name} holds no model yet; pretrain one (`{command_of('pretrain_mlm')}`)")
+        advice = models_beside(Path(name)) or f"; pretrain one (`{command_of('pretrain_mlm')}`)"
+        raise UserError(f"{name} holds no model yet{advice}")
     if not 0 < transfer.layer_decay <= 1:
         raise UserError(f"--transfer.layer_decay is {transfer.layer_decay}; it must be above 0 and at most 1")
     if transfer.lora_rank is not None:
@@ -347,7 +358,9 @@ def _check(config: FinetuneConfig) -> None:
 def _show_readings(found: TaggerReadings | None, folder: Path) -> None:
     if found is None:
         return
-    console.say(f"{found.num_sentences} validation sentences, read by plain transformers from {folder}:")
+    console.say(
+        f"{console.counted(found.num_sentences, 'validation sentence')}, read by plain transformers from {folder}:"
+    )
     console.say(format_table(found.rows()))
     if found.why is not None:
         console.say(f"pipeline's {found.metric} is not the run's: {found.why}")

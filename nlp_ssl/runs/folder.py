@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -38,11 +39,32 @@ def check_output_dir(config: RunConfig) -> None:
     if console.rank() == 0 and (folder / LOCK_FILE).exists():
         lock_folder(folder).close()  # another run there is found now, not after hours of tokenising
     found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
-    if LOG_FILE in found or any((folder / CHECKPOINTS).glob("step-*")):
+    if LOG_FILE in found or _holds_checkpoints(folder):
         if not (config.resume.enabled or config.resume.allow_changed):
             raise UserError(f"{folder} holds a run already; give --resume to continue it, or another --output_dir")
     elif found - {STATUS_FILE, CHECKPOINTS}:  # a run that was interrupted before it learnt anything leaves no more
         raise UserError(f"--output_dir {folder} holds other files; give a new or empty folder")
+
+
+def say_where_it_begins(config: RunConfig, folders: Sequence[Path]) -> None:
+    """Say of a run that is to be resumed, before its data are made, that there is nothing to resume.
+
+    Args:
+        config: of the run.
+        folders: its own, or those of its seeds.
+    """
+    if not (config.resume.enabled or config.resume.allow_changed) or any(map(_holds_checkpoints, folders)):
+        return
+    folder = Path(config.output_dir)
+    beside = [path for path in folder.parent.iterdir() if path != folder] if folder.parent.is_dir() else []
+    others = sorted(path for path in beside if _holds_checkpoints(path) or any(path.glob(f"seed-*/{CHECKPOINTS}")))
+    listed = ", ".join(map(str, others[:3])) + (", ..." if len(others) > 3 else "")
+    there = f" (other runs there: {listed})" if others else ""
+    console.say(f"resume: {folder} holds no checkpoint yet: this run begins at step 0{there}")
+
+
+def _holds_checkpoints(folder: Path) -> bool:
+    return any((folder / CHECKPOINTS).glob("step-*"))
 
 
 def check_links(folder: Path) -> None:

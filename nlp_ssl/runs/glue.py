@@ -224,7 +224,10 @@ def _report(config: GlueConfig, protocol: Protocol, numbers: Numbers, missing: d
         if average is None:
             console.say(f"no average: {', '.join(result['missing'])} were not measured")
         else:
-            console.say(f"GLUE, protocol {protocol.name}{unlike}: {average:.1f}, the mean of {len(entries)} entries")
+            console.say(
+                f"GLUE, protocol {protocol.name}{unlike}: {average:.1f}, the mean of "
+                f"{console.counted(len(entries), 'entry')}"
+            )
         replace_file(Path(config.output_dir) / RESULTS_FILE, to_json(result))
         console.say(f"all of it: {Path(config.output_dir) / RESULTS_FILE}")
     return result

@@ -19,7 +19,7 @@ from nlp_ssl.publishing.tables import format_table, to_json
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
 from nlp_ssl.runs.finetuning import Prepared, prepare, show, start
-from nlp_ssl.runs.folder import CHECKPOINTS, check_links
+from nlp_ssl.runs.folder import CHECKPOINTS, check_links, say_where_it_begins
 from nlp_ssl.runs.status import note_interrupts_in, read_status
 from nlp_ssl.training.checkpoints import newest_name
 from nlp_ssl.training.distributed import rank_zero_first
@@ -50,6 +50,7 @@ def finetune(config: FinetuneConfig, objective: type[LabelledObjective], *, last
     configs = _configs(resolve.implied(config))
     for each in configs:
         check_run(each)
+    say_where_it_begins(config, [Path(each.output_dir) for each in configs])
     note_interrupts_in(Path(configs[0].output_dir))
     prepared = prepare(config, objective)
     for number, each in enumerate(configs, start=1):
@@ -130,5 +131,5 @@ def summarize(task: Prepared, folders: list[Path], out: Path) -> list[dict[str, 
     if console.rank() == 0:
         console.say(format_table([row | {"runs": ", ".join(f"{s:.4f}" for s in row["runs"])} for row in rows]))
         replace_file(out / RESULTS_FILE, to_json(rows))
-        console.say(f"over {len(folders)} seeds: {out / RESULTS_FILE}")
+        console.say(f"over {console.counted(len(folders), 'seed')}: {out / RESULTS_FILE}")
     return rows

@@ -37,6 +37,7 @@ from nlp_ssl.models.loading import architecture, find_config, is_from_scratch, l
 from nlp_ssl.objectives.objective import PretrainingObjective, find_objective
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
+from nlp_ssl.runs.folder import say_where_it_begins
 from nlp_ssl.runs.resolve import Pretraining
 from nlp_ssl.runs.status import note_interrupts_in
 from nlp_ssl.training.distributed import rank_zero_first
@@ -104,6 +105,7 @@ def prepare(config: PretrainConfig, objective: Objective) -> PretrainingData:
         UserError: see `open_corpus`, `load_tokenizer`, `architecture`.
     """
     check_run(config)
+    say_where_it_begins(config, [Path(config.output_dir)])
     note_interrupts_in(Path(config.output_dir))
     data = rank_zero_first(lambda: _prepare(config, objective.for_config(config)))
     if data is None:
@@ -203,7 +205,7 @@ def _packed_all(
     """Rows of every length."""
     manifest = tokens.manifest
     console.say(
-        f"tokens: {manifest['tokens']:,} in {manifest['documents']:,} documents "
+        f"tokens: {manifest['tokens']:,} in {console.counted(manifest['documents'], 'document')} "
         f"({manifest['bytes'] / max(1, manifest['tokens']):.2f} bytes per token), {tokens.folder}"
     )
     rows = {length: packed(tokens, length) for length in sorted(lengths)}

@@ -172,7 +172,7 @@ def pretraining(
         phase.global_batch_size = phase.global_batch_size or train.global_batch_size
     smallest = min([train.global_batch_size, *(phase.global_batch_size for phase in choices.config.phases)])
     if smallest < world_size:
-        raise UserError(f"a batch of {smallest} rows is smaller than the {world_size} processes")
+        raise UserError(f"a batch of {console.counted(smallest, 'row')} is smaller than the {world_size} processes")
     choices.fill("train.workers", 2 if gpu else 0, "batches are made ahead on a GPU machine")
     family = presets.FAMILIES[preset[0]] if preset else None
     choices.fill("optimizer.name", family.optimizer if family else "adamw", f"for {config.model.name}")

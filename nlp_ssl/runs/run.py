@@ -187,7 +187,8 @@ class Run:
         self.saver.elapsed, step = self.state.elapsed, self.state.step
         self.log.cut(step)
         self.log.write("rewind", step, after=bad, passed_over=passed_over)
-        console.warn(f"went back from step {bad:,} to {step:,}; the rows of {passed_over:,} steps are passed over")
+        rows = f"the rows of {console.counted(passed_over, 'step')} are passed over"
+        console.warn(f"went back from step {bad:,} to {step:,}; {rows}")
         self.save()  # a resumed run must pass them over too
 
     def _steps(self) -> Iterator[Step]:
@@ -239,7 +240,7 @@ class Run:
         self.early_stopping.update(state.results)
         self.log.write("evaluation", state.step, **state.results, seconds=time.monotonic() - before)
         self.accelerator.log({f"held_out/{key}": value for key, value in state.results.items()}, step=state.step)
-        listed = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in state.results.items())
+        listed = ", ".join(f"{key.replace('_', ' ')} {shown(value)}" for key, value in state.results.items())
         console.say(f"step {state.step:,}: {listed}")
         self.reporter.write(self.horizon.steps)
         return True
@@ -264,6 +265,11 @@ class Run:
         end_run(self.accelerator, last)
 
 
+def shown(value: float) -> str:
+    """A number of an evaluation: a count whole, all else with four decimals."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
 def with_progress(steps: Iterator[Step], horizon: Horizon, start: int) -> Iterator[Step]:
     """The steps of a run, with a bar that shows their loss, their speed and the time left."""
     loss = None
@@ -275,6 +281,8 @@ def with_progress(steps: Iterator[Step], horizon: Horizon, start: int) -> Iterat
             shown = f"loss {loss or step.loss:.3f}, {step.num_tokens / step.seconds:,.0f} tokens/s"
             bar.set_postfix_str(shown, refresh=False)
             bar.update(step.number - bar.n)
+            if step.stop == "budget" and (became := horizon.outcome(step.number)) is not None:
+                console.say(became)
             yield step
 
 

@@ -163,7 +163,7 @@ def describe_hardware(accelerator: Accelerator) -> str:
     if accelerator.device.type == "cuda":
         name = torch.cuda.get_device_name(accelerator.device)
     else:
-        name = f"{platform.machine()} {accelerator.device.type} ({torch.get_num_threads()} threads)"
+        name = f"{platform.machine()} {accelerator.device.type} ({console.counted(torch.get_num_threads(), 'thread')})"
     many = f"{accelerator.num_processes} processes on " if accelerator.num_processes > 1 else ""
     single = "TF32" if accelerator.device.type == "cuda" else "float32"
     return f"{many}{name}, {accelerator.mixed_precision.replace('no', single)}"
@@ -195,7 +195,7 @@ def out_of_memory_advice(micro_batch: int) -> str:
             "smaller model"
         )
     return (
-        f"out of memory with micro-batches of {micro_batch} rows; give --train.micro_batch_size "
+        f"out of memory with micro-batches of {console.counted(micro_batch, 'row')}; give --train.micro_batch_size "
         f"{micro_batch // 2}, which does not change the result, or --train.gradient_checkpointing"
     )
 
@@ -216,6 +216,6 @@ def evaluating(config: PretrainConfig | FinetuneConfig) -> Iterator[None]:
         if rows in (1, micro_batch):  # as is derived: the evaluation's goes down with it
             raise UserError(out_of_memory_advice(rows)) from None
         raise UserError(
-            f"out of memory in an evaluation of {rows} rows at once; give --evaluation.batch_size {rows // 2}, which "
-            "does not change the result"
+            f"out of memory in an evaluation of {console.counted(rows, 'row')} at once; give --evaluation.batch_size "
+            f"{rows // 2}, which does not change the result"
         ) from None

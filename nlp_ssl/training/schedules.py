@@ -7,7 +7,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from nlp_ssl.config.common import ScheduleConfig, TrainConfig
+from nlp_ssl.config.common import BUDGETS, ScheduleConfig, TrainConfig
 from nlp_ssl.core.console import warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.phases import Phases
@@ -34,9 +34,6 @@ def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
     progress = min(1.0, max(0.0, (step - (total - decay)) / max(decay, 1e-9)))
     shape = (1 + math.cos(math.pi * progress)) / 2 if config.name == "cosine" else 1 - progress
     return config.final + (1 - config.final) * shape
-
-
-BUDGETS = ("steps", "tokens", "minutes", "epochs")
 
 
 def budgets_of(config: TrainConfig) -> dict[str, float]:
@@ -98,16 +95,19 @@ class Horizon:
     Attributes:
         steps: current number of steps; `None` while nothing is measured yet.
         minutes: the budget, if that is what was given.
+        planned: steps of the first estimate.
         events: (step, old, new) of every change since they were last taken.
     """
 
     steps: int | None
     minutes: float | None = None
+    planned: int | None = None
     events: list[tuple[int, int | None, int]] = field(default_factory=list)
     _first: tuple[int, float] | None = None
 
     MEASURE = 3  # steps before the first estimate, after the first one, which compiles and warms up
     TOLERANCE = 0.03
+    MUCH = 0.2  # of the steps that were planned: so many more or less are explained
 
     @classmethod
     def of(cls, config: TrainConfig, phases: Phases) -> "Horizon":
@@ -141,6 +141,7 @@ class Horizon:
         estimate = step + max(0, math.floor(left / seconds_a_step))
         if self.steps is None or abs(estimate - self.steps) > self.TOLERANCE * self.steps or left <= 0:
             new = max(estimate, step)
+            self.planned = self.planned or new
             if new != self.steps:
                 self.events.append((step, self.steps, new))
                 self.steps = new
@@ -149,11 +150,21 @@ class Horizon:
         """`lr_factor`, and a hundredth of the peak while the number of steps is not known yet."""
         return 0.01 if self.steps is None else lr_factor(config, step, self.steps)
 
+    def outcome(self, step: int) -> str | None:
+        """What became of a budget in minutes, at the run's last step; `None` of another budget."""
+        if self.minutes is None or self.planned is None:
+            return None
+        change = step / self.planned - 1
+        slower = "busier" if change < 0 else "idler"
+        why = f": the machine was {slower} than at the beginning, or later steps were of another length"
+        said = f"{self.minutes:g} minutes: {self.planned:,} steps planned at the beginning, {step:,} reached"
+        return said + (why if abs(change) > self.MUCH else "")
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"steps": self.steps, "minutes": self.minutes}
+        return {"steps": self.steps, "minutes": self.minutes, "planned": self.planned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with a minutes budget where a checkpoint left it; other budgets come from the configuration."""
         if self.minutes is not None and state["minutes"] == self.minutes:
-            self.steps = state["steps"]
+            self.steps, self.planned = state["steps"], state.get("planned")

@@ -8,7 +8,7 @@ import yaml
 from launch import ROOT
 
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.common import to_dict
+from nlp_ssl.config.common import BUDGETS, to_dict
 from nlp_ssl.config.finetuning import FinetuneConfig, GlueConfig
 from nlp_ssl.config.pretraining import CLMConfig, MLMConfig, PhaseConfig
 from nlp_ssl.core.errors import UserError
@@ -24,12 +24,12 @@ def test_nothing_given_is_the_defaults(config_class):
 
 
 def test_dotted_overrides_of_every_kind():
-    argv = "--optimizer.lr 1e-3 --train.tokens=1e9 --train.steps 5 --data.sources [a.txt,b.txt] --model.name bert-tiny"
+    argv = "--optimizer.lr 1e-3 --train.tokens=1e9 --seed 5 --data.sources [a.txt,b.txt] --model.name bert-tiny"
     argv += " --optimizer.betas [0.9,0.95] --model.overrides.num_hidden_layers 3 --tracking.trackers [tensorboard]"
     config = parse(MLMConfig, argv=argv.split())
     assert config.optimizer.lr == 1e-3
     assert config.train.tokens == 1e9
-    assert config.train.steps == 5
+    assert config.seed == 5
     assert config.data.sources == ["a.txt", "b.txt"]
     assert tuple(config.optimizer.betas) == (0.9, 0.95)
     assert config.model.overrides == {"num_hidden_layers": 3}
@@ -47,6 +47,33 @@ def test_yaml_reads_1e_3_as_a_number_and_later_ones_win(tmp_path):
     assert (config.optimizer.lr, config.optimizer.name) == (5e-4, "muon")
     assert parse(MLMConfig, argv=[*a, "--optimizer.lr", "0.1"]).optimizer.lr == 0.1
     assert parse(MLMConfig, argv=["--optimizer.lr", "0.1", *a]).optimizer.lr == 1e-3
+
+
+def test_a_budget_on_the_command_line_replaces_that_of_a_file(tmp_path):
+    (tmp_path / "a.yaml").write_text("train:\n  tokens: 1e9\n")
+    (tmp_path / "b.yaml").write_text("train:\n  epochs: 2\n")
+    a, b = (["--config", str(tmp_path / name)] for name in ("a.yaml", "b.yaml"))
+
+    def budgets(*argv: str) -> dict:
+        train = parse(MLMConfig, argv=list(argv)).train
+        return {name: value for name in BUDGETS if (value := getattr(train, name)) is not None}
+
+    assert budgets(*a, "--train.steps", "20") == budgets("--train.steps=20", *a) == {"steps": 20}
+    assert budgets(*a, *b) == {"epochs": 2}
+    assert budgets(*b, *a) == {"tokens": 1e9}
+    assert budgets(*a, "--train.tokens", "5") == {"tokens": 5}
+    assert budgets(*a, "--train.steps", "null") == {"tokens": 1e9}
+    assert budgets(*a, "--train.tokens", "null") == {}
+    (tmp_path / "section.yaml").write_text("minutes: 3\n")
+    assert budgets(*a, "--train", str(tmp_path / "section.yaml")) == {"minutes": 3}
+
+
+def test_two_budgets_in_one_place_are_refused_and_the_place_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("train:\n  tokens: 1e9\n  steps: 5\n")
+    with pytest.raises(UserError, match=r"a\.yaml gives 2 budgets, --train\.tokens .* and --train\.steps 5: "):
+        parse(MLMConfig, argv=["--config", str(tmp_path / "a.yaml")])
+    with pytest.raises(UserError, match=r"^the command line gives 2 budgets, --train\.steps 5 and --train"):
+        parse(MLMConfig, argv=["--train.steps", "5", "--train.minutes=1"])
 
 
 @pytest.mark.parametrize("config_class", CONFIGS)

@@ -3,10 +3,12 @@
 import copy
 import json
 import sys
+from pathlib import Path
 
 import forks
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from toys import tiny_config, tiny_model, tokenizer
 from transformers import (
     AutoModelForCausalLM,
@@ -159,7 +161,17 @@ def test_dropout(folder):
 @pytest.mark.parametrize(
     ("config", "more", "sentence"),
     [
-        (ModelConfig(name="bert-huge"), {}, "'bert-huge' is no preset.*bert-tiny"),
+        (
+            ModelConfig(name="bert-huge"),
+            {},
+            r"^'bert-huge' is no preset.*; did you mean bert-large\? presets work offline: ",
+        ),
+        (
+            ModelConfig(name="modernbert"),
+            {},
+            r"did you mean modernbert-\w+\?.*bart, each in tiny, mini, small, base or large",
+        ),
+        (ModelConfig(name="zzz"), {}, r"^'zzz' is no preset, [^?]*$"),
         (ModelConfig(name="bert-tiny", overrides={"num_layer": 3}), {}, "num_layer.*BertConfig has no such field"),
         (ModelConfig(name="bert-tiny", overrides={"num_hidden_layers": "four"}), {}, "num_hidden_layers.*four"),
         (ModelConfig(name="bert-tiny"), {"dropout": 1.5}, "--model.dropout is 1.5"),
@@ -175,6 +187,20 @@ def test_mistakes(config, more, sentence, monkeypatch):
     with pytest.raises(UserError, match=sentence) as caught:
         build_model(config, make(config, **more), MLM, isolated=True)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named_with_those_beside_it(folder, monkeypatch):
+    folder = Path(folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=rf"^there is no folder {folder.parent}/nope; models there: .*{folder.name}"):
+        make(ModelConfig(name=f"{folder.parent}/nope"))
+    monkeypatch.chdir(folder.parent.parent)
+    name = f"{folder.parent.name}/nope"  # which could be the id of a model of the Hub as well
+    with pytest.raises(
+        UserError, match=rf"^there is no folder {name} \(looked in .*models there: .*as the id of a model of"
+    ):
+        make(ModelConfig(name=name))
 
 
 def test_mistakes_with_a_folder(folder, tmp_path):
@@ -304,3 +330,28 @@ def test_a_config_that_is_none_gets_one_sentence(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match="holds no model that transformers can read"):
         find_config(str(tmp_path))
+
+
+def test_weights_of_the_body_that_are_missing_or_left_over_are_named_and_heads_are_not(folder, caplog, capsys):
+    """As transformers' own table has them, which is not printed."""
+    head = AutoModelForSequenceClassification
+    config = ModelConfig(name=folder)
+
+    def load() -> str:
+        build_model(
+            config, architecture(config, head, tokenizer("bpe"), 1, None), head, isolated=False, keep_head=False
+        )
+        said = capsys.readouterr()
+        assert "LOAD REPORT" not in said.out + said.err + caplog.text
+        return said.err
+
+    assert "warning" not in load()
+    file = Path(folder, "model.safetensors")
+    weights = load_file(file)
+    gone = next(name for name in weights if "attention.self.query.weight" in name)
+    weights["bert.encoder.layer.0.extra.weight"] = weights.pop(gone)
+    save_file(weights, file, {"format": "pt"})
+    said = load()
+    assert f"not found in {folder}, and begun at random: 1 weight of the body ({gone})" in said
+    left = "BertForSequenceClassification has no such: 1 weight (bert.encoder.layer.0.extra.weight)"
+    assert f"found in {folder}, and not used, as a {left}" in said

@@ -3,13 +3,16 @@
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from launch import ROOT, TINY, write_corpus
+from launch import BIN, ROOT, TINY, execute, write_corpus
 from transformers import BertConfig, BertForMaskedLM
 
+from nlp_ssl.config.common import ResumeConfig
+from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.core import program
 from nlp_ssl.data.tokens.tokenizer import train_tokenizer
 
@@ -60,7 +63,7 @@ CASES = {
         MLM, "--data.sources {0}/corpus.txt --model.name {0}/short --tokens.sequence_length 65", ["65", "64 positions"],
     ),
     "no such preset": (MLM, "--data.sources {0}/corpus.txt --model.name bert-huge", ["bert-huge", "bert-large"]),
-    "two budgets": (MLM, "--data.sources {0}/corpus.txt --train.steps 3 --train.minutes 1", ["one budget"]),
+    "two budgets": (MLM, "--data.sources {0}/corpus.txt --train.steps 3 --train.minutes 1", ["command line gives 2"]),
     "a decoder to mask": (MLM, "--data.sources {0}/corpus.txt --model.name gpt2-tiny", ["pretrain-clm`"]),
     "no such objective": (
         MLM, '--data.sources {0}/corpus.txt --phases=[{{"steps":1,"objective":"masked"}}]', ["'masked'", "clm", "mlm"],
@@ -124,3 +127,21 @@ def test_a_mistake_gets_one_sentence(
     assert all(part in last for part in said), last
     assert not (tmp_path / "run").exists()
     assert sorted(os.listdir(work)) == before
+
+
+def test_the_stack_trace_of_a_launcher_is_explained_where_it_begins(tmp_path: Path) -> None:
+    recipe = os.path.relpath(ROOT / "recipes" / MLM, tmp_path)
+    start = [str(BIN / "accelerate"), "launch", "--cpu", recipe, "--train.step", "3"]
+    printed = execute(start, 1, cwd=tmp_path)
+    said = f"(the stack trace that accelerate prints below says nothing else; `python {recipe}` starts it without)"
+    assert printed.count(said) == 1
+    assert "error: unknown option --train.step; did you mean --train.steps? " + said in printed.splitlines()
+    assert printed.index(said) < printed.index("Traceback")
+    alone = execute([sys.executable, recipe, "--train.step", "3"], 2, cwd=tmp_path)
+    assert alone.strip().endswith("did you mean --train.steps?")
+
+
+def test_what_was_stopped_is_continued_as_its_sentence_says() -> None:
+    assert program._again(MLMConfig()) == "run the same command again with --resume"
+    assert program._again(MLMConfig(resume=ResumeConfig(enabled=True))) == "run the same command again"
+    assert program._again(object()) == "run the same command again"  # a program without that option

@@ -56,6 +56,9 @@ def test_seeds_their_spread_and_what_is_written(model: Path, labelled: tuple[Pat
     options += ["--optimizer.lr", "2e-3", "--seeds", "[3,4]", "--output_dir", out]
     printed = run("finetune_classification.py", *options, "--train.epochs", 2)
     assert "seed 4 (2 of 2)" in printed
+    assert f"head: new, for 2 classes; {model} has none" in printed.splitlines()
+    assert "LOAD REPORT" not in printed
+    assert "begun at random" not in printed
     assert f"unknown text: {unknown_share(model, labelled[0]):.2%} of the characters" in printed
     found = {row["metric"]: row for row in json.loads((out / "results.json").read_text())}
     scores = [events(out / f"seed-{seed}", "evaluation")[-1]["accuracy"] for seed in (3, 4)]

@@ -107,12 +107,13 @@ def test_classifier_from_a_csv(pretrained: Path, work: Path) -> None:
 
 def test_tagger_from_a_conll_file(pretrained: Path, work: Path) -> None:
     out = work / "tagger"
-    run(
+    printed = run(
         "finetune_ner.py", "--data.train_file", work / "labelled.conll", "--model.name", pretrained,
         "--output_dir", out, "--max_length", 32, "--train.epochs", 12, "--train.mixed_precision", "no",
         "--optimizer.lr", "4e-3",
     )  # fmt: skip
     assert events(out, "evaluation")[-1]["f1"] > 0.8
+    assert "does not support real words" not in printed
     tag = pipeline("token-classification", str(out), aggregation_strategy="simple")
     assert tag("while cats sleep near")[0]["entity_group"] == "ANIMAL"
 
@@ -123,6 +124,15 @@ def test_output_folder_with_a_run_is_left_alone(pretrained: Path, work: Path) ->
     assert "holds a run already; give --resume" in printed.splitlines()[-1]
     assert "Traceback" not in printed
     assert (pretrained / "log.jsonl").read_bytes() == before
+
+
+def test_resuming_what_was_not_begun_is_said_before_any_work(pretrained: Path, work: Path) -> None:
+    out = pretrained.with_name("none")
+    args = ["--data.sources", work / "corpus.txt", "--train.steps", 1, *TINY, "--output_dir", out]
+    printed = run("pretrain_mlm.py", *args, "--resume")
+    said = f"resume: {out} holds no checkpoint yet: this run begins at step 0 (other runs there: {pretrained})"
+    assert said in printed.splitlines()
+    assert printed.index(said) < printed.index("corpus: ")
 
 
 def test_prepared_tokens_are_found_by_training(work: Path) -> None:

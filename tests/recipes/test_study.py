@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 from nlp_ssl.benchmarks import study, study_report
 from nlp_ssl.benchmarks.study_report import Judged, report
 from nlp_ssl.config.command_line import parse
-from nlp_ssl.config.study import StudyConfig, VariantConfig
+from nlp_ssl.config.study import JudgeConfig, StudyConfig, VariantConfig
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,12 @@ def test_every_variant_is_pretrained_as_long_and_judged(whole):
         assert abs(planned - 0.02 * 60) <= sum(plan["seconds"])
         assert (out / "texts" / folder / "predictions.jsonl").exists()
     assert "are 0.02 minutes" in printed
+    plan = next(line for line in printed.splitlines() if line.startswith("study: "))
+    assert plan.startswith(
+        "study: 2 variants x 1 seed = 2 pretraining runs, 2 at a time, of 0.02 minutes, about 0.02 min"
+    )
+    assert "3 judges of every model: 6 runs" in plan
+    assert printed.index(plan) < printed.index("timing: 1 run, 1 at a time")
     found = json.loads((out / "results.json").read_text())
     assert [row["variant"] for row in found["rows"]] == ["masked", "causal, then masked"] * 4
     judges = ["texts", "texts", "pairs", "pairs", "halves", "halves", "all, on average", "all, on average"]
@@ -126,7 +132,7 @@ def test_a_study_continues_where_it_was(whole, given):
     args = [*given, "--train.minutes", "0.02", "--output_dir", out]
     printed = run("compare_objectives.py", *args, "--resume")
     assert "pretraining: 1 run" not in printed
-    assert "texts: 1 runs" in printed
+    assert "texts: 1 run, 1 at a time" in printed
     assert {path: path.stat().st_mtime_ns for path in first} == first
     assert "holds something already; continue with --resume" in run("compare_objectives.py", *args, expect=2)
 
@@ -162,6 +168,20 @@ def test_what_no_run_could_do_is_refused_before_any(more, said, given, tmp_path)
     printed = run("compare_objectives.py", *given, *minutes, "--output_dir", tmp_path / "out", *more, expect=2)
     assert said in printed
     assert not (tmp_path / "out").exists()
+
+
+def test_a_study_says_how_long_it_will_take():
+    judges = [JudgeConfig("a"), JudgeConfig("b", "ner")]
+    variants = [VariantConfig(name) for name in "abcde"]
+    config = StudyConfig(variants=variants, judges=judges, seeds=[0, 1, 2], parallel=2)
+    config.train.minutes = 10
+    said = study._plan(study.Study(config, {}))
+    assert said.startswith(
+        "study: 5 variants x 3 seeds = 15 pretraining runs, 2 at a time, of 10 minutes, about 80 min"
+    )
+    assert "2 judges of every model: 30 runs" in said
+    config.train.minutes = 60
+    assert "about 8 hours for all" in study._plan(study.Study(config, {}))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_a_step_has_texts_enough_to_be_told_apart(loss, length, sequences):
 def test_a_batch_for_every_process():
     config = given()
     config.phases[0].global_batch_size = 1
-    with pytest.raises(UserError, match="a batch of 1 rows is smaller than the 2 processes"):
+    with pytest.raises(UserError, match="a batch of 1 row is smaller than the 2 processes"):
         complete(config, world_size=2)
 
 

@@ -197,3 +197,19 @@ def test_time_in_which_the_process_was_stopped_is_no_training(monkeypatch, capfd
     assert 101 < answers.get(timeout=60) < 103.5
     process.join()
     assert "this process was stopped for 3 s, which are not counted as training" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, None), (1.1, None), (3.0, "busier"), (0.4, "idler")])
+def test_a_machine_that_was_busier_than_when_it_was_measured_is_named_at_the_end(factor, said):
+    horizon = Horizon(None, minutes=2.0)
+    steps, clock = 0, 0.0
+    while horizon.steps is None or steps < horizon.steps:
+        clock += 1.0 if steps < 10 else factor
+        horizon.update(steps := steps + 1, clock)
+    outcome = horizon.outcome(steps)
+    assert outcome.startswith(f"2 minutes: 120 steps planned at the beginning, {steps:,} reached")
+    assert (said in outcome) if said else outcome.endswith("reached")
+    again = Horizon(None, minutes=2.0)
+    again.load_state_dict(horizon.state_dict())
+    assert again.outcome(steps) == outcome
+    assert Horizon(5).outcome(5) is None

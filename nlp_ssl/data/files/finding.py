@@ -8,7 +8,7 @@ from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 
-from nlp_ssl.core.console import progress, say
+from nlp_ssl.core.console import counted, progress, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir, write_atomically
 from nlp_ssl.data.files.forms import extensions_of
@@ -17,7 +17,7 @@ from nlp_ssl.data.files.forms import extensions_of
 _FILE_EXTENSIONS = {".zip", ".xz", ".bz2", ".tar", ".xml", ".html", ".md", ".arrow"}
 
 
-def find_files(source: str, formats: Collection[str], anything: bool = False) -> list[Path]:
+def find_files(source: str, formats: Collection[str], option: str, anything: bool = False) -> list[Path]:
     """The files that a path, a glob or a folder names, sorted; none when it can only be the id of a Hub data set.
 
     In a folder, and in those below it, they are the files of a known format; if there are none, all but hidden and
@@ -26,6 +26,7 @@ def find_files(source: str, formats: Collection[str], anything: bool = False) ->
     Args:
         source: the name.
         formats: that can be read, such as `"txt"`.
+        option: which named it, such as `"data.sources"`.
         anything: a format is given, so that a folder's files may be called as they like.
 
     Raises:
@@ -39,12 +40,27 @@ def find_files(source: str, formats: Collection[str], anything: bool = False) ->
     if glob.has_magic(source):
         paths = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if os.path.isfile(match))
         if not paths:
-            raise UserError(f"no file matches {source}")
+            raise UserError(f"no file matches {source}{looked_in(path)}; --{option} names it")
         return paths
     looks_like_one = path.suffix.lower() in _FILE_EXTENSIONS or extensions_of(path) != (None, None)
     if looks_like_one or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
-        raise UserError(f"there is no file {source}")
+        raise UserError(not_there(source, option))
     return []
+
+
+def not_there(source: str, option: str) -> str:
+    """The sentence for a name of nothing.
+
+    Args:
+        source: the name.
+        option: which gave it.
+    """
+    return f"there is no file or folder {source}{looked_in(Path(source).expanduser())}; --{option} names it"
+
+
+def looked_in(path: Path) -> str:
+    """Where a relative path was looked for, in brackets."""
+    return "" if path.is_absolute() else f" (looked in {Path.cwd()})"
 
 
 def _files_in(folder: Path, formats: Collection[str], anything: bool) -> list[Path]:
@@ -55,7 +71,7 @@ def _files_in(folder: Path, formats: Collection[str], anything: bool) -> list[Pa
     known = found if anything else [path for path in found if extensions_of(path)[0] in formats] or found
     if left_out := sorted(set(found) - set(known)):
         names = ", ".join(path.name for path in left_out[:3]) + (" ..." if len(left_out) > 3 else "")
-        say(f"{folder}: {len(known):,} files; {len(left_out):,} of other formats are left out ({names})")
+        say(f"{folder}: {counted(len(known), 'file')}; {len(left_out):,} of other formats left out ({names})")
     return known
 
 

@@ -74,9 +74,13 @@ def form_of(path: Path, config: FilesConfig, formats: Collection[str]) -> FileFo
         UserError: it is of another format, or of none that its first bytes tell.
     """
     named, compression = extensions_of(path)
+    if config.format == "txt" and "txt" not in formats:
+        raise UserError(f"--data.format txt: {no_labels(formats)}")
     if config.format is not None and config.format not in formats:
         raise UserError(f"--data.format {config.format} is none that can be read here: {', '.join(formats)}")
     kind = None if named in ("json", "txt") and named not in formats else named  # names for much
+    if named == "jsonl" and config.format not in (None, named) and not _is_json(path, compression):
+        kind = None  # and what was said holds
     kind = kind or config.format
     if kind is not None and kind not in formats:
         raise UserError(
@@ -160,7 +164,24 @@ def _format_of(path: Path, head: bytes, formats: Collection[str]) -> str:
         return "conll"
     if len(lines) > 1 and any(delimiter in lines[0] for delimiter in DELIMITERS):
         return "csv"
+    if extensions_of(path)[0] == "txt":
+        raise UserError(f"{path}: {no_labels(formats)}; --data.format says which of them it is, where it is one")
     raise UserError(f"{path} does not tell by its name or its first bytes what it is; give --data.format")
+
+
+def no_labels(formats: Collection[str]) -> str:
+    """What to say of plain text where labelled rows are read, and which formats hold them."""
+    return f"text without columns has no labels; labelled files are {', '.join(formats)}"
+
+
+def _is_json(path: Path, compression: str | None) -> bool:
+    head, _ = _first_bytes(path, compression, _HEAD)
+    return looks_like_json(head.decode("utf-8", "replace"))
+
+
+def looks_like_json(text: str) -> bool:
+    """Whether a text begins as an object or a list of JSON does."""
+    return text.lstrip("\ufeff").lstrip().startswith(("{", "["))
 
 
 def _delimiter(head: str) -> str:

@@ -17,8 +17,8 @@ from nlp_ssl.config.common import FilesConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.invocation import command_of
-from nlp_ssl.data.files.finding import find_files
-from nlp_ssl.data.files.forms import FileForm, form_of, not_utf8, unpacked
+from nlp_ssl.data.files.finding import find_files, not_there
+from nlp_ssl.data.files.forms import FileForm, form_of, looks_like_json, no_labels, not_utf8, unpacked
 from nlp_ssl.data.files.tables import records
 from nlp_ssl.data.labelled.conll import read_conll
 from nlp_ssl.data.labelled.rows import Rows, from_dataset, from_lists, joined
@@ -28,18 +28,25 @@ SPLITS = {"train": "train_file", "validation": "validation_file", "valid": "vali
 SPLITS |= {"test": "test_file"}
 
 
-def files_of(sources: str | list[str], config: FilesConfig) -> list[Path]:
+def files_of(sources: str | list[str], option: str, config: FilesConfig) -> list[Path]:
     """The files that one or several names, globs or folders stand for.
+
+    Args:
+        sources: the names.
+        option: which gives them, such as `"data.train_file"`.
+        config: how the files are read.
 
     Raises:
         UserError: there is no such file, no name, or a folder of several splits.
     """
     names = [sources] if isinstance(sources, str) else sources
     if not names:
-        raise UserError("an empty list of labelled files; name one, or leave the option out")
+        raise UserError(f"--{option} is an empty list; name a file, or leave the option out")
     found = []
     for name in names:
-        files = find_files(name, FORMATS, anything=config.format is not None) or [Path(name)]
+        files = find_files(name, FORMATS, option, anything=config.format is not None)
+        if not files:
+            raise UserError(not_there(name, option))
         options = {SPLITS[word]: path for path in files for word in SPLITS if path.name.lower().startswith(word)}
         if len(options) > 1 and Path(name).is_dir():
             named = " ".join(f"--data.{option} {path}" for option, path in sorted(options.items(), reverse=True))
@@ -74,8 +81,6 @@ def read_files(paths: list[Path], config: FilesConfig, tagged: bool) -> Rows:
 
 def read_file(path: Path, config: FilesConfig, tagged: bool) -> Rows:
     """Read a .csv, .tsv, .json, .jsonl, .parquet or .conll file, plain, .gz or .zst."""
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
     form = form_of(path, config, FORMATS)
     if form.said:
         say(form.said)
@@ -169,7 +174,8 @@ def _json(text: str, where: str, line: int | None = None) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}, line {line or error.lineno}: this is not JSON ({error.msg})") from None
+        plain = "" if looks_like_json(text) else f"; it looks like plain text: {no_labels(FORMATS)}"
+        raise UserError(f"{where}, line {line or error.lineno}: this is not JSON ({error.msg}){plain}") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; very deep nesting
         place = f"{where}, line {line}" if line else where
         raise UserError(f"{place}: JSON that Python cannot read ({error})") from None

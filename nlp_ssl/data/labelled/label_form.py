@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nlp_ssl.core.console import say
+from nlp_ssl.core.console import counted, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.kinds import ONE_CLASS, SCORE, SEVERAL_CLASSES, OneClass, Score, SeveralClasses
 from nlp_ssl.data.labelled.label_values import (
@@ -77,7 +77,7 @@ class LabelForm:
         shown = some(classes)
         if self.ones:
             return f"a 0 or 1 for each of {self.ones} classes ({shown})"
-        return f"{len(classes)} classes ({shown})" + ", several a row" * self.kind.several
+        return f"{counted(len(classes), 'class')} ({shown})" + ", several a row" * self.kind.several
 
     def otherwise(self, classes: list[str] | None) -> str:
         """The option that has labels read as another kind, where they could be."""

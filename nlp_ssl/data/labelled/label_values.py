@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
-from nlp_ssl.core.console import warn
+from nlp_ssl.core.console import counted, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.rows import Rows
 from nlp_ssl.data.labelled.tag_schemes import find_scheme
@@ -59,7 +59,7 @@ def check_text_columns(text_columns: list[str], label: str) -> None:
     """Refuse more columns than a pair has, and names that another column of the task's rows has."""
     if len(text_columns) > 2:
         raise UserError(
-            f"--data.text_columns names {len(text_columns)} columns, but a row is one text or a pair of two"
+            f"--data.text_columns names {counted(len(text_columns), 'column')}, but a row is one text or a pair of two"
         )
     if len(set(text_columns)) < len(text_columns) or label in text_columns:
         raise UserError(

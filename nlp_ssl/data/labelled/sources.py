@@ -41,7 +41,9 @@ def read_splits(
     """
     if config.train_file is not None:
         files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
-        paths = {split: files_of(file, config) for split, file in files.items() if file is not None}
+        paths = {
+            split: files_of(file, f"data.{split}_file", config) for split, file in files.items() if file is not None
+        }
         splits = {split: read_files(found, config, tagged) for split, found in paths.items()}
         return splits, Task(paths["train"][0].name.split(".")[0])
     if config.validation_file is not None or config.test_file is not None:

@@ -38,8 +38,8 @@ class PackingStats:
 
     def __str__(self) -> str:
         return (
-            f"{self.documents:,} documents in {self.rows:,} sequences, {self.fill:.2%} full; "
-            f"cut: {self.cut_long:,} longer than that, {self.cut_to_fill:,} to fill them"
+            f"{console.counted(self.documents, 'document')} in {console.counted(self.rows, 'sequence')}, "
+            f"{self.fill:.2%} full; cut: {self.cut_long:,} longer than that, {self.cut_to_fill:,} to fill them"
         )
 
 

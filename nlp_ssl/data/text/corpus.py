@@ -7,9 +7,10 @@ which order, depends on the configuration and the text alone: not on streaming, 
 import contextlib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,20 @@ from typing import TYPE_CHECKING, Any
 from nlp_ssl.config.common import FilesConfig, to_dict
 from nlp_ssl.config.pretraining import CorpusConfig
 from nlp_ssl.core.cache import caching, is_whole
-from nlp_ssl.core.console import human_bytes, progress, say, warn
+from nlp_ssl.core.console import counted, human_bytes, progress, say, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import cache_dir
-from nlp_ssl.data.files.finding import content_hashes, find_files
+from nlp_ssl.data.files.finding import content_hashes, find_files, looked_in
 from nlp_ssl.data.text.pydocs import pydocs_file
-from nlp_ssl.data.text.readers import FORMATS, BadText, DocumentFile, checked, is_blank, missing_column
+from nlp_ssl.data.text.readers import FORMATS, BadText, DocumentFile, OtherFormat, checked, is_blank, missing_column
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 FEW = 20  # held-out documents, below which a number is one of these documents' rather than the corpus's
+FRACTION, LARGEST_FRACTION = 0.01, 0.2  # of the documents, held out where nobody says how many
 RULES = 1  # raise it when the same sources would give other documents
+_SKIP = " (--data.on_bad_text skip leaves such documents out)"
 _OFFLINE_HINT = "`builtin` and local files work without a network"
 
 
@@ -57,26 +60,47 @@ def open_corpus(config: CorpusConfig) -> Corpus:
         UserError: a source that is not there or cannot be read, bad text under `on_bad_text="stop"` (for a stream:
             while it is read), no document, no held-out document.
     """
+    if config.held_out_fraction is not None or config.held_out or config.streaming:
+        return _open(config, FRACTION if config.held_out_fraction is None else config.held_out_fraction)
+    try:
+        return _open(config, FRACTION, fewest=min(FEW, config.max_documents or FEW))
+    except _FewHeldOut as few:
+        fraction = min(LARGEST_FRACTION, math.ceil(150 * FEW / few.documents) / 100)
+        said = f"{FRACTION:.0%} of {counted(few.documents, 'document')} would be {few.held_out}"
+    say(f"held out: {fraction:.0%} of the documents, as {said} (--data.held_out_fraction)")
+    return _open(config, fraction)
+
+
+def _open(config: CorpusConfig, fraction: float, fewest: int = 0) -> Corpus:
+    """`open_corpus`, with this share of the documents held out where no source is named for it.
+
+    Raises:
+        _FewHeldOut: fewer than `fewest` are.
+    """
+    config = replace(config, held_out_fraction=fraction)
     sources = [config.sources] if isinstance(config.sources, str) else list(config.sources)
     weights = [1.0] * len(sources) if config.weights is None else [float(weight) for weight in config.weights]
     if not sources:
         raise UserError("--data.sources names no source; `builtin` is always there")
     if len(weights) != len(sources) or min(weights) <= 0:
-        raise UserError(f"--data.weights needs one positive number for each of the {len(sources)} sources")
-    if not 0 <= config.held_out_fraction < 1:
-        raise UserError(f"--data.held_out_fraction is {config.held_out_fraction}; it must be from 0 to below 1")
+        raise UserError(
+            f"--data.weights {weights} for {counted(len(sources), 'source')} in --data.sources: give one positive "
+            "number for each, or leave the option out"
+        )
+    if not 0 <= fraction < 1:
+        raise UserError(f"--data.held_out_fraction is {fraction}; it must be from 0 to below 1")
     if config.max_documents is not None and config.max_documents < 1:
         raise UserError(f"--data.max_documents is {config.max_documents}; it must be at least 1")
     held_out = [config.held_out] if isinstance(config.held_out, str) else list(config.held_out or [])
 
-    share = 0.0 if held_out else config.held_out_fraction
+    share = 0.0 if held_out else fraction
     parts, identities = [], []
     files: dict[str, str] = {}
-    for source, weight, part_share in [
-        *((source, weight, share) for source, weight in zip(sources, weights, strict=True)),
-        *((source, 1.0, 1.0) for source in held_out),
+    for option, source, weight, part_share in [
+        *(("data.sources", source, weight, share) for source, weight in zip(sources, weights, strict=True)),
+        *(("data.held_out", source, 1.0, 1.0) for source in held_out),
     ]:
-        opened, identity = _open_source(source, config)
+        opened, identity = _open_source(source, option, config)
         parts += [_Part(documents, name, weight, part_share) for name, documents in opened]
         identities.append([identity, weight, part_share])
         if isinstance(identity[0], list):
@@ -88,7 +112,7 @@ def open_corpus(config: CorpusConfig) -> Corpus:
 
     weighted = zip(sources, weights, strict=True)
     names = " + ".join(source if weight == 1 else f"{source} x {weight:g}" for source, weight in weighted)
-    if not held_out and config.held_out_fraction == 0:
+    if not held_out and fraction == 0:
         raise UserError(_nothing_held_out(config, held_out))
     if config.streaming:
         train, held = (_stream(parts, config, side) for side in (False, True))
@@ -101,7 +125,20 @@ def open_corpus(config: CorpusConfig) -> Corpus:
     folder = cache_dir() / "corpus" / fingerprint
     if not is_whole(folder):
         _copy(parts, config, folder, names, held_out)
-    return _open_copy(folder, fingerprint, names, files)
+    counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+    if counts["held_out"] < fewest:
+        raise _FewHeldOut(counts["held_out"], counts["documents"] + counts["held_out"])
+    if not counts["held_out"]:
+        raise UserError(_nothing_held_out(config, held_out))
+    return _open_copy(folder, counts, fingerprint, names, files)
+
+
+@dataclass
+class _FewHeldOut(Exception):
+    """How many documents a fraction holds out of how many, where more are wanted."""
+
+    held_out: int
+    documents: int
 
 
 def _reading(parts: list["_Part"], config: CorpusConfig) -> list[Any]:
@@ -148,9 +185,9 @@ class _Skipped:
 
     def say(self) -> None:
         if self.empty:
-            say(f"skipped {self.empty:,} empty documents")
+            say(f"skipped {counted(self.empty, 'empty document')}")
         if self.bad:
-            say(f"skipped {self.bad:,} bad documents, the first: {self.first_bad}")
+            say(f"skipped {counted(self.bad, 'bad document')}, the first: {self.first_bad}")
 
 
 def _read(
@@ -170,7 +207,8 @@ def _read(
                 done_before = part.documents.bytes_read
             if isinstance(document, BadText):
                 if config.on_bad_text == "stop":
-                    raise UserError(f"{document} (--data.on_bad_text skip leaves such documents out)")
+                    skip = "" if isinstance(document, OtherFormat) else _SKIP
+                    raise UserError(document + skip)
                 skipped.bad += 1
                 skipped.first_bad = skipped.first_bad or document
                 continue
@@ -231,18 +269,15 @@ def _copy(parts: list[_Part], config: CorpusConfig, folder: Path, names: str, he
             raise UserError(
                 _nothing_to_read(config, names, every_document_held_out=held.num_documents > 0 and not held_out)
             )
-        if not held.num_documents:
-            raise UserError(_nothing_held_out(config, held_out))
         counts = {"documents": train.num_documents, "bytes": train.num_bytes, "held_out": held.num_documents}
         (temporary / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
 
-def _open_copy(folder: Path, fingerprint: str, names: str, files: dict[str, str]) -> Corpus:
+def _open_copy(folder: Path, counts: dict[str, int], fingerprint: str, names: str, files: dict[str, str]) -> Corpus:
     from datasets import Dataset
 
-    counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
     size = human_bytes(counts["bytes"])
-    description = f"{names}: {counts['documents']:,} documents, {size}; {counts['held_out']:,} held out"
+    description = f"{names}: {counted(counts['documents'], 'document')}, {size}; {counts['held_out']:,} held out"
     if counts["held_out"] < FEW:
         documents = "one document is" if counts["held_out"] == 1 else f"{counts['held_out']} documents are"
         warn(
@@ -314,12 +349,12 @@ def _of_lines(config: CorpusConfig) -> str:
 # sources
 
 
-def _open_source(source: str, config: CorpusConfig) -> tuple[list[tuple[str, Any]], Any]:
+def _open_source(source: str, option: str, config: CorpusConfig) -> tuple[list[tuple[str, Any]], Any]:
     """-> ((name, documents) of every file or Hub shard, JSON-ready identity of their contents)."""
     if source == "builtin":
         path = pydocs_file()
         return [("builtin", DocumentFile(path))], ["builtin", path.stem]
-    if paths := find_files(source, FORMATS, anything=config.format is not None):
+    if paths := find_files(source, FORMATS, option, anything=config.format is not None):
         files = [DocumentFile(path, config) for path in paths]
         for said in dict.fromkeys(file.form.said for file in files if file.form.said):
             say(said)
@@ -378,7 +413,7 @@ def _open_hub(name: str, config: CorpusConfig) -> tuple[list[_HubShard], str | N
     except RevisionNotFoundError:
         raise UserError(f"{name} has no revision {config.revision!r} on the Hub; check --data.revision") from None
     except RepositoryNotFoundError:
-        reason = "on the Hub (a private one needs `hf auth login`), and no file has that name"
+        reason = "on the Hub (a private one needs `hf auth login`), and no file or folder has that name"
         raise UserError(f"there is no data set {name} {reason}; {_OFFLINE_HINT}") from None
     except HfHubHTTPError as error:
         raise UserError(f"the Hub refused to open {name}: {_first_line(error)}; {_OFFLINE_HINT}") from None
@@ -393,8 +428,8 @@ def _open_hub(name: str, config: CorpusConfig) -> tuple[list[_HubShard], str | N
         raise UserError(f"{name} could not be opened: {_first_line(error)}") from None
     except (ConnectionError, HTTPError):
         raise UserError(
-            f"{name} is no file here, and the Hugging Face Hub could not be reached to look for a data set of that "
-            f"name; {_OFFLINE_HINT}"
+            f"{name} is no file or folder{looked_in(Path(name))}, and the Hugging Face Hub could not be "
+            f"reached to look for a data set of that name; {_OFFLINE_HINT}"
         ) from None
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):

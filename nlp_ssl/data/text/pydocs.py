@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nlp_ssl.core.cache import caching, is_whole
-from nlp_ssl.core.console import human_bytes, progress, say
+from nlp_ssl.core.console import counted, human_bytes, progress, say
 from nlp_ssl.core.files import cache_dir
 from nlp_ssl.core.workers import worker_pool
 
@@ -90,9 +90,12 @@ def pydocs_file(num_proc: int | None = None, roots: Iterable[Path] | None = None
         docs, num_skipped = _parse_all([(str(root), name, size) for (name, root), size in files], num_proc)
         _write(docs, path)
         size = sum(len(doc.text.encode()) for doc in docs)
-        skipped = f"; {num_skipped} files that do not parse were skipped" if num_skipped else ""
+        skipped = f"; skipped {counted(num_skipped, 'file')} that do not parse" if num_skipped else ""
         num_packages = len({doc.package for doc in docs})
-        say(f"built-in corpus: {len(docs):,} documents, {human_bytes(size)}, of {num_packages} packages{skipped}")
+        say(
+            f"built-in corpus: {counted(len(docs), 'document')}, {human_bytes(size)}, "
+            f"of {counted(num_packages, 'package')}{skipped}"
+        )
     return path
 
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from nlp_ssl.config.pretraining import CorpusConfig
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.files.finding import check_unchanged, state_of
-from nlp_ssl.data.files.forms import form_of, not_utf8, unpacked
+from nlp_ssl.data.files.forms import form_of, looks_like_json, not_utf8, unpacked
 from nlp_ssl.data.files.tables import records
 
 FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
@@ -29,6 +29,10 @@ _INVISIBLE = (
 
 class BadText(str):
     """Stands where a document cannot be used; the string says what is wrong and where."""
+
+
+class OtherFormat(BadText):
+    """Stands where a whole file is likely to be of another format than it is called."""
 
 
 def is_blank(text: str) -> bool:
@@ -187,6 +191,9 @@ class DocumentFile:
             text = self._decode(line, start, f", line {number}")
             if isinstance(text, BadText):
                 yield text
+                continue
+            if number == 1 and not looks_like_json(text):
+                yield OtherFormat(f"{place}: not JSON, it looks like plain text: --data.format txt reads it as such")
                 continue
             try:
                 row = json.loads(text)

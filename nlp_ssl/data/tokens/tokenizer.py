@@ -28,7 +28,7 @@ from pyarrow import compute
 from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from nlp_ssl.core.console import human_bytes, progress, say
+from nlp_ssl.core.console import counted, human_bytes, progress, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import make_folder
 from nlp_ssl.core.network import hub_answers
@@ -327,11 +327,11 @@ def _sample(texts: Iterable[str], sample_bytes: float) -> list[bytes]:
                     kept_bytes = sum(len(data) for _, data in kept)
     if not any(data.strip() for _, data in kept):
         raise UserError(
-            f"there is no text to train a tokenizer on: the corpus gave {num_read:,} documents, none with more than"
-            " white space; check the source and its text column"
+            f"there is no text to train a tokenizer on: the corpus gave {counted(num_read, 'document')}, none with "
+            "more than white space; check the source and its text column"
         )
     if threshold == 1 << 64:
-        say(f"read {num_read:,} documents, {human_bytes(read_bytes)}")
+        say(f"read {counted(num_read, 'document')}, {human_bytes(read_bytes)}")
     else:
         say(
             f"read {num_read:,} documents, {human_bytes(read_bytes)}; sampled {len(kept):,} of them by their hash,"

@@ -11,13 +11,14 @@ from datasets import Dataset, IterableDataset
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerFast
 
-from nlp_ssl.core.console import human_bytes, progress, say, warn
+from nlp_ssl.core.console import counted, human_bytes, progress, say, warn
 from nlp_ssl.core.vocabulary import special_ids
 from nlp_ssl.data.tokens.text_only import backend_of, read_each, text_rules
 
 _NUM_LONGEST = 8
 _BATCH = 64  # texts encoded together
 _SAMPLED_TEXTS, _SAMPLED_CHARACTERS = 500, 2_000  # for the share of unknown characters of a corpus
+LITTLE = 1e6  # bytes of held-out text, in which many an entry cannot occur
 _MUCH_UNKNOWN = 0.01
 
 
@@ -134,8 +135,10 @@ def format_audit(audits: dict[str, TokenizerAudit]) -> str:
     ]
     for name, a in audits.items():
         lines.append(f"longest, {name}: " + " ".join(repr(_shorten(piece)) for piece in a.longest_pieces))
-    measured = {f"{a.num_texts:,} texts, {human_bytes(a.num_bytes)}" for a in columns}
-    return "\n".join([*lines, f"measured on {'; '.join(sorted(measured))}"])
+    measured = {f"{counted(a.num_texts, 'text')}, {human_bytes(a.num_bytes)}" for a in columns}
+    few = min((a.num_bytes for a in columns), default=LITTLE) < LITTLE
+    little = f", which is little: below {human_bytes(LITTLE)} more text would use more of the entries" if few else ""
+    return "\n".join([*lines, f"measured on {'; '.join(sorted(measured))}{little}"])
 
 
 def sample_of(rows: Dataset | IterableDataset) -> Dataset | IterableDataset:

@@ -120,7 +120,10 @@ def _missing_parts(
         skipped += json.loads(record.read_text(encoding="utf-8"))["documents"]
         number += 1
     if skipped:
-        console.say(f"tokenise: {number} parts with {skipped:,} documents are there already, continuing")
+        console.say(
+            f"tokenise: {console.counted(number, 'part')} with {console.counted(skipped, 'document')} there already, "
+            "continuing"
+        )
         bar.update(skipped)
         if hasattr(documents, "__len__") and skipped == len(documents):  # all but the manifest; skip() would refuse
             return

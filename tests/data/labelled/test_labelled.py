@@ -163,7 +163,7 @@ def test_several_files_and_globs_are_one_set_and_every_row_keeps_its_place(tmp_p
         open_classification(LabelledConfig(train_file=sources))
     with pytest.raises(UserError, match=r"no file matches .*c-\*\.csv"):
         open_classification(LabelledConfig(train_file=f"{tmp_path}/c-*.csv"))
-    with pytest.raises(UserError, match="an empty list of labelled files"):
+    with pytest.raises(UserError, match=r"--data\.train_file is an empty list; name a file"):
         open_classification(LabelledConfig(train_file=[]))
     for name, classes in {"c-0": ["x", "y"], "c-1": ["y", "x"]}.items():
         features = Features({"text": Value("string"), "label": ClassLabel(names=classes)})
@@ -183,7 +183,11 @@ GOOD = "text,label\na,x\nb,y\n"
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
-        ("a.csv", None, {}, "there is no file .*a.csv"),
+        ("a.csv", None, {}, "there is no file or folder .*a.csv; --data.train_file names it"),
+        ("a.csv", GOOD, {"test_file": "/b.csv"}, "no file or folder /b.csv; --data.test_file names it"),
+        ("a.txt", "a line\nanother\n", {}, "a.txt: text without columns has no labels; labelled files are csv, tsv"),
+        ("a.txt", "a line\n", {"format": "txt"}, "--data.format txt: text without columns has no labels; .*csv"),
+        ("a.jsonl", "a line\nanother\n", {}, "a.jsonl, line 1: this is not JSON .*: text without columns has no label"),
         ("a.xlsx", "", {}, r"a.xlsx does not tell by its name or its first bytes what it is; give --data.format"),
         ("a.csv", "", {}, "a.csv holds no rows"),
         ("a.csv", "body,label\na,x\n", {"text_columns": ["text"]}, "a.csv has no column 'text', only body, label"),

@@ -312,6 +312,15 @@ def test_bad_json_rows(tmp_path, other, capsys, line, said):
     assert "line 2" in out
 
 
+def test_plain_text_that_is_called_jsonl_is_not_to_be_skipped_but_read_as_text(tmp_path, other):
+    path = write(tmp_path / "a.jsonl", "A first document.\n\nA second one.\n")
+    said = f"{path}, line 1: not JSON, it looks like plain text: --data.format txt reads it as such"
+    assert error(sources=path, held_out=other) == said
+    assert train_texts(other, sources=path, format="txt") == ["A first document.", "A second one."]
+    rows = write(tmp_path / "rows.jsonl", ["one"])
+    assert train_texts(other, sources=rows, format="txt") == ["one"]  # its name is right
+
+
 BAD_TXT = [
     (b"one\n\nLatin-1: Z\xfcrich\n\nlast", "byte 15: 0xfc is not UTF-8"),
     (b"\xef\xbb\xbfone\r\n\r\nNUL: \0!\n\nlast", "byte 15: a NUL"),
@@ -419,6 +428,18 @@ def test_an_empty_corpus(tmp_path, other, name, streaming):
     assert "no text" in error(sources=path, streaming=streaming)
 
 
+@pytest.mark.parametrize(("documents", "least", "most"), [(100, 10, 30), (261, 20, 45), (1500, 20, 50), (4000, 25, 60)])
+def test_a_small_corpus_holds_out_documents_enough_to_measure_on(tmp_path, capsys, documents, least, most):
+    path = write(tmp_path / "a.txt", "\n\n".join(f"document {number}" for number in range(documents)))
+    corpus = open_corpus(CorpusConfig(sources=path))
+    assert least <= len(corpus.held_out) <= most
+    assert len(corpus.train) + len(corpus.held_out) == documents
+    assert ("of the documents, as 1% of" in capsys.readouterr().out) == (documents < 2000)
+    again = open_corpus(CorpusConfig(sources=path))
+    assert again.held_out["text"][:] == corpus.held_out["text"][:]
+    assert len(open_corpus(CorpusConfig(sources=path, held_out_fraction=0.1)).held_out) > documents * 0.05  # as given
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_nothing_held_out(tmp_path, other, streaming):
     path = write(tmp_path / "a.txt", "the only document")
@@ -438,9 +459,13 @@ def test_missing_columns_name_the_ones_there_are(tmp_path, other):
 
 
 def test_files_that_are_not_there_or_not_supported(tmp_path):
-    assert "there is no file" in error(sources="nowhere.txt")
-    assert "there is no file" in error(sources="some/where/deep/file")
-    assert "no file matches" in error(sources=str(tmp_path / "*.txt"))
+    where = f"(looked in {Path.cwd()})"
+    for name in ("nowhere.txt", "some/where/deep/file", "corpus/"):
+        assert error(sources=name) == f"there is no file or folder {name} {where}; --data.sources names it"
+    there = write(tmp_path / "there.txt", "text")
+    gone = f"{tmp_path}/gone.txt"
+    assert error(sources=there, held_out=gone) == f"there is no file or folder {gone}; --data.held_out names it"
+    assert error(sources="gone/*.txt") == f"no file matches gone/*.txt {where}; --data.sources names it"
     (tmp_path / "empty").mkdir()
     assert "is a folder without files" in error(sources=str(tmp_path / "empty"))
     sentence = error(sources=write(tmp_path / "a.docx", b"PK\x03\x04..."))
@@ -469,7 +494,7 @@ def test_a_folder_is_its_files(tmp_path, other, capsys):
         content = encode([name], "jsonl" if name.endswith("jsonl") else "txt")
         (folder / name).write_bytes(b"" if name == "_SUCCESS" else content)
     assert train_texts(other, sources=str(folder)) == ["a.jsonl", "b/wiki.txt"]
-    assert "2 files; 1 of other formats are left out (notes.md)" in capsys.readouterr().out
+    assert "2 files; 1 of other formats left out (notes.md)" in capsys.readouterr().out
     assert train_texts(other, sources=f"{folder}/", format="txt") == ["a.jsonl", "b/wiki.txt", "notes.md"]
     parts = tmp_path / "parts"
     parts.mkdir()

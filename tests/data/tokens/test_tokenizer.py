@@ -7,6 +7,7 @@ import random
 import re
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import forks
@@ -421,6 +422,9 @@ def test_audit_by_hand():
     against = audit(tokenizer, ["the cats sat."], baseline=single)
     assert against.tokens_to_baseline == 5 / 11
     table = format_audit({"ours": measured, "pairs": against})
+    little = ", which is little: below 1.0 MB more text would use more of the entries"
+    assert table.endswith(little)
+    assert little not in format_audit({"ours": replace(measured, num_bytes=2_000_000)})
     assert "tokens per word" in table
     assert "1.400" in table
     assert "0.455" in table
