@@ -804,8 +804,8 @@ FAULTS = [
     Fault(
         "a resumed run that forgets its best evaluation",
         "runs/run.py",
-        '        parts["early_stopping"] = self.early_stopping\n',
-        "",
+        ', "early_stopping": self.early_stopping}\n',
+        "}\n",
         "recipes/test_finetuning.py::test_the_best_is_kept_and_patience_ends",
     ),
     Fault(
