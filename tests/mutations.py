@@ -229,8 +229,8 @@ FAULTS = [
     Fault(
         "none of the chosen tokens kept as it is",
         "objectives/masking.py",
-        "random = positions[(how < _share(mask_share + random_share)) & ~hidden]",
-        "random = positions[~hidden]",
+        "random = (how < _share(mask_share + random_share)) & ~hidden",
+        "random = ~hidden",
         "objectives/test_masking.py",
     ),
     Fault(
@@ -861,7 +861,7 @@ FAULTS = [
     Fault(
         "the commits of a Space looked for in the model of its name",
         "publishing/repository.py",
-        "commits = self._api.list_repo_commits(self.repo_id, revision=revision, repo_type=kind)",
+        "commits = self._api.list_repo_commits(self.repo_id, revision=revision, repo_type=self.repo_type)",
         'commits = self._api.list_repo_commits(self.repo_id, revision=revision, repo_type="model")',
         "publishing/test_space.py",
     ),

@@ -1,4 +1,4 @@
-"""What README tells people to type, and the YAML files beside the recipes, in a short form: small models, few steps."""
+"""What README and the cookbook tell people to type, and the YAML files beside the recipes: small models, few steps."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ from nlp_ssl.config.command_line import parse
 from nlp_ssl.doctor.__main__ import objective_named
 from nlp_ssl.objectives.objective import find_objective
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text() + (ROOT / "recipes" / "README.md").read_text()
 # options behind those of README, which give way to them
 SHAPE = [*TINY, "--data.held_out_fraction", "0.2"]
 TEXT = ["--data.sources", "corpus/a.txt"]
@@ -81,7 +81,7 @@ def commands() -> list[str]:
             line = line.split("  #")[0].split(" && ")[-1]
             if re.search(r"recipes/|-m nlp_ssl", line) and not line.startswith("#"):
                 found.append(" ".join(line.split()))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def program_and_options(line: str) -> tuple[str, list[str]]:
