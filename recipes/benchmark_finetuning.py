@@ -2,8 +2,8 @@
 
     python recipes/benchmark_finetuning.py --model.name runs/mlm --data.train_file train.csv
 
-prints rows a second and how many times slower the others are: a Trainer as `run_glue.py` sets it, and one with its best
-flags. Everything measured is also in runs/benchmark_finetuning.json.
+prints rows per second and how many times slower the others are: a Trainer as `run_glue.py` sets it, and one with its
+best flags. Everything measured is also in runs/benchmark_finetuning.json.
 """
 
 import tempfile

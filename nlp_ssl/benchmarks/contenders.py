@@ -190,7 +190,7 @@ class TakesTurns(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report; transformers calls this."""
-        if not self.on_step():  # where it goes on, the Trainer may still have reached its own end
+        if not self.on_step():  # where it continues, the Trainer may still have reached its own end
             control.should_training_stop = True
 
 

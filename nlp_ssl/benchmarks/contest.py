@@ -228,7 +228,7 @@ def _notes(measured: dict[str, Any]) -> list[str]:
     return [
         f"on {measured['device']}: {measured['precision']} products reach {peak / 1e12:.2f} TFLOP/s{stated}, copies "
         f"{measured['measured_bandwidth'] / 1e9:.0f} GB/s",
-        f"MFU = operations asked for ({measured['operations_per_token'] / 1e6:.1f} MFLOP a token: logits where there "
+        f"MFU = operations asked for ({measured['operations_per_token'] / 1e6:.1f} MFLOP per token: logits where there "
         "are labels, attention inside documents) / seconds / measured peak",
         f"floor of a step: {own['floor']['products'] * 1e3:.0f} ms of products at that peak",
     ]

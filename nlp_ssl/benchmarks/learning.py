@@ -73,7 +73,7 @@ def _ours(config: BenchmarkConfig, objective: Objective, data: PretrainingData) 
         lines = [json.loads(line) for line in run.log.path.read_text(encoding="utf-8").splitlines()]
         run.close()
     elapsed = {line["step"]: line["seconds"] for line in lines if line["event"] == "step"} | {0: 0.0}
-    # the run's clock goes on while it evaluates, but for the evaluation before the first step
+    # the run's clock keeps running while it evaluates, but for the evaluation before the first step
     curve, evaluating = [], 0.0
     for line in lines:
         if line["event"] == "evaluation" and line["step"] in elapsed:

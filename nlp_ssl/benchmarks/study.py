@@ -209,7 +209,7 @@ def _phases(study: Study, variant: VariantConfig) -> int:
 def _steps(study: Study) -> dict[str, list[int]]:
     """For each variant the steps of its phases and of the rest; empty where the budget is not in minutes.
 
-    They are kept in the study's folder: one that is resumed goes on with them.
+    They are kept in the study's folder: a resumed study continues with them.
     """
     if (minutes := study.config.train.minutes) is None:
         return {}
@@ -274,7 +274,7 @@ def _seconds_a_step(study: Study, variant: VariantConfig) -> list[float]:
 
 
 def _run_all(study: Study, stage: str, runs: Sequence[tuple[str, str, str, dict[str, Any]]]) -> None:
-    """Run those that are not finished, so many at a time.
+    """Run those that are not finished, this many at a time.
 
     Args:
         study: the study.

@@ -23,7 +23,7 @@ class Judged:
         metric: what is measured.
         part: of which rows.
         num_rows: how many these are.
-        scorers: for each variant one a seed, in the order of the seeds.
+        scorers: for each variant one per seed, in the order of the seeds.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What options there are, and what a person is told about each: its name, values, default and description.
+"""What options there are, and what help says about each: its name, values, default and description.
 
 Help, the commented YAML and messages read it; all words are those of the docstrings in the dataclasses.
 """

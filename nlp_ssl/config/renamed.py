@@ -1,4 +1,4 @@
-"""Options that had another name, or have another one in transformers: who gives it is told ours, and older checkpoints
+"""Options that had another name, or have another one in transformers: who gives it reads ours, and older checkpoints
 are read."""
 
 import re

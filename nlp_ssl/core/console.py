@@ -151,7 +151,7 @@ def fail(text: str) -> None:
 
 @contextlib.contextmanager
 def optional(what: str) -> Iterator[None]:
-    """Around what only decorates a run, such as a picture: whatever fails in it is said, and the run goes on.
+    """Around what only decorates a run, such as a picture: whatever fails in it is said, and the run continues.
 
     Args:
         what: is made, for the warning.

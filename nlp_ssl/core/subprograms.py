@@ -43,7 +43,7 @@ class Program:
 
 
 def run_beside(programs: list[Program], at_once: int) -> None:
-    """Run programs, so many at a time, to the end of all; one that fails does not stop the others.
+    """Run programs, this many at a time, to the end of all; one that fails does not stop the others.
 
     Raises:
         Interrupted: this process, or one of them, was asked to stop; each has saved what it had.

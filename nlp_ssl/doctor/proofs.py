@@ -30,8 +30,8 @@ class Trajectory:
     """What a few optimizer steps did; the same on every process.
 
     Attributes:
-        losses: nats per target, one a step.
-        grad_norms: before any clipping, one a step.
+        losses: nats per target, one per step.
+        grad_norms: before any clipping, one per step.
         gradient: the first step's, by parameter name, on the host.
         parameters: after the last step, by name, on the host.
     """

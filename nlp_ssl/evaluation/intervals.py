@@ -38,7 +38,7 @@ def scorer(metric: str, predictions: Sequence[Any], references: Sequence[Any]) -
 
     Args:
         metric: a key of `METRICS`.
-        predictions: class ids, rows of 0 and 1, scores, or lists of tags, one a row.
+        predictions: class ids, rows of 0 and 1, scores, or lists of tags, one per row.
         references: likewise.
     """
     if metric == "entity_f1":

@@ -100,7 +100,7 @@ class F1(_OfflineMetric):
                     f"the classes are {np.unique(r).tolist()}: for more than two take F1('macro') or F1('micro')"
                 )
             classes = [(p == i, r == i) for i in ([pos_label] if average == "binary" else ids)]
-        # one row a class: hits, predicted, there
+        # one row per class: hits, predicted, there
         counts = np.array([[(a & b).sum(), a.sum(), b.sum()] for a, b in classes], dtype=float).reshape(-1, 3)
         if average == "micro":
             counts = counts.sum(axis=0, keepdims=True)

@@ -36,7 +36,7 @@ def predict(
         rows: from its collator's `tokenize`.
         accelerator: precision and processes; each process scores its share and gets the result of all.
         batch_size: rows in a forward pass.
-        max_rows: score at most so many, spread evenly.
+        max_rows: score at most this many, spread evenly.
         stop: asked before each batch, by every process.
         desc: what the progress bar says.
 

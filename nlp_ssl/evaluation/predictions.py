@@ -16,7 +16,7 @@ PREDICTIONS_FILE = "predictions.jsonl"
 
 
 def write_predictions(path: Path, data: LabelledData, found: Mapping[str, list[Prediction]], mode: int = 0o666) -> None:
-    """One JSON object a row: `set`, `row`, `texts` by column, `label`, `predicted`, and `probabilities` of the classes.
+    """One JSON object per row: `set`, `row`, `texts` by column, `label`, `predicted`, `probabilities` of the classes.
 
     Args:
         path: the file; written apart and renamed.

@@ -364,7 +364,7 @@ def _check_options(config: AutoencoderConfig) -> None:
 
 
 def _bottleneck(options: AutoencoderSection, width: int) -> Plain:
-    """What a vector of so many entries goes through."""
+    """What a vector of this many entries goes through."""
     size = options.latent_size or width
     if options.bottleneck == "variational":
         return Variational(width, size, options.free_bits)

@@ -260,7 +260,7 @@ print(classify({example}))""",
 
     @torch.no_grad()
     def predictions(self, logits: Tensor, batch: Batch) -> list[Prediction]:
-        """One a row, in their order; probabilities are the softmax's, the sigmoid's where several classes may hold."""
+        """One per row, in their order; probabilities are the softmax's, or the sigmoid's where several may hold."""
         reader, logits, labels = self.collator, logits.float(), batch["labels"]
         references = [r if k else None for r, k in zip(labels.tolist(), reader.known(labels).tolist(), strict=True)]
         if reader.labels is None:
@@ -284,7 +284,7 @@ def padded_left(inputs: Batch) -> Batch:
 def balanced_weights(data: LabelledData) -> list[float]:
     """As many rows as an even split would give a class, over the rows that it has; of mean 1 over the rows."""
     if not data.kind.exclusive:
-        raise UserError(f"--class_weights balanced is for one class a row; this is {data.kind.name}")
+        raise UserError(f"--class_weights balanced is for one class per row; this is {data.kind.name}")
     counts = Counter(data.train["label"])
     return [len(data.train) / (len(counts) * max(1, counts[i])) for i in range(len(data.names))]
 

@@ -6,7 +6,7 @@ packed rows are read (`views.py`); the loss is one of three:
 - InfoNCE over all documents of the step: van den Oord et al. 2018, as in SimCSE (Gao, Yao and Chen 2021). Its negatives
   are the same however the step is split, by two passes over its micro-batches (GradCache: Gao, Zhang et al. 2021).
 - MoCo (He et al. 2020), as in Contriever (Izacard et al. 2022): the second view is read by a momentum encoder, and the
-  negatives are its vectors of past steps, in a queue. Both move once a step.
+  negatives are its vectors of past steps, in a queue. Both move once per step.
 - BYOL (Grill et al. 2020): a predictor finds the momentum encoder's vector of the other view, without negatives. Layer
   norm is in place of batch norm, whose means would be those of a micro-batch.
 

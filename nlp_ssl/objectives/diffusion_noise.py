@@ -45,7 +45,7 @@ def independent_masks(
 
     Args:
         times: uint64, (B, S), of `timesteps`.
-        hashes: uint64, (B, S), one a token.
+        hashes: uint64, (B, S), one per token.
         maskable: bool, (B, S).
         eps: lowest probability.
 
@@ -66,7 +66,7 @@ def counted_masks(
 
     Args:
         times: uint64, (B, S), of `timesteps`.
-        hashes: uint64, (B, S), one a token.
+        hashes: uint64, (B, S), one per token.
         maskable: bool, (B, S).
         document_ids: int64, (B, S).
 

@@ -170,7 +170,7 @@ def fit_head(
             )
         head = names
     if head is None:
-        wanted = "one score a row" if data.labels is None else f"{counted(len(data.labels), 'class')}"
+        wanted = "one score per row" if data.labels is None else f"{counted(len(data.labels), 'class')}"
         kinds = [kind for kind in config.architectures or [] if kind.endswith("Classification")]
         if kinds:
             say(f"head: new, for {wanted}; that of {name}, a {kinds[0]}, is for other labels")
@@ -196,13 +196,13 @@ def fit_head(
 
 
 def _fit_score(name: str, config: PreTrainedConfig, head: list[str], data: LabelledData) -> bool:
-    """Whether a head and a task are both of one score a row."""
+    """Whether a head and a task are both of one score per row."""
     scores = len(head) == 1 or config.problem_type == "regression"
     if data.labels is None and len(head) == 1:
-        say(f"head: that of {name} is kept, it gives one score a row")
+        say(f"head: that of {name} is kept, it gives one score per row")
         return True
     what = f"{len(head)} score{'s' * (len(head) > 1)} a row" if scores else f"the classes {_listed(head)}"
-    wanted = "one score a row" if data.labels is None else f"the classes {_listed(data.labels)}"
+    wanted = "one score per row" if data.labels is None else f"the classes {_listed(data.labels)}"
     say(f"head: made anew; that of {name} gives {what}, the data has {wanted}")
     return False
 

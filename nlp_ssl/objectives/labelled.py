@@ -32,7 +32,7 @@ class Prediction:
     """What a model makes of one row.
 
     Attributes:
-        predicted: class id; one 0 or 1 a class where a row may have several; score; or tag names, one a word.
+        predicted: class id; one 0 or 1 per class where a row may have several; score; or tag names, one per word.
         reference: the truth, likewise; `None` where it is not known.
         probabilities: of the classes; none for scores and tags.
     """

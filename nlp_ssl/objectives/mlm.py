@@ -75,7 +75,7 @@ class MaskedCollator:
         ) | {"digest": digest_of(batch["row"], batch["epoch"], seen)}
 
     def labels_at(self, positions: np.ndarray, targets: np.ndarray, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the labels of a batch of so many tokens stand, int32, and the labels, int64; each (C,)."""
+        """Where the labels of a batch of this many tokens stand, int32, and the labels, int64; each (C,)."""
         capacity = self.slots(num_tokens, len(positions))
         label_positions = np.zeros(capacity, dtype=np.int32)
         label_positions[: len(positions)] = positions
@@ -84,7 +84,7 @@ class MaskedCollator:
         return label_positions, labels
 
     def slots(self, num_tokens: int, num_labels: int) -> int:
-        """How many slots so many labels have: `capacity`, and beyond six sigma the second, larger shape."""
+        """How many slots this many labels have: `capacity`, and beyond six sigma the second, larger shape."""
         capacity = self.capacity(num_tokens)
         return capacity if num_labels <= capacity else num_tokens
 

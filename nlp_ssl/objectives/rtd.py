@@ -179,7 +179,7 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
         }
 
     def evaluate(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], num_bytes: float) -> dict[str, float]:
-        """The loss; how well replaced tokens are told from the others; how good the generator is."""
+        """The loss; how well replaced tokens are distinguished from the others; how good the generator is."""
         replaced, original = sums["replaced"].double(), sums["original"].double()
         below = original.cumsum(0) - original / 2  # of one bin half, as of equal scores
         hits, false = float(replaced[BINS // 2 :].sum()), float(original[BINS // 2 :].sum())

@@ -106,10 +106,10 @@ class SentenceOrder(MaskedLanguageModeling):
         results={
             "mlm_loss": "Held-out loss, nats per masked token",
             "masked_accuracy": "Share of masked tokens that are predicted right",
-            "order_accuracy": "Share of held-out pairs whose order is told right (0.5 is chance)",
+            "order_accuracy": "Share of held-out pairs whose order is recognised (0.5 is chance)",
             "order_accuracy_low": "... lower end of its 95 % interval",
             "order_accuracy_high": "... upper end",
-            "next_accuracy": "Share of held-out pairs of which is told right whether both parts are of one document",
+            "next_accuracy": "Share of held-out pairs of which it is recognised whether both parts are of one document",
         },
         example=MaskedLanguageModeling.card.example,
         snippet=MaskedLanguageModeling.card.snippet,

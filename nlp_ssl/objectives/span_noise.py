@@ -187,7 +187,7 @@ def _subset(purpose: int, keys: np.ndarray, sizes: np.ndarray, wanted: np.ndarra
 
 
 def _composition(keys: np.ndarray, totals: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Each total as an ordered sum of so many positive integers, every one equally likely: int64 (sum of counts,)."""
+    """Each total as an ordered sum of this many positive integers, every one equally likely: int64 (sum of counts,)."""
     cut = np.maximum(counts, 1) - 1
     _, number = _subset(_CUT, keys, np.maximum(totals, 1) - 1, cut)
     ends = np.zeros(counts.sum(), dtype=np.int64)

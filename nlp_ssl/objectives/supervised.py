@@ -1,4 +1,4 @@
-"""Labelled texts among the objectives of a mixture: classes or scores of texts, learnt while pretraining goes on.
+"""Labelled texts among the objectives of a mixture: classes or scores of texts, learnt during pretraining.
 
 The head is this run's; what is published is the body, which knows the task when it is fine-tuned to it (Aghajanyan et
 al. 2021, "Muppet"; Raffel et al. 2020, section 3.5.2, multi-task pre-training).

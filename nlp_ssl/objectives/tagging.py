@@ -340,7 +340,7 @@ def _put_back(read: list[str], unread: list[str | None], tags: list[str | None])
 
 
 def _fill_gaps(tags: list[str | None]) -> list[str]:
-    """`None` becomes `I-` where the entity before it goes on behind it, else `O`."""
+    """`None` becomes `I-` where the entity before it continues behind it, else `O`."""
     filled: list[str] = []
     for i, tag in enumerate(tags):
         if tag is None:

@@ -1,4 +1,4 @@
-"""Pushing model folders to the Hub while training goes on; what fails is retried, reported, and never stops a run.
+"""Pushing model folders to the Hub while training continues; what fails is retried, reported, and never stops a run.
 
 Only rank 0 makes a publisher.
 """
@@ -115,7 +115,7 @@ class HubPublisher(HubRepository):
             if push.done.is_set():
                 continue
             if failure:
-                warn(f"could not push {push.revision} to {self.repo_id}: {failure}; the run goes on")
+                warn(f"could not push {push.revision} to {self.repo_id}: {failure}; the run continues")
             else:
                 say(f"pushed {push.folder.name} to {url}")
             push.error = failure

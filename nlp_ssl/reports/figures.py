@@ -122,7 +122,7 @@ def draw_histogram(edges: Sequence[float], counts: Sequence[float], x_label: str
 
 
 def draw_points(points: np.ndarray, classes: Sequence[str], tips: Sequence[str]) -> str | None:
-    """A map of texts, a colour a class (of more than there are colours, the commonest), a text under every point.
+    """A map of texts, a colour per class (of more than there are colours, the commonest), a text under every point.
 
     Args:
         points: (N, 2).

@@ -106,7 +106,7 @@ class Page:
         subtitle: a sentence under it.
         numbers: what to see first: a name, a value and a remark each.
         sections: in their order; one without parts is left out.
-        unfinished: what it tells of still goes on, so a browser should read it again every minute.
+        unfinished: what it describes is still running, so a browser should read it again every minute.
     """
 
     title: str

@@ -31,7 +31,7 @@ from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.publishing.tables import format_table, to_json
 from nlp_ssl.runs.multi_seed import RESULTS_FILE, finetune
 
-Numbers = dict[tuple[str, str, str], list[float]]  # (task, set, metric) -> one number a seed
+Numbers = dict[tuple[str, str, str], list[float]]  # (task, set, metric) -> one number per seed
 
 
 def evaluate_glue(config: GlueConfig) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _run_config(
 
 
 def _run_apart(config: GlueConfig, protocol: Protocol, tasks: list[str], parallel: int) -> None:
-    """Run each task in a process of its own, so many at once, each on a GPU of its own where there are some."""
+    """Run each task in a process of its own, this many at once, each on a GPU of its own where there are some."""
     gpus = torch.cuda.device_count()
     first = [task for task in tasks if task == "glue/mnli" and any(s.from_mnli for s in protocol.tasks.values())]
     folder = Path(config.output_dir)

@@ -1,4 +1,4 @@
-"""Fine-tuning as a recipe runs it: once, or once a seed, with what the seeds say together."""
+"""Fine-tuning as a recipe runs it: once, or once per seed, with what the seeds say together."""
 
 import copy
 from dataclasses import replace
@@ -28,7 +28,7 @@ RESULTS_FILE = "results.json"
 
 
 def finetune(config: FinetuneConfig, objective: type[LabelledObjective], *, last: bool = True) -> list[dict[str, Any]]:
-    """Fine-tune a model on a labelled task, once a seed, and print the final numbers.
+    """Fine-tune a model on a labelled task, once per seed, and print the final numbers.
 
     A seed whose run is finished already is not run again, with `--resume`.
 
@@ -38,7 +38,7 @@ def finetune(config: FinetuneConfig, objective: type[LabelledObjective], *, last
         last: whether nothing else is trained in this process.
 
     Returns:
-        A row a set and metric: its mean over the seeds, their standard deviation, a 95 % interval over seeds and rows,
+        A row per set and metric: its mean over the seeds, standard deviation, a 95 % interval over seeds and rows,
         and `runs`, the number of each; none without `seeds`.
 
     Raises:

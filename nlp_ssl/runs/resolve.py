@@ -200,7 +200,7 @@ def micro_batch(config: Pretraining, found: int) -> Pretraining:
 
 
 def even_share(rows: int, fitting: int) -> int:
-    """Rows of a micro-batch, at most so many, that split a batch into few and equal parts: into few shapes."""
+    """Rows of a micro-batch, at most this many, that split a batch into few and equal parts: into few shapes."""
     if fitting >= rows:
         return rows
     divisor = next(n for n in range(fitting, 0, -1) if rows % n == 0)

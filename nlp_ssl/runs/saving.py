@@ -15,7 +15,7 @@ RETRY_SECONDS = 300  # until a save that failed is tried again
 
 
 def is_due(step: int, every: int | None, total: int | None, parts: int, last: int = -1) -> bool:
-    """Whether something that happens every so many steps, or `parts` times in the run, happens after this step.
+    """Whether something that happens every N steps, or `parts` times in the run, happens after this step.
 
     Where `total` is an estimate that grows, a run comes to the same share of it again; so no two are closer than half
     a part, if it is known when it `last` happened.
@@ -28,12 +28,12 @@ def is_due(step: int, every: int | None, total: int | None, parts: int, last: in
 
 
 class Saver:
-    """Saves a run while it goes on. A full disk may have room again: a save that fails is said, and tried again.
+    """Saves a run while it trains. A full disk may have room again: a save that fails is said, and tried again.
 
     Args:
         checkpoints: where to.
         config: how often.
-        log: is told of every checkpoint, and of every save that failed.
+        log: records every checkpoint, and every save that failed.
         committed: called on rank 0 with a checkpoint that is on disk and its step.
         elapsed: seconds of training when the last checkpoint was made.
     """

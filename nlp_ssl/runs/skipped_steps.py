@@ -25,8 +25,8 @@ from nlp_ssl.training.tracking import Log, json_line
 INCIDENTS_FILE = "incidents.jsonl"
 
 
-OVERFLOWS = 20  # so many fp16 overflows in a row are no longer ordinary
-NOT_APPLIED = 50  # so many skipped steps in a row will not be followed by a good one
+OVERFLOWS = 20  # this many fp16 overflows in a row are no longer ordinary
+NOT_APPLIED = 50  # this many skipped steps in a row will not be followed by a good one
 
 
 class SkippedSteps:

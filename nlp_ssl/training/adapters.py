@@ -34,7 +34,7 @@ def check_peft() -> None:
 def add_adapters(model: PreTrainedModel, rank: int) -> None:
     """Put a low-rank product beside every linear map of the layers, and fix everything else below the head.
 
-    A pooler, which is part of BERT's base but not of what it was pretrained for, goes on learning whole.
+    A pooler, which is part of BERT's base but not of what it was pretrained for, is trained whole.
 
     Args:
         model: with a head; changed in place.

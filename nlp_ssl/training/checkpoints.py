@@ -1,4 +1,4 @@
-"""Checkpoints that are finished Hub model folders, written whole or not at all, while training goes on.
+"""Checkpoints that are finished Hub model folders, written whole or not at all, while training continues.
 
 `checkpoints/step-00001000/` holds the model, tokenizer, configuration and card as `from_pretrained` wants them, and
 `training_state/` and `MANIFEST.json` (sha256 of every file) for resuming. A save copies the state to host memory; a
@@ -49,7 +49,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def to_host(value: Any, seen: dict[tuple, torch.Tensor] | None = None) -> Any:
-    """A copy of nested dictionaries, lists and tensors in host memory; tensors that share memory go on sharing it."""
+    """A copy of nested dictionaries, lists and tensors in host memory; tensors that share memory still share it."""
     seen = {} if seen is None else seen
     if isinstance(value, torch.Tensor):
         key = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
@@ -258,7 +258,7 @@ class Checkpoints:
         return None
 
     def pass_over(self, newer_than: Path | None) -> None:
-        """Set checkpoints newer than the one that a run goes on from aside, so that nobody takes them for its own."""
+        """Set checkpoints newer than the one that a run continues from aside, so that nobody takes them for its own."""
         for path in _in_order(self.folder):
             if newer_than is None or _step(path) > _step(newer_than):
                 aside = path.with_name(f"passed-over-{path.name}")
@@ -312,7 +312,7 @@ def _is_readable(path: Path) -> bool:
 def load(folder: Path, objective: Objective, optimizer: Any) -> dict[str, Any]:
     """Load weights, optimizer and random state in place.
 
-    Learning rates, decay and the like stay as the optimizer was made with, so that a run can go on with others.
+    Learning rates, decay and the like stay as the optimizer was made with, so that a run can continue with others.
 
     Args:
         folder: a verified checkpoint.

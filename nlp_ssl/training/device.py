@@ -188,7 +188,7 @@ def describe_exactness(
 
 
 def out_of_memory_advice(micro_batch: int) -> str:
-    """What to do when micro-batches of so many rows do not fit."""
+    """What to do when micro-batches of this many rows do not fit."""
     if micro_batch == 1:
         return (
             "out of memory with micro-batches of one row; give --train.gradient_checkpointing, shorter sequences or a "

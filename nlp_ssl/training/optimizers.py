@@ -11,7 +11,7 @@ from nlp_ssl.config.finetuning import TransferConfig
 from nlp_ssl.training.layerwise import depth_groups
 from nlp_ssl.training.muon import Muon
 
-# Muon's steps all have the same length, so without decay the weights go on growing, and fine-tuning cannot move them
+# Muon's steps all have the same length, so without decay the weights keep growing, and fine-tuning cannot move them
 WEIGHT_DECAY = {"adamw": 0.01, "muon": 0.1}
 
 

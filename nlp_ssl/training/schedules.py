@@ -107,7 +107,7 @@ class Horizon:
 
     MEASURE = 3  # steps before the first estimate, after the first one, which compiles and warms up
     TOLERANCE = 0.03
-    MUCH = 0.2  # of the steps that were planned: so many more or less are explained
+    MUCH = 0.2  # of the steps that were planned: this many more or less are explained
 
     @classmethod
     def of(cls, config: TrainConfig, phases: Phases) -> "Horizon":

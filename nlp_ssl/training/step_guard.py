@@ -14,7 +14,7 @@ class StepGuard:
     """Judges a step by its loss and gradient norm, which all processes share, so that all judge alike.
 
     Args:
-        spike_factor: a gradient norm above so many times the median of the last 128 applied steps is a spike; `None`
+        spike_factor: a gradient norm above this many times the median of the last 128 applied steps is a spike; `None`
             judges only whether numbers are finite.
     """
 

@@ -18,13 +18,13 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 class Log:
-    """One JSON object a line, on rank 0: `{"event": "step", "step": 10, "loss": 5.1, ...}`.
+    """One JSON object per line, on rank 0: `{"event": "step", "step": 10, "loss": 5.1, ...}`.
 
     Once a run has begun, no disk ends it here: lines that cannot be written wait in memory.
 
     Args:
         path: the file.
-        resume_at: keep the lines up to this step and go on after them; `None` begins a new file.
+        resume_at: keep the lines up to this step and continue after them; `None` begins a new file.
     """
 
     def __init__(self, path: Path, resume_at: int | None = None) -> None:

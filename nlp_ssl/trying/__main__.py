@@ -42,7 +42,7 @@ class TryConfig:
     text: list[str] = field(default_factory=list)
     """Texts to answer, instead of lines that are typed."""
     against: str | None = None
-    """A file of texts, one a line, among which neighbours are looked for."""
+    """A file of texts, one per line, among which neighbours are looked for."""
     top: int = 5
     """How many guesses, classes or neighbours are shown."""
     web: bool = False
@@ -58,7 +58,7 @@ def main(config: TryConfig) -> None:
     except Interrupted:
         if interrupts.reason != "SIGINT":
             raise
-        console.write("\n")  # Ctrl-C leaves; the shell goes on in a line of its own
+        console.write("\n")  # Ctrl-C leaves; the shell continues in a line of its own
 
 
 def _try(config: TryConfig) -> None:
@@ -201,7 +201,7 @@ def _is_terminal(stream: Any) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    """The texts of a file, one a line, without empty ones.
+    """The texts of a file, one per line, without empty ones.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -211,9 +211,9 @@ def _lines(path: Path) -> list[str]:
             lines = [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise UserError(f"--against {path} cannot be read ({reason}); give a file of texts, one a line") from None
+        raise UserError(f"--against {path} cannot be read ({reason}); give a file of texts, one per line") from None
     if not lines:
-        raise UserError(f"--against {path} holds no texts; write one a line")
+        raise UserError(f"--against {path} holds no texts; write one per line")
     return lines
 
 
@@ -259,7 +259,7 @@ def options() -> TryConfig:
     add = parser.add_argument
     add("folder", nargs="?", metavar="FOLDER", help="a finished run, one of its checkpoints, or an id of the Hub")
     add("--text", action="append", default=[], help="answer this text and end; may be repeated")
-    add("--against", metavar="FILE", help="texts, one a line, among which neighbours are looked for")
+    add("--against", metavar="FILE", help="texts, one per line, among which neighbours are looked for")
     add("--top", type=int, default=5, metavar="N", help="guesses, classes or neighbours that are shown (5)")
     add("--web", action="store_true", help="answer on a page of this machine (pip install gradio)")
     add("--port", type=int, metavar="N", help="of that page; a free one by default")

@@ -47,7 +47,7 @@ def page(answerer: Any, *, title: str, about: str, against: Sequence[str] | None
         text = gradio.Textbox(label="Text", lines=2, max_lines=12, max_length=LONGEST_TEXT, autofocus=True)
         given = [text]
         if asks_for_others:
-            given.append(gradio.Textbox(label="Texts to look among, one a line", lines=6, max_length=LONGEST_LIST))
+            given.append(gradio.Textbox(label="Texts to look among, one per line", lines=6, max_length=LONGEST_LIST))
         button = gradio.Button("Answer", variant="primary")
         shown = gradio.HTML(label="Answer", min_height=80)
         button.click(answer, given, shown, api_name="answer")

@@ -36,7 +36,7 @@ def shown(config: type, about: str, *argv: str, columns: int, monkeypatch, capsy
 
 @pytest.fixture
 def help_of(monkeypatch, capsys):
-    """What a configuration prints for arguments, in so many columns."""
+    """What a configuration prints for arguments, in this many columns."""
 
     def printed(config, *argv, about="", columns=110):
         return shown(config, about, *argv, columns=columns, monkeypatch=monkeypatch, capsys=capsys)

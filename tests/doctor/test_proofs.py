@@ -74,7 +74,7 @@ class CountsTokens(MaskedCollator):
 
 
 def split_matters(rows, dropout=0.0, objective=MaskedLanguageModeling, collator=MaskedCollator):
-    """What `parity` says of BERT on 8 rows a step, in micro-batches of 3 against one of 8."""
+    """What `parity` says of BERT on 8 rows per step, in micro-batches of 3 against one of 8."""
 
     def make(micro_batch):
         module = objective(packed_model("bert", dropout=dropout), tokenizer("bpe"), None)

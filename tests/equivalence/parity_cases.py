@@ -251,7 +251,7 @@ def losses_alone(case: Case, model: PreTrainedModel, step: int) -> Iterator[tupl
 
 
 def loss_alone(case: Case, model: PreTrainedModel, input_ids: list[int], target: Any) -> tuple[Tensor, int]:
-    """Summed loss and number of targets of one document; `target` is one a token, or the text's class or score."""
+    """Summed loss and number of targets of one document; `target` is one per token, or the text's class or score."""
     logits = model(torch.tensor([input_ids])).logits[0]
     if target is None:
         return logits.sum() * 0, 0

@@ -140,7 +140,7 @@ def truncate(path: Path) -> None:
 
 @contextlib.contextmanager
 def small_files(largest: int) -> Iterator[None]:
-    """The system refuses to write more than so many bytes into any file of this process, with an error of its own."""
+    """The system refuses to write more than this many bytes into any file of this process, with an error of its own."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
     try:
@@ -225,7 +225,7 @@ class NotHere(Exception):
 
 
 def on_a_small_disk(work: Work, out: Path, room: int, filled: bool) -> tuple[int, str]:
-    """Resume a run on a file system of its own, with so many kilobytes besides the run's own; it is copied back."""
+    """Resume a run on a file system of its own, with this many kilobytes besides the run's own; it is copied back."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode != 0:
         raise NotHere("unshare, or the user namespaces that it needs to mount a file system, are not to be had here")
     disk, kilobytes = work.root / "disk", sum(-(-p.stat().st_size // 4096) * 4 for p in out.rglob("*") if p.is_file())

@@ -1,4 +1,4 @@
-"""The terminal, the pipe, the disk beside the run fail: the run goes on, or ends in good order."""
+"""The terminal, the pipe, the disk beside the run fail: the run continues, or ends in good order."""
 
 import json
 import os

@@ -166,7 +166,7 @@ class Centred(PretrainingObjective):
         return {"the scale of the scores": os.environ.get("SCALE", "1")}
 
     def facts(self) -> dict[str, Any]:
-        return {"scores": "one a token", "base_model": "somebody/began-with-this"}
+        return {"scores": "one per token", "base_model": "somebody/began-with-this"}
 
     def samples(self, folder: Path, held_out: Any, tokenizer: Any) -> Iterator[str]:
         yield f"the last average was {float(self.average):.6f}"
@@ -251,7 +251,7 @@ def test_it_is_evaluated_by_its_own_numbers_and_its_card_shows_those_it_names(wh
     assert "held_out_loss" not in card.lower().replace(" ", "_")
     assert "pipeline_tag: fill-mask" in card
     assert "nlp-ssl test-contract --config" in card
-    assert "| Scores | one a token |" in card
+    assert "| Scores | one per token |" in card
     assert "trained on from [somebody/began-with-this]" in card
     assert "base_model: somebody/began-with-this" in card
 

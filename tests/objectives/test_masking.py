@@ -47,7 +47,7 @@ def shares(ids, out, labels, mask_id, num_ordinary):
     changed = chosen & ~hidden & (out != ids)
     kept = chosen & (out == ids)
     ordinary = ids >= 5
-    random = changed.sum() * num_ordinary / (num_ordinary - 1)  # one in so many draws the token that was there
+    random = changed.sum() * num_ordinary / (num_ordinary - 1)  # one in this many draws the token that was there
     return {
         "chosen": (chosen.sum(), ordinary.sum()),
         "mask": (hidden.sum(), chosen.sum()),

@@ -334,7 +334,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped_and_plain_transformers_
     assert 0.2 < last["pairs_per_document"] < 1
     card = (tmp_path / "run" / "README.md").read_text()
     assert "nlp-ssl pretrain-sentence-order --config" in card
-    assert "Share of held-out pairs whose order is told right" in card
+    assert "Share of held-out pairs whose order is recognised" in card
 
 
 def test_an_order_that_can_be_told_is_learnt(tmp_path):

@@ -211,7 +211,7 @@ def test_scores(tmp_path, capsys):
     numbers, predictions = measure(begin(ClassificationConfig, model, data, tmp_path / "run"))
     assert numbers["pearsonr"] == pytest.approx(1)
     assert [p.predicted for p in predictions] == pytest.approx(truth, abs=1e-4)
-    assert "is kept, it gives one score a row" in capsys.readouterr().out
+    assert "is kept, it gives one score per row" in capsys.readouterr().out
 
     classes = write_model(tmp_path / "classes", NLI)
     assert not begin(ClassificationConfig, classes, data, tmp_path / "run-2").task.keep_head

@@ -188,7 +188,7 @@ def test_wherever_a_commit_dies_the_newest_checkpoint_is_whole(tmp_path, resaved
         if not died:
             break
         shutil.rmtree(folder)
-    assert number > 5  # so many calls does a commit make at least; hashing is the thread's
+    assert number > 5  # this many calls does a commit make at least; hashing is the thread's
 
 
 def test_a_checkpoint_has_its_name_when_all_of_it_is_on_disk(tmp_path, monkeypatch):

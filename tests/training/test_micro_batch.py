@@ -31,7 +31,7 @@ def test_halves_until_it_fits(rows, room, found):
 
 
 class Small(MaskedLanguageModeling):
-    """Has memory for so many rows, and is out of it in the middle of the backward pass."""
+    """Has memory for this many rows, and is out of it in the middle of the backward pass."""
 
     room = 5
 

@@ -75,7 +75,7 @@ def test_tiny_runs_have_rates_that_train(name, total):
 
 
 class Rows:
-    """So many rows of so many tokens, or of lengths of their own."""
+    """So many rows of this many tokens, or of lengths of their own."""
 
     def __init__(self, count, sequence_length=None):
         self.count, self.sequence_length, self.fixed_length = count, sequence_length, sequence_length is not None

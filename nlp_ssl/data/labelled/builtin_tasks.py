@@ -67,7 +67,7 @@ def signature_tags(docs: list[PyDoc] | None = None) -> tuple[list[list[str]], li
     """Tagging: which words of a documentation text are parameters, types or exceptions of what it documents?
 
     The labels are read off the code beside the text: a word is `PARAM`, `TYPE` or `EXC` when the signature, its
-    annotations or the `raise` statements name it. A type goes on to its closing bracket, `list [ str ]`. Names that are
+    annotations or the `raise` statements name it. A type extends to its closing bracket, `list [ str ]`. Names that are
     usually plain English (`name`, `a`, `list`: lower case, and most texts that hold the word have no such name in the
     signature) count only where they are written as code: in back-ticks or stars, or before `:`, `=` or `(`.
 

@@ -1,4 +1,4 @@
-"""What the labels of a task are: a class, several classes, a score, or one tag a word; everything that depends on it.
+"""What the labels of a task are: a class, several classes, a score, or one tag per word; everything that depends on it.
 
 A label has three forms. *Written*, as people write it: the class's name, a list of names, the score, a list of tags.
 *Stored*, as a `Dataset` of the task has it: the class's id, a list of ids, the score. *Predicted*, as a model says it:
@@ -70,7 +70,7 @@ class Kind(ABC):
 
 
 class OneClass(Kind):
-    """One class a row."""
+    """One class per row."""
 
     name = "classification"
     metrics: ClassVar[list[str]] = ["accuracy", "f1_macro"]
@@ -154,7 +154,7 @@ class SeveralClasses(Names):
 
 
 class Score(Kind):
-    """A number a row, without classes."""
+    """A number per row, without classes."""
 
     name = "regression"
     metrics: ClassVar[list[str]] = ["pearson_spearman"]

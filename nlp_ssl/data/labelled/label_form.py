@@ -34,7 +34,7 @@ class LabelForm:
     names: list[str] | None = None
     """Of the classes, where the column numbers them and knows their names."""
     ones: int = 0
-    """Every row has so many 0 and 1, one for each class; 0 where rows list their classes."""
+    """How many 0 and 1 every row has, one for each class; 0 where rows list their classes."""
     whole: bool = False
     """Classes are whole numbers, some written with a fraction: `1.0` is the class `1`."""
     as_written: bool = False

@@ -219,7 +219,7 @@ def read_words(rows: Rows, column: str) -> list[list]:
     for row, value in enumerate(read_written_lists(rows, column, rows.column(column))):
         items = value.split() if isinstance(value, str) else [] if value is None else value
         if not isinstance(items, list) or not all(isinstance(item, str | int) for item in items):
-            raise UserError(f"{rows.at(row)}: column {column!r} must hold a list of words or tags, one tag a word")
+            raise UserError(f"{rows.at(row)}: column {column!r} must hold a list of words or tags, one tag per word")
         for word, item in enumerate(items):
             if isinstance(item, str) and not item.strip():
                 raise UserError(
@@ -243,7 +243,7 @@ def name_tags(rows: Rows, tags: list[list], column: str) -> list[list[str]]:
 
 
 def scheme_of(rows: Rows, tags: list[list[str]]) -> str:
-    """The scheme of a file's tags; tags that break it are told."""
+    """The scheme of a file's tags; tags that break it are reported."""
     try:
         scheme, misfits = find_scheme(tags)
     except ValueError as error:

@@ -63,7 +63,7 @@ class LabelledData:
     test: Dataset | None
     """Test rows with labels, if there are any."""
     kind: Kind
-    """What the labels are: a class, several classes, a score a row, or one tag a word."""
+    """What the labels are: a class, several classes, a score per row, or one tag per word."""
     text_columns: list[str]
     """Classification and regression: one column, or the two of a pair. Tagging: `["tokens"]`."""
     labels: list[str] | None
@@ -162,7 +162,7 @@ def _is_unknown(config: LabelledConfig) -> bool:
 
 
 def open_tagging(config: LabelledConfig) -> LabelledData:
-    """Open sentences with one tag a word; entity tags in IOB1, IOB2, BIOES, BILOU or BMES are rewritten as IOB2.
+    """Open sentences with one tag per word; entity tags in IOB1, IOB2, BIOES, BILOU or BMES are rewritten as IOB2.
 
     Tags without prefixes, such as parts of speech, stay as they are and are measured by word, not by entity. The rows
     of a table with one word each are joined to sentences.
@@ -171,7 +171,7 @@ def open_tagging(config: LabelledConfig) -> LabelledData:
         UserError: as for `open_classification`, and tags that do not match their words, or belong to no scheme.
     """
     if config.kind is not None:
-        raise UserError("--data.kind is about labels of texts; a tagger reads one tag a word, leave it out")
+        raise UserError("--data.kind is about labels of texts; a tagger reads one tag per word, leave it out")
     splits, task = read_splits(config, signature_task, tagged=True)
     train = splits["train"]
     tokens_column = find_column(train, config.tokens_column, TOKEN_NAMES, "tokens_column")

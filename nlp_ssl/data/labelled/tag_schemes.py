@@ -1,6 +1,6 @@
 """Tags of words: how entities are written (IOB1, IOB2, BIOES, BILOU, BMES), read, checked, and rewritten as IOB2.
 
-All schemes are read by one rule, that of the CoNLL evaluation script: a tag goes on with the entity before it exactly
+All schemes are read by one rule, that of the CoNLL evaluation script: a tag continues the entity before it exactly
 when it is `I-` or `E-` of the same type and that entity is still open. So `entities` needs no scheme; the scheme only
 decides which tags are mistakes.
 """
@@ -71,7 +71,7 @@ def entities(tags: Sequence[str], strict: bool = False) -> list[Entity]:
     dropped; an `I-` with nothing to continue begins an entity.
 
     Args:
-        tags: one tag a word.
+        tags: one tag per word.
         strict: read IOB2 to the letter instead: an entity begins with `B-`, and an `I-` that continues none is outside.
 
     Raises:

@@ -11,7 +11,7 @@ from nlp_ssl.data.labelled.rows import Rows
 from nlp_ssl.data.labelled.written_lists import parse_list
 
 _SENTENCE = re.compile(r"(s|sent|sentence)(id|idx|index|no|nr|num|number)?|id")
-ADVICE = "number the sentences in a column sentence_id, the same for every word of one, or give a list of words a row"
+ADVICE = "number the sentences in a column sentence_id, the same for every word of one, or give a list of words per row"
 
 
 def join_words(rows: Rows, tokens_column: str, tags_column: str) -> Rows:

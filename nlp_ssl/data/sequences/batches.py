@@ -194,7 +194,7 @@ def held_out_batches(
 
 
 def selections(rows: Rows, numbers: np.ndarray, batch_size: int) -> Iterator[Selection]:
-    """Rows by number, so many at a time; they say `epoch` 0 always, so masks made from it never change."""
+    """Rows by number, this many at a time; they say `epoch` 0 always, so masks made from it never change."""
     for at in range(0, len(numbers), batch_size):
         part = numbers[at : at + batch_size]
         yield Selection(rows, part, np.zeros_like(part))

@@ -112,7 +112,7 @@ def take_least_filled_rows(
         plans: the plan; the rows taken are removed from it.
         sequence_length: capacity of a row.
         full_rows: rows outside the plan that are full already.
-        special: special tokens of a piece; a cut adds so many.
+        special: special tokens of a piece; a cut adds this many.
 
     Returns:
         The rows taken.

@@ -83,8 +83,8 @@ class Phase:
 class Phases:
     """Phases in their order.
 
-    Phases over the same rows go on where the one before stopped, so that a batch ramp repeats no row, and streams of a
-    step over the same rows share them; other rows are visited from their beginning.
+    Phases over the same rows continue where the one before stopped, so that a batch ramp repeats no row, and streams of
+    a step over the same rows share them; other rows are visited from their beginning.
 
     Args:
         phases: at least one; only the last one has no number of steps.

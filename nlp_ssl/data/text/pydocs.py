@@ -74,7 +74,7 @@ def _read(value: Any) -> Any:
 
 
 def pydocs_file(num_proc: int | None = None, roots: Iterable[Path] | None = None) -> Path:
-    """The parquet file that holds what `read_pydocs` returns, one row a document; made when it is not there.
+    """The parquet file that holds what `read_pydocs` returns, one row per document; made when it is not there.
 
     Its stem is a fingerprint of the installed `.py` files: relative path and size of each, and the Python version,
     whose grammar decides what parses. Names and versions of distributions would miss what is installed without
@@ -156,7 +156,7 @@ def _parse_all(files: list[tuple[str, str, int]], num_proc: int | None) -> tuple
 
 
 def _parse_chunks(chunks: list[list[tuple[str, str, int]]], num_proc: int) -> Generator[_Parsed, None, None]:
-    """`_parse_chunk` of each, in order, by so many processes."""
+    """`_parse_chunk` of each, in order, by this many processes."""
     if num_proc == 1:
         yield from map(_parse_chunk, chunks)
         return

@@ -1,7 +1,7 @@
 """The documents of local files: .txt, .jsonl, .csv, .tsv and .parquet, each plain, .gz or .zst.
 
 A reader has no policy: what cannot be used comes out as a `BadText` that says what and where, and the caller decides
-whether to stop or to go on. Text passes through unchanged, but for a byte order mark at the start of a file and
+whether to stop or to continue. Text passes through unchanged, but for a byte order mark at the start of a file and
 Windows line ends in .txt.
 """
 

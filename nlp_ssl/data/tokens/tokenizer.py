@@ -52,7 +52,7 @@ _PIECE_BYTES = 1 << 20  # a longer document is sampled in pieces, so that no sin
 _UNIGRAM_BYTES = (
     32e6  # its trainer takes about ten times as long as the others, and gigabytes where there are no spaces
 )
-_VOCAB_SIZES: tuple[tuple[float, int], ...]  # at least so many bytes -> entries
+_VOCAB_SIZES: tuple[tuple[float, int], ...]  # at least this many bytes -> entries
 _VOCAB_SIZES = ((30e3, 1_024), (100e3, 2_048), (300e3, 4_096), (1e6, 8_192))
 _VOCAB_SIZES += ((50e6 + 1, 16_384), (500e6 + 1, 32_768), (10e9 + 1, 50_304))
 

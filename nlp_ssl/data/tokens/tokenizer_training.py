@@ -180,7 +180,7 @@ def _with_blanks(pieces: list[tuple[str, float]], beginnings: list[str], num_pie
     Args:
         pieces: in the order of `_canonical_pieces`.
         beginnings: characters that begin words, the most frequent first.
-        num_pieces: how many to return, if there are so many. Blanks with a character take at most half of those that
+        num_pieces: how many to return, if there are that many. Blanks with a character take at most half of those that
             are not single characters.
     """
     scores = dict(pieces)

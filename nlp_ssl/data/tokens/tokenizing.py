@@ -1,7 +1,7 @@
 """Tokenising a corpus onto disk, once: in parallel, interrupted anywhere, on several machines, with the same result.
 
 What it leaves is described in `tokens.py`, which reads it. `manifest.json` is written last: without it the folder is
-unfinished, and the next call goes on where the last one was interrupted.
+unfinished, and the next call resumes where the last one was interrupted.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ def tokenize_corpus(
     shard: int = 0,
     num_shards: int = 1,
 ) -> TokenCorpus | None:
-    """Tokenise a corpus into a folder, or go on with it, or find it finished.
+    """Tokenise a corpus into a folder, or resume it, or find it finished.
 
     The result depends only on the documents and the tokenizer, not on the number of processes or on interruptions.
 
@@ -98,7 +98,7 @@ def tokenize_corpus(
 
 
 def _claim(folder: Path, source: str) -> None:
-    """Note what an unfinished folder is made from, so that nothing else goes on with it."""
+    """Note what an unfinished folder is made from, so that nothing else resumes it."""
     note = folder / "source"
     if not note.exists():
         write_atomically(note, source.encode())

@@ -22,7 +22,7 @@ def cost(lengths, cuts, overhead, width):
 
 
 def every_cut(count):
-    """All ways to cut so many rows into stretches."""
+    """All ways to cut this many rows into stretches."""
     for borders in itertools.product((False, True), repeat=count - 1):
         ends = [i + 1 for i, border in enumerate(borders) if border] + [count]
         yield [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
