@@ -146,7 +146,7 @@ def plot_study(rows: list[dict[str, Any]], out_png: Path) -> Path | None:
 
 @decoration
 def plot_maps(pictures: dict[str, np.ndarray], labels: np.ndarray, names: list[str], out_png: Path) -> Path | None:
-    """Draw the maps side by side, a colour per class (of more than ten the ten commonest); `None` without matplotlib."""
+    """Draw the maps side by side, a colour per class (of many, the ten commonest); `None` without matplotlib."""
     if (figure := new_figure((6 * len(pictures), 5.4))) is None:
         return None
     common = np.argsort(-np.bincount(labels, minlength=len(names)), kind="stable")[:10]

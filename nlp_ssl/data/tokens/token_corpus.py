@@ -1,8 +1,8 @@
 """The tokenised corpus on disk: found by its fingerprint, read by memory map; `tokenizing.py` makes it.
 
 A folder of Arrow files with one row per document (`input_ids`, no special tokens, and `num_bytes` of its UTF-8 text),
-so `datasets.load_from_disk` opens it too; `document_offsets.npy`; and `manifest.json`, written last: without it the folder
-is unfinished.
+so `datasets.load_from_disk` opens it too; `document_offsets.npy`; and `manifest.json`, written last: without it the
+folder is unfinished.
 """
 
 import contextlib
