@@ -1,6 +1,7 @@
 """One fine-tuning run, start to end: labelled data, a head on a pretrained model, training, metrics, a look at it."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +70,7 @@ from nlp_ssl.training.layerwise import freeze
 from nlp_ssl.training.schedules import Horizon
 
 OVERHEAD = {"cpu": 256, "cuda": 4096}  # tokens that cost about as much as one more micro-batch
+FEW = 100  # rows whose scores are worth a warning
 READ_BACK = 100  # validation sentences that plain transformers reads at the end of a tagger's run
 
 
@@ -259,6 +261,7 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
         numbers = _numbers(measured, loss)
         tables.append({"set": part, **numbers, **_interval(data, found[part])})
         run.log.write(part, run.state.step, **numbers)
+        _say_if_few(part, len(task.rows[part]))
         if part == "validation":
             by_type = [{"type": name, **scores} for name, scores in measured.items() if isinstance(scores, dict)]
     console.say(format_table(tables))
@@ -281,6 +284,14 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
     run.about.scores = tables
     run.close(last=last)
     console.say(f"done: {run.folder} is a model that transformers loads; what it says of each row: {PREDICTIONS_FILE}")
+
+
+def _say_if_few(part: str, rows: int) -> None:
+    """Say how little the scores of a small set are worth: twice the standard error of a share of one half."""
+    if rows < FEW:
+        points = 100 / math.sqrt(rows)
+        few = console.counted(rows, f"{part} row")
+        console.warn(f"only {few}: a share such as accuracy may be {points:.0f} points off by chance")
 
 
 def _show_errors(folder: Path, data: LabelledData, predictions: list[Prediction], mode: int) -> None:

@@ -263,6 +263,8 @@ def finetuning(
     rows: int = given if isinstance(given, int) else math.ceil(train.global_batch_size / world_size)
     train.micro_batch_size = rows
     choices.fill("train.workers", 2 if training_device().type == "cuda" else 0)
+    if train.steps is not None and train.steps < an_epoch:
+        choices.fill("evaluation.every", train.steps, "the run, which is shorter than an epoch")
     choices.fill("evaluation.every", an_epoch, "an epoch")
     choices.fill("evaluation.batch_size", 2 * rows)
     choices.fill("evaluation.metric", main_metric)

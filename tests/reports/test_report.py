@@ -97,13 +97,17 @@ def test_a_run_leaves_a_page_with_its_numbers(pretrained):
 def test_a_fine_tuned_classifier_has_confusions_and_errors_in_its_page(pretrained, tmp_path):
     (train, _), out = write_labelled(tmp_path), tmp_path / "run"
     arguments = ["--model.name", pretrained[0], "--data.train_file", train, "--train.epochs", 1, "--output_dir", out]
-    run("finetune_classification.py", *arguments, "--train.cpu_threads", 1)
+    said = run("finetune_classification.py", *arguments, "--train.cpu_threads", 1)
     page = Reader((out / "report.html").read_text())
     rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     counts = Counter((row["label"], row["predicted"]) for row in rows)
     shown = [str(counts[pair] or "") for pair in itertools.product(("cat", "other"), repeat=2)]
     at = page.cells.index("cat")  # after it the other column, and the rows
     assert page.cells[at : at + 8] == ["cat", "other", "cat", *shown[:2], "other", *shown[2:]]
+    assert (
+        f"only {len(rows)} validation rows: a share such as accuracy may be {100 / len(rows) ** 0.5:.0f} points off"
+        in said
+    )
     accuracy = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
     assert f"{accuracy:.4g}" in page.cells
 

@@ -108,6 +108,13 @@ def test_fine_tuning_small_sets_takes_more_epochs_and_is_frozen():
         made.optimizer.lr = 1.0
 
 
+def test_a_run_shorter_than_an_epoch_is_evaluated_at_its_end():
+    config = ClassificationConfig()
+    config.train.steps = 3
+    made = resolve.finetuning(config, num_rows=320, hidden_size=768, main_metric="accuracy", world_size=1)
+    assert made.evaluation.every == 3
+
+
 @pytest.mark.parametrize(("name", "scales", "lr"), [("t5-tiny", True, 0.02), ("bart-tiny", False, 0.5 / 128)])
 def test_the_rate_of_every_weight_follows_its_size_in_t5_alone(name, scales, lr):
     config = SpanCorruptionConfig()
