@@ -304,7 +304,10 @@ def test_a_map_of_the_vectors(model: Path, labelled: tuple[Path, Path], tmp_path
     assert 0 <= found["probe"] <= 1
     assert 0.5 <= found["commonest class"] <= 1
     assert Image.open(tmp_path / "out" / "map.png").width > 500
-    assert "map.png" in printed
+    assert "map.html" in printed
+    page = (tmp_path / "out" / "map.html").read_text()
+    texts = [row["text"] for row in csv.DictReader(labelled[0].open())]
+    assert sum(f": {text}</title>" in page for text in texts) > 5  # under their points
 
 
 @pytest.mark.parametrize("against", [["script"], pytest.param(["script", "best"], marks=pytest.mark.long)], ids=len)
