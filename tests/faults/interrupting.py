@@ -163,6 +163,6 @@ def assert_interrupted(
     found = status(out)
     assert (found["status"], found["reason"], found["exit_code"]) == ("interrupted", reason, 75), started.printed
     assert step is None or found["step"] == step
-    assert "--resume" in started.printed
+    assert "--resume" in started.printed or "run the same command again" in started.printed
     assert launcher_complains or "Traceback" not in started.printed, started.printed
     return found["step"]

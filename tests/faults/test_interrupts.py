@@ -137,7 +137,7 @@ def test_stopped_while_preparing(whole: Path, tmp_path: Path) -> None:
     assert_interrupted(out, started, "SIGHUP", step=0)
     assert "resource_tracker" not in started.printed
     assert not (tokens / "train" / "manifest.json").exists()
-    assert "are there already, continuing" in run("prepare_tokens.py", *arguments)
+    assert "there already, continuing" in run("prepare_tokens.py", *arguments)
 
 
 def test_fine_tuning_stopped(whole: Path, tmp_path: Path) -> None:
