@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from nlp_ssl.config.common import flatten, plain, to_dict
@@ -18,6 +19,7 @@ from nlp_ssl.reports.run_report import write_report
 from nlp_ssl.runs.status import read_status
 
 SHARE = 0.01  # of a run's time
+MEMORY = 0.2  # of what is free, for the weights of a checkpoint
 FIRST_PAGE, FIRST_SAMPLES = 1.0, 2.0  # seconds that they are taken to need before one was made
 BARS = 32
 ENOUGH = 1_000_000  # documents, or tokens, to measure on
@@ -66,18 +68,24 @@ class Reporter:
                 console.say(f"report: {page}")
         self.page_seconds = took[0]
 
-    def look(self, step: int, samples: Callable[[], Iterator[str]]) -> None:
+    def look(self, checkpoint: Path, step: int, samples: Callable[[Path], Iterator[str]]) -> None:
         """Note what the model makes of held-out text after some step, unless it takes more than its share of the time.
 
+        Nothing is loaded that could fill the memory of a run.
+
         Args:
-            step: of a checkpoint.
-            samples: lines, which plain transformers reads from that checkpoint.
+            checkpoint: of that step.
+            step: optimizer steps taken.
+            samples: lines, which plain transformers reads from a checkpoint.
         """
         if console.rank() != 0 or not self._has_time(self.sample_seconds):
             return
+        weights = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+        if weights > MEMORY * psutil.virtual_memory().available:
+            return
         # what is drawn meanwhile must not change what the run draws
         with self._timed() as took, torch.random.fork_rng(devices=[]), console.optional("a look at held-out text"):
-            self.note(step, list(samples()))
+            self.note(step, list(samples(checkpoint)))
         self.sample_seconds = took[0]
 
     def note(self, step: int, lines: list[str]) -> None:

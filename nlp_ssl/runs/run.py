@@ -255,7 +255,7 @@ class Run:
         return moment(self.state, self.objective.published()[""], self.accelerator)
 
     def _committed(self, checkpoint: Path, step: int) -> None:
-        self.reporter.look(step, lambda: self.samples(checkpoint))
+        self.reporter.look(checkpoint, step, self.samples)
         if self.publisher and self.config.hub.push_checkpoints:
             self.publisher.push(checkpoint, revision=f"step-{step}", message=f"Step {step}")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -247,9 +248,19 @@ def test_a_look_at_text_draws_nothing_from_the_runs_numbers(reporter):
     expected = torch.rand(3)
     torch.manual_seed(7)
     reporter.clock.now = 1_000.0
-    reporter.look(5, lambda: iter([f"a line {torch.rand(100).sum():.0f}"]))
+    reporter.look(reporter.folder, 5, lambda folder: iter([f"a line {torch.rand(100).sum():.0f}"]))
     assert torch.equal(torch.rand(3), expected)
     assert [each["step"] for each in reporter.facts.samples] == [5]
+
+
+def test_a_model_that_would_fill_the_memory_is_not_loaded_beside_the_run(reporter, monkeypatch):
+    (reporter.folder / "model.safetensors").write_bytes(bytes(1000))
+    reporter.clock.now = 1_000.0
+    monkeypatch.setattr(reporting.psutil, "virtual_memory", lambda: SimpleNamespace(available=4_000))
+    reporter.look(reporter.folder, 5, lambda folder: pytest.fail("it was loaded"))
+    monkeypatch.setattr(reporting.psutil, "virtual_memory", lambda: SimpleNamespace(available=40_000))
+    reporter.look(reporter.folder, 6, lambda folder: iter(["a line"]))
+    assert [each["step"] for each in reporter.facts.samples] == [6]
 
 
 def test_a_resumed_run_keeps_what_was_seen_before(reporter):
