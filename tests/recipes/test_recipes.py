@@ -1,6 +1,7 @@
 """The whole way, by the recipes: text -> model -> classifier and tagger, read back by plain transformers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,13 +127,13 @@ def test_output_folder_with_a_run_is_left_alone(pretrained: Path, work: Path) ->
     assert (pretrained / "log.jsonl").read_bytes() == before
 
 
-def test_resuming_what_was_not_begun_is_said_before_any_work(pretrained: Path, work: Path) -> None:
-    out = pretrained.with_name("none")
+def test_resuming_what_was_not_begun_is_said_before_any_work(pretrained: Path, work: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "none", tmp_path / "mlm"
+    shutil.copytree(pretrained, other)
     args = ["--data.sources", work / "corpus.txt", "--train.steps", 1, *TINY, "--output_dir", out]
     printed = run("pretrain_mlm.py", *args, "--resume")
-    said = f"resume: {out} holds no checkpoint yet: this run begins at step 0 (other runs there: "
-    (line,) = [line for line in printed.splitlines() if line.startswith(said)]
-    assert str(pretrained) in line
+    said = f"resume: {out} holds no checkpoint yet: this run begins at step 0 (other runs there: {other})"
+    assert said in printed.splitlines()
     assert printed.index(said) < printed.index("corpus: ")
 
 
