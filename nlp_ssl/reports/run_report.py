@@ -55,7 +55,8 @@ def _subtitle(run: Run) -> str:
     said = {"running": f"running, at step {step:,}{total}", "finished": f"finished after {counted(step, 'step')}"}
     why = run.status.get("reason") or run.status.get("error") or ""
     sentence = said.get(str(status), f"{status or 'of unknown outcome'} at step {step:,}{total}{why and f': {why}'}")
-    return f"{run.facts.what[:1].upper()}{run.facts.what[1:]}: {sentence}" if run.facts.what else sentence
+    what = f"{run.facts.what[:1].upper()}{run.facts.what[1:]}. " if run.facts.what else ""
+    return f"{what}{sentence[:1].upper()}{sentence[1:]}."
 
 
 def _numbers(run: Run) -> Iterator[tuple[str, Any, str]]:

@@ -84,7 +84,7 @@ def test_a_run_leaves_a_page_with_its_numbers(pretrained):
     page, last = Reader((out / "report.html").read_text()), events(out, "evaluation")[-1]
     assert f"report: {out / 'report.html'}" in said
     assert f"{last['held_out_loss']:.4g}" in page.cells
-    assert "finished after 12 steps" in page.text
+    assert "Finished after 12 steps." in page.text
     assert [page.cells[page.cells.index("train.steps") + i] for i in (1, 2, 3)] == ["12", "–", "given"]
     assert page.cells[page.cells.index("train.global_batch_size") + 3] == "derived"
     looked = [line.strip() for line in said.splitlines() if "(it was: " in line]
@@ -201,11 +201,11 @@ def test_a_run_that_goes_on_has_itself_read_again(tmp_path):
     folder = write_run(tmp_path / "run", [step(7)], RunFacts(total=20))
     (folder / "run_status.json").write_text('{"status": "running", "step": 0}')
     page = run_page(Run.read(folder))
-    assert "running, at step 7 of 20" in page.subtitle
+    assert page.subtitle == "Running, at step 7 of 20."
     assert 'http-equiv="refresh"' in page.html()
     (folder / "run_status.json").write_text('{"status": "interrupted", "step": 7, "reason": "SIGTERM"}')
     page = run_page(Run.read(folder))
-    assert page.subtitle == "interrupted at step 7 of 20: SIGTERM"
+    assert page.subtitle == "Interrupted at step 7 of 20: SIGTERM."
     assert 'http-equiv="refresh"' not in page.html()
 
 
