@@ -14,12 +14,13 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.labelled.kinds import SCORE
 from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.data.tokens.tokenizer import load_tokenizer
-from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, write_predictions
+from nlp_ssl.evaluation.predictions import write_predictions
 from nlp_ssl.evaluation.similarity import HALF, nearest_halves, pair_cosines
 from nlp_ssl.models.loading import trained_body
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.labelled import Prediction
 from nlp_ssl.objectives.tagging import Tagging
+from nlp_ssl.reports.record import PREDICTIONS_FILE
 from nlp_ssl.runs.multi_seed import finetune
 from nlp_ssl.runs.status import write_status
 

@@ -40,8 +40,9 @@ from nlp_ssl.core.subprograms import Program, run_beside
 from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.evaluation.intervals import Scorer, scorer
 from nlp_ssl.evaluation.metrics import MAIN
-from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
+from nlp_ssl.evaluation.predictions import read_predictions
 from nlp_ssl.objectives.objective import find_objective
+from nlp_ssl.reports.record import PREDICTIONS_FILE
 from nlp_ssl.runs.folder import LOG_FILE
 from nlp_ssl.runs.status import read_status
 from nlp_ssl.training.schedules import budgets_of

@@ -12,8 +12,6 @@ from nlp_ssl.data.labelled.detokenize import as_written
 from nlp_ssl.data.labelled.labelled_data import LabelledData
 from nlp_ssl.objectives.labelled import Prediction
 
-PREDICTIONS_FILE = "predictions.jsonl"
-
 
 def write_predictions(path: Path, data: LabelledData, found: Mapping[str, list[Prediction]], mode: int = 0o666) -> None:
     """One JSON object per row: `set`, `row`, `texts` by column, `label`, `predicted`, `probabilities` of the classes.

@@ -60,7 +60,7 @@ def plot_curves(log_path: Path, out_png: Path, reference: Mapping[str, float] | 
         return None
     tokens = {row["step"]: row["tokens"] for row in steps}
     evaluations = [
-        (row.get("tokens", _interpolate(tokens, row["step"])), row["held_out_loss"])
+        (row.get("tokens", interpolate(tokens, row["step"])), row["held_out_loss"])
         for row in rows
         if row.get("event") == "evaluation" and _finite(row.get("held_out_loss"))
     ]
@@ -112,7 +112,7 @@ def without_rewound(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(kept.values())
 
 
-def _interpolate(tokens: Mapping[int, float], step: int) -> float:
+def interpolate(tokens: Mapping[int, float], step: int) -> float:
     """Tokens seen at a step, from the steps that were logged (and none at step 0)."""
     known = {0: 0, **tokens}
     return float(np.interp(step, list(known), list(known.values())))

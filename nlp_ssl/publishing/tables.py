@@ -19,7 +19,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         values = [row.get(name) for row in rows]
         cells = [str(name), *map(_cell, values)]
         width = max(map(_width, cells))
-        numeric = all(value is None or _is_number(value) for value in values)
+        numeric = all(value is None or is_number(value) for value in values)
         pads = [" " * (width - _width(cell)) for cell in cells]
         aligned = [pad + cell if numeric else cell + pad for cell, pad in zip(cells, pads, strict=True)]
         columns.append([aligned[0], "-" * width, *aligned[1:]])
@@ -39,7 +39,8 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that is not a truth value."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from nlp_ssl.core.console import counted
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.publishing.tables import is_number
 from nlp_ssl.reports.figures import SERIES, Line, draw_lines
-from nlp_ssl.reports.page import Page, Part, Picture, Section, Table, is_number
+from nlp_ssl.reports.page import Page, Part, Picture, Section, Table
 from nlp_ssl.reports.record import Run
 
 OWN = ("output_dir", "resume.", "hub.", "tracking.")  # in these all runs differ, and nothing follows from it

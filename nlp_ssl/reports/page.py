@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from nlp_ssl.core.console import printable
 from nlp_ssl.core.files import replace
+from nlp_ssl.publishing.tables import is_number
 
 
 @dataclass(frozen=True)
@@ -129,11 +130,6 @@ class Page:
         """
         replace(path, self.html(), mode)
         return path
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number that is not a truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def shown(value: Any) -> str:

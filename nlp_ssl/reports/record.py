@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
-from nlp_ssl.publishing.curves import read_log, without_rewound
+from nlp_ssl.publishing.curves import interpolate, read_log, without_rewound
 from nlp_ssl.publishing.tables import to_json
 
 FACTS_FILE, LOG_FILE, STATUS_FILE = "report.json", "log.jsonl", "run_status.json"
@@ -81,7 +82,7 @@ class Run:
     Attributes:
         folder: where it is.
         facts: what it knows of itself.
-        log: lines of its log, without steps that were taken again after a rewind or a resume.
+        log: lines of its log.
         status: how it ended, or that it runs.
     """
 
@@ -97,25 +98,29 @@ class Run:
         Raises:
             UserError: it holds no log, or one that is damaged.
         """
-        return cls(folder, RunFacts.read(folder), read_log(folder / LOG_FILE), _json(folder / STATUS_FILE))
+        return cls(folder, RunFacts.read(folder), read_log(folder / LOG_FILE), read_status(folder))
 
     @property
     def name(self) -> str:
         """What its folder is called."""
         return self.folder.resolve().name
 
-    @property
+    @cached_property
+    def _kept(self) -> list[dict[str, Any]]:
+        """Steps and evaluations, without those that were taken again after a rewind or a resume."""
+        return without_rewound(self.log)
+
+    @cached_property
     def steps(self) -> list[dict[str, Any]]:
         """The logged steps, each once."""
-        return [row for row in without_rewound(self.log) if row["event"] == "step"]
+        return [row for row in self._kept if row["event"] == "step"]
 
-    @property
+    @cached_property
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluations, each with the `tokens` seen by then."""
         tokens = {row["step"]: row.get("tokens", 0) for row in self.steps}
-        steps = [0, *tokens]
-        found = [row for row in without_rewound(self.log) if row["event"] == "evaluation"]
-        return [{"tokens": tokens.get(max(s for s in steps if s <= row["step"]), 0)} | row for row in found]
+        found = [row for row in self._kept if row["event"] == "evaluation"]
+        return [{"tokens": round(interpolate(tokens, row["step"]))} | row for row in found]
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The JSON lines of a file of the folder; none where it is not there."""
@@ -137,9 +142,10 @@ def find_runs(folder: Path, depth: int = 4) -> list[Path]:
     return [run for path in inner for run in find_runs(path, depth - 1)]
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_status(folder: Path) -> dict[str, Any]:
+    """`run_status.json`; empty where there is none that can be read."""
     try:
-        found = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):  # none yet, or cut off by a full disk
+        found = json.loads((folder / STATUS_FILE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # none, or cut off by a full disk
         return {}
     return found if isinstance(found, dict) else {}

@@ -8,8 +8,9 @@ from typing import Any
 from nlp_ssl.core.console import counted
 from nlp_ssl.core.invocation import COMMAND, dashed
 from nlp_ssl.publishing.card import DATA_FACTS, MODEL_FACTS, PROCEDURE_FACTS, RESULT_FACTS
+from nlp_ssl.publishing.tables import is_number
 from nlp_ssl.reports.figures import Line, draw_histogram, draw_lines
-from nlp_ssl.reports.page import Matrix, Page, Part, Picture, Section, Table, Text, is_number
+from nlp_ssl.reports.page import Matrix, Page, Part, Picture, Section, Table, Text
 from nlp_ssl.reports.record import ERRORS_FILE, PREDICTIONS_FILE, Run
 
 PAGE_FILE = "report.html"

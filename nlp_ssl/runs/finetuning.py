@@ -36,7 +36,7 @@ from nlp_ssl.data.tokens.tokenizing import tokenizer_fingerprint
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predict import in_own_order, measure, predict
-from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, worst_errors, write_predictions
+from nlp_ssl.evaluation.predictions import worst_errors, write_predictions
 from nlp_ssl.evaluation.tagger_readings import TaggerReadings, read_tagger
 from nlp_ssl.models import presets
 from nlp_ssl.models.loading import (
@@ -56,7 +56,7 @@ from nlp_ssl.publishing.card import Metric
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.publishing.plots import plot_confusion
 from nlp_ssl.publishing.tables import format_table
-from nlp_ssl.reports.record import RunFacts
+from nlp_ssl.reports.record import ERRORS_FILE, PREDICTIONS_FILE, RunFacts
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.card_facts import detected, names, procedure
 from nlp_ssl.runs.folder import text_mode
@@ -86,6 +86,7 @@ class Prepared:
         rows: tokenised, by set: `"train"`, `"validation"`, and `"test"` and `"hidden"` where there are any.
         model_config: the architecture, with the task's labels.
         keep_head: whether the model has a head of these labels; otherwise it gets a new one.
+        spoken: shares of the languages of the texts, on rank 0.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -95,6 +96,7 @@ class Prepared:
     rows: dict[str, Dataset]
     model_config: PreTrainedConfig
     keep_head: bool
+    spoken: dict[str, float]
 
 
 def prepare(config: FinetuneConfig, objective: type[LabelledObjective]) -> Prepared:
@@ -112,8 +114,11 @@ def prepare(config: FinetuneConfig, objective: type[LabelledObjective]) -> Prepa
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
     data = rank_zero_first(lambda: objective.read(config.data))
     console.say(f"data: {data.description}")
+    spoken: dict[str, float] = {}
     if console.rank() == 0:
-        UnknownText.of(tokenizer, _some_texts(data)).say()
+        texts = list(_some_texts(data))
+        UnknownText.of(tokenizer, texts).say()
+        spoken = languages(texts)
     keep_head = False
     if not is_from_scratch(config.model):
         data, keep_head = fit_head(config.model.name, stored, objective.auto_class, data, config.head_labels)
@@ -125,7 +130,7 @@ def prepare(config: FinetuneConfig, objective: type[LabelledObjective]) -> Prepa
     objective.adapt(model_config, config)
     sets = {name: getattr(data, name) for name in ("train", "validation", "test", "hidden")}
     rows = rank_zero_first(lambda: {name: collator.tokenize(part) for name, part in sets.items() if part is not None})
-    return Prepared(tokenizer, data, objective, collator, rows, model_config, keep_head)
+    return Prepared(tokenizer, data, objective, collator, rows, model_config, keep_head, spoken)
 
 
 def _some_texts(data: LabelledData) -> list[str]:
@@ -168,7 +173,6 @@ def start(config: FinetuneConfig, task: Prepared) -> Run:
         predictions, loss = predict_set(module, task, "validation", accelerator, config, stop=stop, max_rows=rows)
         return _numbers(measure(task.data.metrics, in_own_order(task.data, predictions)), loss)
 
-    spoken = languages(_some_texts(task.data)) if accelerator.is_main_process else {}
     return Run(
         config=config,
         folder=Path(config.output_dir),
@@ -178,7 +182,7 @@ def start(config: FinetuneConfig, task: Prepared) -> Run:
         batches=train_batches(config, phases, task.collator, accelerator),
         horizon=Horizon.of(config.train, phases),
         measure=evaluate,
-        card=partial(finetuning_card, config, task, spoken),
+        card=partial(finetuning_card, config, task),
         look=partial(_read_back, config, task, accelerator),
         about=_about(asked, config, task),
         transfer=config.transfer,
@@ -299,7 +303,7 @@ def _show_errors(folder: Path, data: LabelledData, predictions: list[Prediction]
     if errors:
         console.say("most wrong:")
         console.say(format_table(errors[:3]))
-    replace(folder / "errors.jsonl", "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors), mode)
+    replace(folder / ERRORS_FILE, "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors), mode)
     if data.kind.exclusive:
         pairs = [(p.reference, p.predicted) for p in predictions if p.reference is not None]
         plot_confusion(pairs, data.names, folder / "confusion.png")
@@ -320,16 +324,14 @@ def _about(asked: dict[str, Any], config: FinetuneConfig, task: Prepared) -> Run
     )
 
 
-def finetuning_card(
-    config: FinetuneConfig, task: Prepared, spoken: dict[str, float], facts: dict[str, Any]
-) -> dict[str, Any]:
-    """Arguments of `model_card` for a fine-tuned model at some step; `spoken` are shares of its text's languages."""
+def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `model_card` for a fine-tuned model at some step."""
     data = task.data
     scores = {key: value for key, value in facts.pop("results").items() if key != "held_out_loss"}
     readings: TaggerReadings | None = facts.pop("readings", None)
     dataset = hide(data.name, to_dict(config))
     return dict(
-        **names(config, spoken, [TASKS[data.name].path if data.name in TASKS else data.name]),
+        **names(config, task.spoken, [TASKS[data.name].path if data.name in TASKS else data.name]),
         text=task.objective.about(task.collator),
         curves=facts.pop("curves", None),
         limits=[] if readings is None else [readings.advice()],
@@ -337,7 +339,7 @@ def finetuning_card(
         facts={
             "labels": ", ".join(data.labels) if data.labels else None,
             "corpus": hide(data.description, to_dict(config)),
-            "languages": detected(spoken),
+            "languages": detected(task.spoken),
             "train_rows": len(data.train),
             "objective": data.kind.name,
             **procedure(config, config.max_length),

@@ -11,10 +11,9 @@ from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import common_mode, link_out_of, no_links, remove_abandoned
-from nlp_ssl.runs.status import STATUS_FILE
+from nlp_ssl.reports.record import LOG_FILE, STATUS_FILE
 
 CONFIG_FILE = "nlp_ssl_config.yaml"
-LOG_FILE = "log.jsonl"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 SOURCES = ("sources", "train_file", "validation_file", "test_file", "glue_dir", "task")  # of `data`

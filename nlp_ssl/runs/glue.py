@@ -26,9 +26,10 @@ from nlp_ssl.core.subprograms import Program, run_beside
 from nlp_ssl.data.labelled.glue import GLUE_FILES, submission
 from nlp_ssl.data.labelled.sources import TASKS as HUB_TASKS
 from nlp_ssl.evaluation.glue_protocols import PROTOCOLS, TASKS, Protocol, TaskSettings
-from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
+from nlp_ssl.evaluation.predictions import read_predictions
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.publishing.tables import format_table, to_json
+from nlp_ssl.reports.record import PREDICTIONS_FILE
 from nlp_ssl.runs.multi_seed import RESULTS_FILE, finetune
 
 Numbers = dict[tuple[str, str, str], list[float]]  # (task, set, metric) -> one number per seed

@@ -13,9 +13,10 @@ from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace as replace_file
 from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
-from nlp_ssl.evaluation.predictions import PREDICTIONS_FILE, read_predictions
+from nlp_ssl.evaluation.predictions import read_predictions
 from nlp_ssl.objectives.labelled import LabelledObjective
 from nlp_ssl.publishing.tables import format_table, to_json
+from nlp_ssl.reports.record import PREDICTIONS_FILE
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
 from nlp_ssl.runs.finetuning import Prepared, prepare, show, start

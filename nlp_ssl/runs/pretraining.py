@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedConfig
@@ -37,7 +36,7 @@ from nlp_ssl.runs import resolve
 from nlp_ssl.runs.card_facts import detected, names, procedure
 from nlp_ssl.runs.folder import text_mode
 from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
-from nlp_ssl.runs.reporting import changed, histogram, tokenizer_numbers
+from nlp_ssl.runs.reporting import changed, document_lengths, histogram, tokenizer_numbers
 from nlp_ssl.runs.resuming import run_identity
 from nlp_ssl.runs.run import Run
 from nlp_ssl.training.device import DTYPES, evaluating, make_accelerator, train_batches
@@ -226,7 +225,7 @@ def _about(
     asked: dict[str, Any], config: PretrainConfig, objective: PretrainingObjective, data: PretrainingData
 ) -> RunFacts:
     """What a run's report says of it; `asked` are its options before they were resolved."""
-    text = objective.about(config)
+    text, tokens = objective.about(config), data.train.tokens
     return RunFacts(
         program=text.recipe,
         what=text.what,
@@ -236,7 +235,7 @@ def _about(
         metrics=dict(objective.metrics),
         reference=objective.reference(data.unigram),
         mode=text_mode(config),
-        lengths=histogram(np.diff(data.train.tokens.offsets)),
+        lengths=histogram(document_lengths(tokens.offsets), tokens.num_documents),
         tokenizer=tokenizer_numbers(data.held_out.tokens, data.tokenizer),
     )
 

@@ -120,25 +120,40 @@ def changed(asked: Mapping[str, Any], config: Any) -> list[list[Any]]:
     return rows
 
 
-def histogram(lengths: np.ndarray) -> dict[str, list[float]]:
-    """How many documents are how long: `edges` of bars, equally wide on a logarithmic axis, and `counts`."""
-    some = lengths[:: max(1, len(lengths) // ENOUGH)]
-    some = some[some > 0]
+def document_lengths(offsets: np.ndarray) -> np.ndarray:
+    """Tokens of documents, of many an even share: of a corpus on disk not all is read when a run starts.
+
+    Args:
+        offsets: where each begins, and the last ends, (documents + 1,).
+    """
+    some = np.arange(0, len(offsets) - 1, max(1, (len(offsets) - 1) // ENOUGH))
+    return np.asarray(offsets[some + 1] - offsets[some])
+
+
+def histogram(lengths: np.ndarray, documents: int | None = None) -> dict[str, list[float]]:
+    """How many documents are how long: `edges` of bars, equally wide on a logarithmic axis, and `counts`.
+
+    Args:
+        lengths: of some of them.
+        documents: how many there are in all; as many as there are lengths when `None`.
+    """
+    some = lengths[lengths > 0]
     if not len(some):
         return {}
     counts, edges = np.histogram(some, np.unique(np.geomspace(some.min(), some.max() + 1, BARS).round()))
-    return {"edges": edges.tolist(), "counts": (counts * (len(lengths) / len(some))).round().tolist()}
+    return {"edges": edges.tolist(), "counts": (counts * ((documents or len(lengths)) / len(some))).round().tolist()}
 
 
 def tokenizer_numbers(held_out: TokenCorpus, tokenizer: Any) -> dict[str, Any]:
     """What a tokenizer does to held-out text, counted on its tokens."""
     documents = min(held_out.num_documents, 10_000)
     tokens = np.concatenate([held_out.document(i) for i in range(documents)])[:ENOUGH]
-    ordinary = len(tokenizer) - len(special_ids(tokenizer))
+    special = special_ids(tokenizer)
+    used = len(np.setdiff1d(tokens, special))
     unknown = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
     return {
         "entries": len(tokenizer),
         "bytes_per_token": held_out.manifest["bytes"] / max(1, held_out.manifest["tokens"]),
         "unknown_tokens": f"{(tokens == unknown).mean():.3%}",
-        "entries_that_held_out_text_uses": f"{len(np.setdiff1d(tokens, special_ids(tokenizer))) / ordinary:.1%}",
+        "entries_that_held_out_text_uses": f"{used / (len(tokenizer) - len(special)):.1%}",
     }

@@ -10,10 +10,10 @@ from nlp_ssl.core import console, program, signals
 from nlp_ssl.core.errors import Interrupted, PeerGone, UserError
 from nlp_ssl.core.files import advice, make_folder, replace
 from nlp_ssl.core.memory import is_out_of_memory
+from nlp_ssl.reports.record import STATUS_FILE, read_status
 from nlp_ssl.training.device import out_of_memory_advice
 from nlp_ssl.training.distributed import peer_is_gone
 
-STATUS_FILE = "run_status.json"
 EXIT_CODES = {"finished": 0, "failed": program.EXIT_USER_ERROR, "interrupted": program.EXIT_INTERRUPTED}
 
 
@@ -22,15 +22,6 @@ def write_status(folder: Path, status: str, step: int, **more: Any) -> None:
     if console.rank() == 0:
         make_folder(folder)
         _write(folder, status, step, **more)
-
-
-def read_status(folder: Path) -> dict[str, Any]:
-    """`run_status.json`; empty where there is none that can be read."""
-    try:
-        found = json.loads((folder / STATUS_FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # none, or cut off by a full disk
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def note_interrupts_in(folder: Path) -> None:
