@@ -72,7 +72,7 @@ class SaveError(Exception):
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run; all its processes must make theirs.
 
     Args:
         folder: the run's `checkpoints` folder.
@@ -97,6 +97,7 @@ class Checkpoints:
         if rank() == 0:
             for unfinished in _unfinished(folder):  # of a run that was killed
                 remove(unfinished)
+        any_process(False)  # none may begin to save before that: its part would be taken for such a folder
 
     def save(self, step: int, objective: Objective, optimizer: Any, state: dict[str, Any], facts: dict) -> None:
         """Start saving: returns once the state is copied to host memory.
