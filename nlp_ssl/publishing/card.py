@@ -63,6 +63,7 @@ PROCEDURE_FACTS = {
     "hardware": "Hardware",
     "processes": "Processes",
     "minutes": "Training time (minutes)",
+    "energy": "Energy (what processors and GPUs of the first machine counted, other programs on them included)",
     "tokens_per_second": "Tokens per second (real ones, no padding)",
     "versions": "Versions",
 }
@@ -111,9 +112,12 @@ class Metric:
     dataset: str
     """Name or Hub id of the data set."""
     split: str | None = None
-    std: float | None = None
-    """Standard deviation over `seeds` runs."""
     seeds: int | None = None
+    """Runs of this one's options with other seeds, itself among them."""
+    mean: float | None = None
+    """Over these runs."""
+    std: float | None = None
+    """Standard deviation over these runs."""
 
 
 def model_card(
@@ -244,10 +248,9 @@ def _results(labels: Mapping[str, str], facts: Mapping[str, Any], metrics: list[
         rows = ["| Data | Split | Metric | Value |", "|---|---|---|---|"]
         for metric in metrics:
             value = _value(metric.value)
-            if metric.std is not None:
-                value += f" ± {_value(metric.std)}"
             if metric.seeds is not None:
-                value += f" ({counted(metric.seeds, 'seed')})"
+                spread = "" if metric.std is None else f" ± {_value(metric.std)}"
+                value += f"; over {counted(metric.seeds, 'seed')} {_value(metric.mean)}{spread}"
             rows.append(f"| {_cell(metric.dataset)} | {_cell(metric.split or '')} | {_cell(metric.name)} | {value} |")
         tables.append("\n".join(rows))
     return "\n\n".join(table for table in tables if table)

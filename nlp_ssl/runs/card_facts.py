@@ -68,6 +68,7 @@ def moment(state: RunState, model: PreTrainedModel, accelerator: Accelerator) ->
         "tokens_seen": state.tokens_seen,
         "training_flops": float(f"{6 * body_weights(model) * state.tokens_seen:.3g}"),
         "minutes": round(state.elapsed / 60, 1),
+        "energy": f"{state.joules / 3.6e6:.3g} kWh" if state.joules else None,
         "tokens_per_second": round(state.tokens_seen / state.step_seconds) if state.step_seconds else None,
         "hardware": describe_hardware(accelerator),
         "processes": accelerator.num_processes,

@@ -100,13 +100,32 @@ def finish(run: Ending) -> None:
     if run.accelerator.is_main_process:
         if (picture := curves.plot_curves(run.log.path, run.folder / "curves.png", run.about.reference)) is not None:
             console.say(f"curves: {picture}")
-        facts = run.seen | moment(state, run.objective.published()[""], run.accelerator)
-        with console.optional("the model card"):
-            replace(run.folder / "README.md", model_card(**run.card(facts | {"curves": picture and picture.name})))
+            run.seen["curves"] = picture.name
+        write_card(run.folder, card_of(run))
         write_status(run.folder, "finished", state.step)
         if run.publisher:
             run.publisher.push(run.folder, message=f"Trained for {console.counted(state.step, 'step')}")
     _end_publishing(run)
+
+
+def card_of(run: Ending) -> dict[str, Any]:
+    """Arguments of `model_card` for a finished run; none where they cannot be had, which is said."""
+    arguments: dict[str, Any] = {}
+    with console.optional("the model card"):
+        arguments = run.card(run.seen | moment(run.state, run.objective.published()[""], run.accelerator))
+    return arguments
+
+
+def write_card(folder: Path, arguments: dict[str, Any]) -> None:
+    """Write the card of a finished model, apart, and rename it to its place.
+
+    Args:
+        folder: of the model.
+        arguments: of `model_card`; without any, the card that is there stays.
+    """
+    with console.optional("the model card"):
+        if arguments:
+            replace(folder / "README.md", model_card(**arguments))
 
 
 def _last_save(run: Ending) -> None:

@@ -55,10 +55,11 @@ from nlp_ssl.objectives.tagging import TaggingCollator
 from nlp_ssl.publishing.card import Metric
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.publishing.plots import plot_confusion
-from nlp_ssl.publishing.tables import format_table
+from nlp_ssl.publishing.tables import format_table, is_number
 from nlp_ssl.reports.record import ERRORS_FILE, PREDICTIONS_FILE, RunFacts
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.card_facts import detected, names, procedure
+from nlp_ssl.runs.ending import card_of, write_card
 from nlp_ssl.runs.folder import text_mode
 from nlp_ssl.runs.reporting import changed, histogram
 from nlp_ssl.runs.resuming import run_identity
@@ -275,10 +276,10 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
         mode = text_mode(config)
         write_predictions(run.folder / PREDICTIONS_FILE, data, found, mode)
         _show_errors(run.folder, data, found["validation"], mode)
-        if run.publisher is not None and data.kind.exclusive:  # the confusion matrix was not there before
-            run.publisher.push(
-                run.folder, message=f"Trained for {console.counted(run.state.step, 'step')}: confusion matrix"
-            )
+        run.seen["scores"] = tables
+        write_card(run.folder, card_of(run))
+        if run.publisher is not None:  # scores of all rows, and a confusion matrix, were not there before
+            run.publisher.push(run.folder, message=f"Trained for {console.counted(run.state.step, 'step')}: scores")
             run.publisher.finish()
         _show_readings(run.seen.get("readings"), run.folder)
         with console.optional("what plain transformers says of the first rows"):
@@ -327,7 +328,7 @@ def _about(asked: dict[str, Any], config: FinetuneConfig, task: Prepared) -> Run
 def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `model_card` for a fine-tuned model at some step."""
     data = task.data
-    scores = {key: value for key, value in facts.pop("results").items() if key != "held_out_loss"}
+    results = facts.pop("results")
     readings: TaggerReadings | None = facts.pop("readings", None)
     dataset = hide(data.name, to_dict(config))
     return dict(
@@ -335,7 +336,12 @@ def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any
         text=task.objective.about(task.collator),
         curves=facts.pop("curves", None),
         limits=[] if readings is None else [readings.advice()],
-        metrics=[Metric(key, value, dataset, "validation") for key, value in scores.items()],
+        metrics=[
+            Metric(key, value, dataset, numbers["set"])
+            for numbers in facts.pop("scores", None) or [{"set": "validation", **results}]
+            for key, value in numbers.items()
+            if is_number(value) and key != "held_out_loss"
+        ],
         facts={
             "labels": ", ".join(data.labels) if data.labels else None,
             "corpus": hide(data.description, to_dict(config)),

@@ -1,7 +1,7 @@
 """Fine-tuning as a recipe runs it: once, or once per seed, with what the seeds say together."""
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from nlp_ssl.evaluation.intervals import bootstrap, scorer
 from nlp_ssl.evaluation.metrics import MAIN
 from nlp_ssl.evaluation.predictions import read_predictions
 from nlp_ssl.objectives.labelled import LabelledObjective
+from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.publishing.tables import format_table, to_json
 from nlp_ssl.reports.record import PREDICTIONS_FILE
 from nlp_ssl.runs import resolve
 from nlp_ssl.runs.checks import check_run
+from nlp_ssl.runs.ending import card_of, write_card
 from nlp_ssl.runs.finetuning import Prepared, prepare, show, start
 from nlp_ssl.runs.folder import CHECKPOINTS, check_links, say_where_it_begins
 from nlp_ssl.runs.status import note_interrupts_in, read_status
@@ -26,6 +28,34 @@ from nlp_ssl.training.checkpoints import newest_name
 from nlp_ssl.training.distributed import rank_zero_first
 
 RESULTS_FILE = "results.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The model of one seed.
+
+    Attributes:
+        folder: where it is.
+        card: arguments of its `model_card`.
+        publisher: pushed it, where it is published.
+    """
+
+    folder: Path
+    card: dict[str, Any]
+    publisher: HubPublisher | None
+
+    def tell(self, rows: list[dict[str, Any]]) -> None:
+        """Write into its card what all seeds say together; `rows` are those of `summarize`."""
+        together = {(row["set"], row["metric"]): row for row in rows}
+        metrics = []
+        for metric in self.card.get("metrics", []):
+            if (row := together.get((metric.split, metric.name))) is not None:
+                metric = replace(metric, seeds=len(row["runs"]), mean=row["mean"], std=row["deviation"])
+            metrics.append(metric)
+        write_card(self.folder, self.card and self.card | {"metrics": metrics})
+        if self.publisher is not None:
+            self.publisher.push(self.folder, message="Scores over several seeds")
+            self.publisher.finish()
 
 
 def finetune(config: FinetuneConfig, objective: type[LabelledObjective], *, last: bool = True) -> list[dict[str, Any]]:
@@ -54,23 +84,37 @@ def finetune(config: FinetuneConfig, objective: type[LabelledObjective], *, last
     say_where_it_begins(config, [Path(each.output_dir) for each in configs])
     note_interrupts_in(Path(configs[0].output_dir))
     prepared = prepare(config, objective)
+    finished: list[Finished] = []
     for number, each in enumerate(configs, start=1):
         if config.seeds is not None:
             console.say(f"seed {each.seed} ({number} of {len(configs)})")
-        check_run(each)
-        note_interrupts_in(Path(each.output_dir))
-        finished_at, end = _finished_at(each), last and number == len(configs)
-        run = start(each, prepared)
-        run.train()  # of a run that is finished: checks that the options are what they were
-        if finished_at is not None and finished_at == _newest(each):
-            console.say(f"  {each.output_dir} is finished")
-            run.close(last=end)
-        else:
-            show(run, prepared, last=end)
+        finished.append(_one(each, prepared, last=last and number == len(configs)))
     if config.seeds is None:  # the run itself has said all
         return []
     folders = [Path(each.output_dir) for each in configs]
-    return rank_zero_first(lambda: summarize(prepared, folders, Path(config.output_dir)))
+    rows = rank_zero_first(lambda: summarize(prepared, folders, Path(config.output_dir)))
+    if console.rank() == 0:
+        for one in finished:
+            one.tell(rows)
+    return rows
+
+
+def _one(config: FinetuneConfig, prepared: Prepared, *, last: bool) -> Finished:
+    """Fine-tune with one seed, unless that is done already."""
+    check_run(config)
+    note_interrupts_in(Path(config.output_dir))
+    finished_at = _finished_at(config)
+    run = start(config, prepared)
+    run.train()  # of a run that is finished: checks that the options are what they were
+    if finished_at is not None and finished_at == _newest(config):
+        console.say(f"  {config.output_dir} is finished")
+        run.seen["scores"] = run.about.scores
+        if run.accelerator.is_main_process:
+            write_card(run.folder, card_of(run))
+        run.close(last=last)
+    else:
+        show(run, prepared, last=last)
+    return Finished(run.folder, card_of(run), run.publisher)
 
 
 def _configs(config: FinetuneConfig) -> list[FinetuneConfig]:

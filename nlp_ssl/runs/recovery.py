@@ -93,8 +93,9 @@ class Recovery:
         found = choose_checkpoint(self.checkpoints)
         if found is None:
             raise UserError(f"step {state.step:,} asks to go back, and there is no checkpoint; lower --optimizer.lr")
-        bad, before = state.step, state.rewinds
+        bad, before, joules = state.step, state.rewinds, state.joules
         self._restore(found)
+        state.joules = joules
         state.rewinds = [state.step, before[1] + 1 if before[0] == state.step else 1]
         if state.rewinds[1] > REWINDS:
             raise UserError(f"went back to step {state.step:,} {REWINDS} times, to no good end; lower --optimizer.lr")

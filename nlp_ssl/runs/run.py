@@ -37,6 +37,7 @@ from nlp_ssl.training.checkpoints import Checkpoints
 from nlp_ssl.training.device import describe_exactness, end_run, make_ready
 from nlp_ssl.training.distributed import any_process, host_group
 from nlp_ssl.training.early_stopping import EarlyStopping
+from nlp_ssl.training.energy import EnergyMeter
 from nlp_ssl.training.loop import Step, train
 from nlp_ssl.training.optimizers import build_optimizer
 from nlp_ssl.training.schedules import Horizon
@@ -82,6 +83,7 @@ class Run:
     about: RunFacts = field(default_factory=RunFacts)
     samples: Callable[[Path], Iterator[str]] = lambda folder: iter(())
     state: RunState = field(default_factory=RunState)
+    energy: EnergyMeter = field(default_factory=EnergyMeter)
     begun: bool = False
     publisher: HubPublisher | None = None
 
@@ -121,7 +123,7 @@ class Run:
             return False
         for step in self._steps():
             signals.interrupts.at_once = False  # now there is something to save first
-            state.count(step)
+            state.count(step, self.energy.take())
             self._log(step)
             if self.skipped.handle(step, state):
                 return True
@@ -228,8 +230,7 @@ class Run:
 
     def evaluate(self) -> bool:
         """Measure on held-out data; returns False if that was interrupted: the resumed run then begins with it."""
-        state = self.state
-        before = time.monotonic()
+        state, before = self.state, time.monotonic()
         try:
             state.results = self.measure(self.module, lambda: any_process(signals.interrupts.reason is not None))
         except Interrupted:

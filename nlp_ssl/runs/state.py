@@ -17,6 +17,7 @@ class RunState:
         tokens_seen: tokens that are not padding.
         elapsed: seconds of training, with what was done between steps.
         step_seconds: seconds of steps alone.
+        joules: that the machine counted meanwhile, steps that were taken again included; 0 where it counts none.
         results: numbers of the last evaluation.
         evaluated_at: its step; -1 before the first.
         rewinds: to which step the run was rewound, and how often in a row.
@@ -28,16 +29,18 @@ class RunState:
     tokens_seen: int = 0
     elapsed: float = 0.0
     step_seconds: float = 0.0
+    joules: float = 0.0
     results: dict[str, float] = field(default_factory=dict)
     evaluated_at: int = -1
     rewinds: list[int] = field(default_factory=lambda: [-1, 0])
     not_applied: int = 0
 
-    def count(self, step: Step) -> None:
-        """Take note of a step."""
+    def count(self, step: Step, joules: float) -> None:
+        """Take note of a step, and of the joules since the one before."""
         self.step, self.elapsed = step.number, step.elapsed
         self.tokens_seen += step.num_tokens
         self.step_seconds += step.seconds
+        self.joules += joules
         self.not_applied = self.not_applied + 1 if step.incident else 0
 
     def to_dict(self) -> dict[str, Any]:

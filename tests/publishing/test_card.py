@@ -74,7 +74,7 @@ def test_a_card_names_the_paper_of_its_objective():
 
 def test_metrics_become_a_model_index_that_the_hub_reads_back():
     metrics = [
-        Metric("accuracy", 0.8125, "glue/sst2", "validation", std=0.01, seeds=3),
+        Metric("accuracy", 0.8125, "glue/sst2", "validation", seeds=3, mean=0.8, std=0.01),
         Metric("f1", np.float32(0.75), "glue/sst2", "validation"),
         Metric("pearson", float("nan"), "glue/stsb"),
     ]
@@ -84,7 +84,7 @@ def test_metrics_become_a_model_index_that_the_hub_reads_back():
         ("accuracy", 0.8125, "glue/sst2", "validation"),
         ("f1", 0.75, "glue/sst2", "validation"),
     ]
-    assert "| glue/sst2 | validation | accuracy | 0.8125 ± 0.01 (3 seeds) |" in text
+    assert "| glue/sst2 | validation | accuracy | 0.8125; over 3 seeds 0.8 ± 0.01 |" in text
     assert "| glue/stsb |  | pearson | nan |" in text
     assert "single seed" in text
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from launch import events, run, write_labelled
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.utils.class_weight import compute_class_weight
@@ -80,12 +81,20 @@ def test_seeds_their_spread_and_what_is_written(model: Path, labelled: tuple[Pat
     assert [error["probability of the label"] for error in errors] == pytest.approx(wrong[:10], abs=1e-5)
     assert Image.open(out / "seed-3" / "confusion.png").width > 100
 
+    # the card of each tells what all of them say together
+    for seed, score in zip((3, 4), scores, strict=True):
+        card = (out / f"seed-{seed}" / "README.md").read_text()
+        over = f"over 2 seeds {statistics.mean(scores):.4g} ± {statistics.stdev(scores):.4g}"
+        assert f"| validation | accuracy | {score:.4g}; {over} |" in card
+        assert "single seed" not in card
+
     # what is finished is not run again
     kept = [path for name in ("log.jsonl", "model.safetensors") for path in sorted(out.glob(f"seed-*/{name}"))]
     before = [path.read_bytes() for path in kept]
     again = run("finetune_classification.py", *options, "--train.epochs", 2, "--resume")
     assert again.count("is finished") == 2
     assert [path.read_bytes() for path in kept] == before
+    assert (out / "seed-4" / "README.md").read_text() == card
     # ... and is not taken for what other options would have given
     refused = run("finetune_classification.py", *options, "--train.epochs", 3, "--resume", expect=2)
     assert "--train.epochs was 2" in refused
@@ -135,6 +144,17 @@ def test_several_classes_a_row(model: Path, tmp_path: Path) -> None:
         (theirs,) = classify([row["texts"]["text"]])
         assert row["probabilities"] == pytest.approx({each["label"]: each["score"] for each in theirs}, abs=1e-4)
         assert row["predicted"] == sorted(each["label"] for each in theirs if each["score"] > 0.5)
+
+
+def test_the_card_has_the_score_of_the_test_rows(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
+    run(
+        "finetune_classification.py", "--data.train_file", labelled[0], "--data.test_file", labelled[0],
+        "--model.name", model, *FIXED, "--output_dir", tmp_path / "run", "--train.epochs", 1,
+    )  # fmt: skip
+    right = [row["predicted"] == row["label"] for row in predictions(tmp_path / "run") if row["set"] == "test"]
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    scores = {(each.dataset_split, each.metric_type): each.metric_value for each in card.data.eval_results}
+    assert scores["test", "accuracy"] == pytest.approx(statistics.mean(right), abs=1e-6)
 
 
 def test_hidden_test_rows_are_predicted(model: Path, labelled: tuple[Path, Path], tmp_path: Path) -> None:
