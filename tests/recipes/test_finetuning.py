@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launch import events, run, write_labelled
 from huggingface_hub import ModelCard
+from launch import events, run, write_labelled
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.utils.class_weight import compute_class_weight
