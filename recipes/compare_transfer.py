@@ -3,7 +3,7 @@
     python recipes/compare_transfer.py --model.name runs/mlm
 
 fine-tunes on 1 %, 10 % and all of the built-in task's labels (which library a text documents), three seeds each, and
-leaves a table and transfer.png. Rows of your own, and a test set out of the domain:
+leaves a table, transfer.png and report.html. Rows of your own, and a test set out of the domain:
 
     python recipes/compare_transfer.py --data.train_file reviews.csv --data.validation_file dev.csv \\
         --data.test_file tweets.csv
@@ -47,7 +47,7 @@ class TransferComparisonConfig(ClassificationConfig):
         ),
     }
     output_dir: str = "runs/transfer"
-    """Folder of the comparison: one folder per run, `results.json` and `transfer.png`."""
+    """Folder of the comparison: one folder per run, `results.json`, `transfer.png` and `report.html`."""
     kind: Literal["classification", "ner"] = "classification"
     """What the labels belong to: texts, or words."""
     fractions: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0])
@@ -67,6 +67,8 @@ def main(config: TransferComparisonConfig) -> None:
         from nlp_ssl.objectives.tagging import Tagging
         from nlp_ssl.publishing.plots import plot_transfer
         from nlp_ssl.publishing.tables import format_table, to_json
+        from nlp_ssl.reports.comparison import write_comparison
+        from nlp_ssl.reports.record import find_runs
         from nlp_ssl.runs.multi_seed import finetune
         from nlp_ssl.training.distributed import rank_zero_first
 
@@ -99,6 +101,8 @@ def main(config: TransferComparisonConfig) -> None:
         replace(folder / "results.json", to_json({"metric": main_metric, "commonest": levels, "rows": rows}))
         picture = plot_transfer(rows, levels, main_metric, folder / "transfer.png")
         console.say(f"all numbers: {folder / 'results.json'}" + (f"; picture: {picture}" if picture else ""))
+        with console.optional("the report"):
+            console.say(f"report: {write_comparison(find_runs(folder), folder)}")
 
 
 def run_config(config: TransferComparisonConfig) -> FinetuneConfig:

@@ -6,8 +6,6 @@
 Any browser opens it, without a network; it holds no script.
 """
 
-import functools
-import operator
 from pathlib import Path
 
 from nlp_ssl.core import console, program
@@ -23,17 +21,14 @@ def parse() -> Path:
 
 def main(folder: Path) -> None:
     """Write the page, and say where."""
-    from nlp_ssl.reports.comparison import comparison_page
-    from nlp_ssl.reports.record import Run, find_runs
-    from nlp_ssl.reports.run_report import PAGE_FILE, run_page
+    from nlp_ssl.reports.comparison import write_comparison
+    from nlp_ssl.reports.record import find_runs
+    from nlp_ssl.reports.run_report import write_report
 
     found = find_runs(folder)
     if not found:
         raise UserError(f"there is no run in {folder}; give the --output_dir of one, or the folder of several")
-    runs = [*map(Run.read, found)]
-    page = run_page(runs[0]) if found == [folder] else comparison_page(runs, folder)
-    mode = functools.reduce(operator.and_, (run.facts.mode for run in runs))
-    console.say(f"report: {page.write(folder / PAGE_FILE, mode)}")
+    console.say(f"report: {write_report(folder) if found == [folder] else write_comparison(found, folder)}")
 
 
 if __name__ == "__main__":

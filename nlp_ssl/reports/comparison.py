@@ -1,6 +1,8 @@
 """The page of several runs: their curves over each other, in what their options differ, and what came out."""
 
+import functools
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,26 @@ from nlp_ssl.core.console import counted
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.publishing.tables import is_number
 from nlp_ssl.reports.figures import SERIES, Line, draw_lines
+from nlp_ssl.reports.label_efficiency import label_efficiency
 from nlp_ssl.reports.page import Page, Part, Picture, Section, Table
-from nlp_ssl.reports.record import Run
+from nlp_ssl.reports.record import PAGE_FILE, Run
 
 OWN = ("output_dir", "resume.", "hub.", "tracking.")  # in these all runs differ, and nothing follows from it
+
+
+def write_comparison(found: Sequence[Path], folder: Path) -> Path:
+    """Write `report.html` of several runs; returns where it is.
+
+    Args:
+        found: folders of the runs, from `find_runs(folder)`.
+        folder: that they are in.
+
+    Raises:
+        UserError: there are fewer than two, or what one of them wrote is damaged.
+    """
+    runs = [*map(Run.read, found)]
+    mode = functools.reduce(operator.and_, (run.facts.mode for run in runs))
+    return comparison_page(runs, folder).write(folder / PAGE_FILE, mode)
 
 
 def comparison_page(runs: Sequence[Run], folder: Path) -> Page:
@@ -30,6 +48,7 @@ def comparison_page(runs: Sequence[Run], folder: Path) -> Page:
         subtitle=str(folder),
         sections=[
             Section("Results", list(_results(runs, names))),
+            Section("Label efficiency", list(label_efficiency(runs))),
             Section("Learning curves", list(_curves(runs, names))),
             Section("In what they differ", list(_differences(runs, names))),
         ],
@@ -38,10 +57,10 @@ def comparison_page(runs: Sequence[Run], folder: Path) -> Page:
 
 
 def _results(runs: Sequence[Run], names: dict[int, str]) -> Iterator[Part]:
-    measured = list(dict.fromkeys(name for run in runs for name in _last(run)))
+    measured = list(dict.fromkeys(name for run in runs for name in run.final_scores))
     rows = []
     for run in runs:
-        last, step = _last(run), (run.steps or [{}])[-1]
+        last, step = run.final_scores, (run.steps or [{}])[-1]
         minutes = round(step["seconds"] / 60, 1) if is_number(step.get("seconds")) else None
         status = run.status.get("status")
         rows.append([names[id(run)], *map(last.get, measured), step.get("step"), step.get("tokens"), minutes, status])
@@ -89,13 +108,6 @@ def _differences(runs: Sequence[Run], names: dict[int, str]) -> Iterator[Part]:
         yield Table(
             ["Option", *(names[id(run)] for run in runs)], rows, "Resolved options that are not the same in all"
         )
-
-
-def _last(run: Run) -> dict[str, Any]:
-    """The final scores of its validation set; else of its last evaluation."""
-    validation = [row for row in run.facts.scores if row.get("set") == "validation"]
-    found = validation[-1] if validation else (run.evaluations or [{}])[-1]
-    return {name: v for name, v in found.items() if is_number(v) and name not in ("step", "tokens", "seconds")}
 
 
 def _value(value: Any) -> str:

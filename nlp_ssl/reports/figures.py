@@ -52,7 +52,12 @@ class Line:
 
 
 def draw_lines(
-    lines: Sequence[Line], x_label: str, levels: Mapping[str, float] | None = None, *, small: bool = False
+    lines: Sequence[Line],
+    x_label: str,
+    levels: Mapping[str, float] | None = None,
+    *,
+    small: bool = False,
+    log: bool = False,
 ) -> str | None:
     """Curves over a common axis.
 
@@ -61,6 +66,7 @@ def draw_lines(
         x_label: of what is counted there.
         levels: dotted lines to compare with, by name.
         small: one of two beside each other.
+        log: the horizontal axis is logarithmic.
 
     Returns:
         An `<svg>` element, or `None` when there is nothing to draw or no matplotlib (said once).
@@ -87,6 +93,10 @@ def draw_lines(
             axes.text(0.995, level, f"{name} {level:.2f}", transform=to_the_right, ha="right", va="bottom", color=QUIET)
         if len(lines) > 1:
             axes.legend(frameon=False, loc="best")
+        if log:
+            axes.set_xscale("log")
+            axes.set_xticks(sorted({at for line in lines for at in line.x}))
+            axes.minorticks_off()
         axes.set_xlabel(x_label)
         axes.xaxis.set_major_formatter(count_of)
         if all(abs(value) >= 1e4 for line in lines for value in line.y if math.isfinite(value)):

@@ -9,9 +9,10 @@ from typing import Any
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.publishing.curves import interpolate, read_log, without_rewound
-from nlp_ssl.publishing.tables import to_json
+from nlp_ssl.publishing.tables import is_number, to_json
 
 FACTS_FILE, LOG_FILE, STATUS_FILE = "report.json", "log.jsonl", "run_status.json"
+PAGE_FILE = "report.html"
 PREDICTIONS_FILE, ERRORS_FILE = "predictions.jsonl", "errors.jsonl"
 
 
@@ -121,6 +122,13 @@ class Run:
         tokens = {row["step"]: row.get("tokens", 0) for row in self.steps}
         found = [row for row in self._kept if row["event"] == "evaluation"]
         return [{"tokens": round(interpolate(tokens, row["step"]))} | row for row in found]
+
+    @property
+    def final_scores(self) -> dict[str, Any]:
+        """The numbers of its validation set at its end; else of its last evaluation."""
+        validation = [row for row in self.facts.scores if row.get("set") == "validation"]
+        found = validation[-1] if validation else (self.evaluations or [{}])[-1]
+        return {name: v for name, v in found.items() if is_number(v) and name not in ("step", "tokens", "seconds")}
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The JSON lines of a file of the folder; none where it is not there."""

@@ -11,9 +11,8 @@ from nlp_ssl.publishing.card import DATA_FACTS, MODEL_FACTS, PROCEDURE_FACTS, RE
 from nlp_ssl.publishing.tables import is_number
 from nlp_ssl.reports.figures import Line, draw_histogram, draw_lines
 from nlp_ssl.reports.page import Matrix, Page, Part, Picture, Section, Table, Text
-from nlp_ssl.reports.record import ERRORS_FILE, PREDICTIONS_FILE, Run
+from nlp_ssl.reports.record import ERRORS_FILE, PAGE_FILE, PREDICTIONS_FILE, Run
 
-PAGE_FILE = "report.html"
 MANY_CLASSES = 40  # that a matrix of confusions shows
 LONG_TEXT = 400  # characters of a row's text
 

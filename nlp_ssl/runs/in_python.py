@@ -18,8 +18,7 @@ from nlp_ssl.core.console import world_size
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.objective import find_objective
 from nlp_ssl.objectives.tagging import Tagging
-from nlp_ssl.reports.record import RunFacts
-from nlp_ssl.reports.run_report import PAGE_FILE
+from nlp_ssl.reports.record import PAGE_FILE, RunFacts
 from nlp_ssl.runs import multi_seed, pretraining, pretraining_data
 
 Files = str | Path | Sequence[str | Path]

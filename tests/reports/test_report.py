@@ -178,6 +178,27 @@ def test_runs_side_by_side_show_what_differs_and_what_came_out(tmp_path):
     assert "fast: 2.75 at 200 tokens" in page.text
 
 
+def test_runs_with_few_labels_and_many_are_a_curve(tmp_path):
+    for rows, seed, scratch, score in (
+        (10, 0, False, 0.5), (10, 1, False, 0.6), (1000, 0, False, 0.9), (10, 0, True, 0.25), (1000, 0, True, 0.75)
+    ):  # fmt: skip
+        facts = RunFacts(
+            program="finetune_classification", settings={"model.name": "runs/mlm", "model.from_scratch": scratch},
+            facts={"train_rows": rows}, metrics={"accuracy": "max"}, scores=[{"set": "validation", "accuracy": score}],
+        )  # fmt: skip
+        write_run(tmp_path / f"{rows}-{scratch}-{seed}", [step(1)], facts)
+    page = Reader(execute_report(tmp_path))
+    assert "Label efficiency" in page.text
+    assert "mlm: 0.55 at 10 labelled rows" in page.text
+    assert "mlm, from scratch: 0.75 at 1k labelled rows" in page.text
+    at = page.cells.index("mlm")
+    assert page.cells[at : at + 6] == ["mlm", "10", "0.55", "0.5", "0.6", "2"]
+    with_as_many = Reader(
+        comparison_page([Run.read(tmp_path / f"10-False-{seed}") for seed in (0, 1)], tmp_path).html()
+    )
+    assert "Label efficiency" not in with_as_many.text
+
+
 def execute_report(folder):
     said = execute([*python(), folder.as_posix()])
     assert f"report: {folder / 'report.html'}" in said
