@@ -3,8 +3,8 @@
 Torch, transformers and datasets take seconds to import; what a test's tiny run does with them takes one. A fork has
 them from the start, and is otherwise a process of its own: its arguments, environment, folder, files, signals, exit
 code and end are those that the program would have had. It differs in two things: variables that a library reads when it
-is imported are the server's, so a program that is given others is started afresh; and so is Python's hash seed. The
-programs that a fork starts are forked too.
+is imported are the server's, so a program that is given others is started afresh, and from the third of the same on has
+a server of its own; and so is Python's hash seed. The programs that a fork starts are forked too.
 
 Run as a program, this file is the server: it ends when its standard input does.
 """
@@ -23,7 +23,8 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -41,6 +42,7 @@ LIBRARIES += ["transformers.pipelines.text_classification", "transformers.pipeli
 READ_AT_IMPORT = ("DATASETS_", "HF_", "HUGGING", "LD_", "MPL", "OMP_", "PYTHON", "TORCH_LOGS")
 READ_AT_IMPORT += ("TRANSFORMERS_", "XDG_")
 ADDRESS = "NLP_SSL_TEST_FORKS"  # where the server listens
+WORTH_A_SERVER = 3  # programs of one environment: a server takes as long to start as a program or two
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}  # of the server
 
 
@@ -58,7 +60,12 @@ class Fork(subprocess.Popen):
     def __init__(self, arguments: Any, *, env: dict[str, str] | None = None, **kwargs: Any) -> None:
         self._connection: socket.socket | None = None
         env = dict(os.environ) if env is None else env
-        self.forked = _program(arguments) if kwargs.keys() <= self.KNOWN and _same_at_import(env) else None
+        self._address = None
+        self.forked = _program(arguments) if kwargs.keys() <= self.KNOWN else None
+        if self.forked is not None and (address := _server_of(env)) is not None:
+            self._address = address
+        else:
+            self.forked = None
         super().__init__(arguments, env=env, **kwargs)
 
     def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *more) -> None:
@@ -77,7 +84,7 @@ class Fork(subprocess.Popen):
         err = 2 if errwrite == -1 else errwrite
         body = json.dumps(request).encode()
         self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(_server())
+        self._connection.connect(self._address)
         socket.send_fds(self._connection, [len(body).to_bytes(4)], [out, err])
         self._connection.sendall(body)
         self.pid = int.from_bytes(_exactly(self._connection, 4))
@@ -128,33 +135,41 @@ def _program(arguments: Any) -> list[str] | None:
     return rest if rest and (rest[0] in ("-m", "-c") or not rest[0].startswith("-")) else None
 
 
-def _same_at_import(env: dict[str, str]) -> bool:
-    """Whether the libraries would read from an environment what the server's read."""
+def _read_at_import(env: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    """What libraries read from an environment when they are imported."""
+    return frozenset((k, v) for k, v in env.items() if k.startswith(READ_AT_IMPORT) and k != "PYTHONPATH")
 
-    def read(variables: dict[str, str]) -> dict[str, str]:
-        return {k: v for k, v in variables.items() if k.startswith(READ_AT_IMPORT) and k != "PYTHONPATH"}
 
-    spoiled = any(
-        os.path.exists(os.path.join(path, "sitecustomize.py")) for path in env.get("PYTHONPATH", "").split(os.pathsep)
-    )
-    return read(env) == read(ENVIRONMENT) and not spoiled
+def _server_of(env: dict[str, str]) -> str | None:
+    """Where the server listens whose libraries have read what they would read from an environment; `None`: nowhere."""
+    path = env.get("PYTHONPATH", "").split(os.pathsep)
+    if any(os.path.exists(os.path.join(folder, "sitecustomize.py")) for folder in path):
+        return None
+    read = _read_at_import(env)
+    if read == _read_at_import(ENVIRONMENT):
+        return _server(read)
+    _asked[read] += 1
+    return _server(read) if _asked[read] >= WORTH_A_SERVER and ADDRESS not in os.environ else None
 
 
 @cache
-def _server() -> str:
-    """Where the server listens; it is started when the first fork is asked for."""
+def _server(read: frozenset[tuple[str, str]]) -> str:
+    """Where a server listens; it is started when its first fork is asked for."""
     if ADDRESS in os.environ:  # a launcher that was itself forked
         return os.environ[ADDRESS]
+    others = {k: v for k, v in ENVIRONMENT.items() if not k.startswith(READ_AT_IMPORT) or k == "PYTHONPATH"}
     address = os.path.join(tempfile.mkdtemp(prefix="nlp_ssl-forks-"), "socket")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
         command = [sys.executable, __file__, address, str(listener.fileno())]
-        server = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+        env = others | dict(read)
+        server = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
     _started.append(server)
     return address
 
 
+_asked: Counter[frozenset[tuple[str, str]]] = Counter()  # programs whose libraries read something else
 _started: list[subprocess.Popen] = []  # kept, and with it the pipe that the server lives by
 
 

@@ -73,6 +73,17 @@ def test_what_is_forked_and_what_is_not(tmp_path: Path) -> None:
     assert not forked(str(BIN / "accelerate"), "--help")
 
 
+def test_programs_whose_libraries_read_the_same_have_a_server_from_the_third_on(tmp_path: Path) -> None:
+    given = environment() | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    code = "from huggingface_hub import constants; print(constants.HF_HOME, constants.ENDPOINT)"
+    found = []
+    for _ in range(forks.WORTH_A_SERVER + 1):
+        with forks.Fork([sys.executable, "-c", code], env=given, stdout=subprocess.PIPE, text=True) as process:
+            found.append((process.forked is not None, process.communicate(timeout=60)[0]))
+    assert [there for there, _ in found] == [False] * (forks.WORTH_A_SERVER - 1) + [True] * 2
+    assert {printed for _, printed in found} == {f"{tmp_path} http://127.0.0.1:9\n"}
+
+
 def test_nothing_of_the_package_is_imported_beforehand_and_no_thread_runs() -> None:
     program = "import os, sys; print('nlp_ssl' in sys.modules, 'torch' in sys.modules, os.listdir('/proc/self/task'))"
     done = forks.run([sys.executable, "-c", program], env=environment(), timeout=60)

@@ -6,13 +6,19 @@ compiled client to servers of its own: it cannot be tried offline, so clients of
 """
 
 import base64
+import contextlib
 import hashlib
 import json
+import os
 import re
+import shutil
+import socket
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 USER = "tester"
@@ -75,9 +81,14 @@ class HubServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    port = 0  # of this process's servers, one after the other: programs that talk to them can be forked
+    home = Path(tempfile.gettempdir(), f"nlp_ssl-hub-home-{os.getpid()}")  # of the Hub's client in these programs
 
     def __init__(self, lfs_repos: tuple[str, ...] = ()):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", HubServer.port), Handler)
+        HubServer.port = self.server_port
+        self.connections: list[socket.socket] = []
+        shutil.rmtree(self.home, ignore_errors=True)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.lfs_repos = lfs_repos
         self.repos: dict[str, Repo] = {}
@@ -87,7 +98,23 @@ class HubServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a program is given that talks to it, on a machine that never did."""
+        hub = {"HF_ENDPOINT": self.url, "HF_TOKEN": TOKEN, "HF_HOME": str(self.home)}
+        return hub | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+
+    def get_request(self):
+        """A connection, which a client may keep: the next server has the same port."""
+        connection, address = super().get_request()
+        self.connections.append(connection)
+        return connection, address
+
     def __exit__(self, *_):
+        for connection in self.connections:
+            with contextlib.suppress(OSError):  # closed already
+                connection.shutdown(socket.SHUT_RDWR)
+        shutil.rmtree(self.home, ignore_errors=True)
         self.shutdown()
         self.server_close()
 

@@ -5,7 +5,6 @@ What cannot be tried offline is the xet wire (see `hub_server.py`): the two othe
 
 import contextlib
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -13,9 +12,11 @@ import threading
 import time
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 import yaml
+from launch import ROOT, environment
 from safetensors.torch import load_file, save_file
 
 from nlp_ssl.core import signals
@@ -26,7 +27,6 @@ from nlp_ssl.publishing.pushed import model_files
 sys.path.insert(0, str(Path(__file__).parent))
 from hub_server import TOKEN, HubServer, Repo
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "push_to_hub.py"
 
 
@@ -77,9 +77,9 @@ def publisher(server, repo_id="tester/model", **options) -> HubPublisher:
     return HubPublisher(repo_id, **{"endpoint": server.url, "token": TOKEN, "waits": (0.01, 0.01), **options})
 
 
-def environment(server, home: Path, **extra: str) -> dict[str, str]:
-    hub = {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    return {**os.environ, "OMP_NUM_THREADS": "1", **hub, **extra}
+def execute(server, arguments: list[str], **extra: str) -> subprocess.CompletedProcess:
+    """Run a program that talks to the server."""
+    return forks.run(arguments, cwd=ROOT, env=environment() | server.variables | extra, timeout=180)
 
 
 # -- what is pushed ---------------------------------------------------------------------------------------------------
@@ -453,9 +453,7 @@ def test_the_command_that_finish_returns_pushes_it(server, folder, tmp_path):
     (command,) = hub.finish(30)
     server.faults.clear()
     arguments = [sys.executable, "-m", "nlp_ssl", *shlex.split(command)[1:]]
-    done = subprocess.run(
-        arguments, cwd=ROOT, env=environment(server, tmp_path / "home"), capture_output=True, text=True
-    )
+    done = execute(server, arguments)
     assert done.returncode == 0, done.stderr
     assert set(server.repos["tester/model"].files("step-10")) >= PUSHED
 
@@ -513,9 +511,8 @@ def test_nothing_starts_before_it_is_asked_for(server):
 # -- the recipe, and reading back -------------------------------------------------------------------------------------
 
 
-def recipe(server, home, *arguments: str, **extra: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(RECIPE), *arguments]
-    return subprocess.run(command, env=environment(server, home, **extra), capture_output=True, text=True, timeout=120)
+def recipe(server, *arguments: str, **extra: str) -> subprocess.CompletedProcess:
+    return execute(server, [sys.executable, str(RECIPE), *arguments], **extra)
 
 
 READ_BACK = """
@@ -560,13 +557,11 @@ def bert(folder: Path, seed: int) -> dict[str, torch.Tensor]:
 
 def test_pushed_models_load_with_from_pretrained_in_both_upload_modes(tmp_path):
     weights = {seed: bert(tmp_path / f"bert-{seed}", seed) for seed in (1, 2)}
-    home = tmp_path / "home"
     with HubServer(lfs_repos=("tester/lfs",)) as server:
         for repo_id in ("tester/lfs", "tester/regular"):
             for seed, revision in ((1, "step-100"), (2, "main")):
                 done = recipe(
                     server,
-                    home,
                     "--folder",
                     str(tmp_path / f"bert-{seed}"),
                     "--repo_id",
@@ -580,7 +575,7 @@ def test_pushed_models_load_with_from_pretrained_in_both_upload_modes(tmp_path):
         assert not any("training_state" in name for repo in server.repos.values() for name in repo.files())
         wanted = [(f"tester/{mode}", revision) for mode in ("lfs", "regular") for revision in ("step-100", "main")]
         command = [sys.executable, "-c", READ_BACK, str(tmp_path), json.dumps(wanted)]
-        read = subprocess.run(command, env=environment(server, home), capture_output=True, text=True, timeout=180)
+        read = execute(server, command)
         assert read.returncode == 0, read.stderr
     for number, (_, revision) in enumerate(wanted):
         loaded = load_file(tmp_path / f"{number}.safetensors")
@@ -591,7 +586,7 @@ def test_pushed_models_load_with_from_pretrained_in_both_upload_modes(tmp_path):
 
 @pytest.mark.parametrize("spelling", ["--dry-run", "--dry_run"])
 def test_a_dry_run_lists_what_goes_and_what_stays_and_asks_nobody(server, full, tmp_path, spelling):
-    done = recipe(server, tmp_path / "home", "--folder", str(full), spelling, HF_TOKEN="")
+    done = recipe(server, "--folder", str(full), spelling, HF_TOKEN="")
     assert done.returncode == 0, done.stderr
     go, stay = done.stdout.split("would stay here: ")
     assert {line.split()[0] for line in go.splitlines()[1:]} == PUSHED
@@ -608,10 +603,10 @@ def test_the_recipe_pushes_over_others_when_told_to(server, folder, tmp_path, fl
     publisher(server).check()
     others(server, {"x": b""})
     arguments = ["--folder", str(folder), "--repo_id", "tester/model"]
-    refused = recipe(server, tmp_path / "home", *arguments)
+    refused = recipe(server, *arguments)
     assert refused.returncode == 2
     assert "--hub.overwrite" in refused.stderr.splitlines()[-1]
-    assert recipe(server, tmp_path / "home", *arguments, flag).returncode == 0
+    assert recipe(server, *arguments, flag).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -623,7 +618,7 @@ def test_the_recipe_pushes_over_others_when_told_to(server, folder, tmp_path, fl
     ],
 )
 def test_the_recipe_ends_with_one_sentence_and_exit_code_2(server, folder, tmp_path, arguments, token, sentence):
-    done = recipe(server, tmp_path / "home", "--folder", str(folder), *arguments, HF_TOKEN=token)
+    done = recipe(server, "--folder", str(folder), *arguments, HF_TOKEN=token)
     assert done.returncode == 2
     assert sentence in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

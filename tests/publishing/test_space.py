@@ -16,7 +16,7 @@ from nlp_ssl.trying.space import REQUIREMENTS, space_files
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hub_server import TOKEN, HubServer
-from test_hub import ROOT, environment, recipe
+from test_hub import ROOT, execute, recipe
 
 FILES = {".gitattributes", "README.md", "answers.py", "app.py", "requirements.txt"}
 # what a Space does, but for the page: `nlp_ssl` cannot be imported there
@@ -46,7 +46,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def push(server: HubServer, model: Path, *more: str) -> subprocess.CompletedProcess:
-    return recipe(server, model.parent / "home", "--folder", str(model), "--repo_id", "tester/model", *more)
+    return recipe(server, "--folder", str(model), "--repo_id", "tester/model", *more)
 
 
 def test_the_model_and_a_space_that_answers_with_it(server, model, tmp_path):
@@ -63,7 +63,7 @@ def test_the_model_and_a_space_that_answers_with_it(server, model, tmp_path):
     for name, content in files.items():
         (tmp_path / "space" / name).write_bytes(content)
     command = [sys.executable, "-c", IN_THE_SPACE, str(tmp_path / "space")]
-    asked = subprocess.run(command, env=environment(server, tmp_path / "home"), capture_output=True, text=True)
+    asked = execute(server, command)
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.strip() == str(open_model(str(model)).answer("kalo ___ mi"))
     assert push(server, model, "--hub.space").returncode == 0  # over what we pushed ourselves

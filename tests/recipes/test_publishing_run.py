@@ -8,7 +8,7 @@ from launch import ROOT, TINY, command, events, execute, write_corpus
 from safetensors.torch import load_file
 
 sys.path.append(str(ROOT / "tests" / "publishing"))
-from hub_server import TOKEN, HubServer
+from hub_server import HubServer
 
 READ_BACK = """
 import sys, torch
@@ -30,15 +30,11 @@ def arguments(tmp_path: Path) -> list[str]:
     return ["--data.sources", str(corpus), *TINY, *run, *tiny]
 
 
-def hub(server: HubServer) -> dict[str, str]:
-    return {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-
-
 def test_main_and_step_branches_are_read_back_with_equal_weights(arguments: list[str], tmp_path: Path) -> None:
     with HubServer() as server:
-        execute(command("pretrain_mlm.py", *arguments), **hub(server))
+        execute(command("pretrain_mlm.py", *arguments), **server.variables)
         code = [sys.executable, "-c", READ_BACK, "tester/model", str(tmp_path / "back"), "main", "step-2"]
-        execute(code, **hub(server) | {"HF_HOME": str(tmp_path / "hf")})
+        execute(code, **server.variables)
         for revision, folder in (("main", "run"), ("step-2", "run/checkpoints/step-00000002")):
             ours, theirs = (load_file(tmp_path / f / "model.safetensors") for f in (folder, f"back/{revision}"))
             assert ours.keys() == theirs.keys()
@@ -48,16 +44,15 @@ def test_main_and_step_branches_are_read_back_with_equal_weights(arguments: list
 
 @pytest.mark.long
 def test_a_discriminator_from_the_hub_continues_with_its_generator(arguments: list[str], tmp_path: Path) -> None:
-    elsewhere = {"HF_HOME": str(tmp_path / "hf")}
     # options with values, of which a trained model takes no other fields and has its own tokenizer
     pairs = list(zip(arguments[::2], arguments[1::2], strict=True))
     kept = [p for p in pairs if not p[0].startswith(("--model.", "--tokenizer.", "--output_dir", "--hub."))]
     again = [word for pair in kept for word in pair]
     again += ["--model.name", "tester/model", "--output_dir", str(tmp_path / "again")]
     with HubServer() as server:
-        execute(command("pretrain_rtd.py", *arguments), **hub(server))
+        execute(command("pretrain_rtd.py", *arguments), **server.variables)
         assert "generator/model.safetensors" in server.repos["tester/model"].files()
-        printed = execute(command("pretrain_rtd.py", *again), **hub(server) | elsewhere)
+        printed = execute(command("pretrain_rtd.py", *again), **server.variables)
     assert "generator: new" not in printed
     last, first = events(tmp_path / "run", "evaluation")[-1], events(tmp_path / "again", "evaluation")[0]
     assert first["generator_loss"] == pytest.approx(last["generator_loss"], rel=1e-5)
@@ -66,7 +61,7 @@ def test_a_discriminator_from_the_hub_continues_with_its_generator(arguments: li
 def test_a_hub_that_breaks_down_does_not_break_the_run(arguments: list[str], tmp_path: Path) -> None:
     with HubServer() as server:
         server.fail("POST .*/commit/", status=403)
-        printed = execute(command("pretrain_mlm.py", *arguments), **hub(server))
+        printed = execute(command("pretrain_mlm.py", *arguments), **server.variables)
     assert len(events(tmp_path / "run", "step")) == 4
     assert f"python {ROOT}/recipes/push_to_hub.py --folder" in printed
 
@@ -76,7 +71,7 @@ def test_no_token_is_found_out_before_any_work(arguments: list[str], tmp_path: P
         printed = execute(
             command("pretrain_mlm.py", *arguments),
             expect=2,
-            **hub(server) | {"HF_TOKEN": "", "HF_HOME": str(tmp_path / "h")},
+            **server.variables | {"HF_TOKEN": ""},
         )
     assert "hf auth login" in printed.splitlines()[-1]
     assert not (tmp_path / "run").exists()

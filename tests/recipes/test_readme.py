@@ -15,7 +15,7 @@ from launch import ROOT, TINY, execute, write_corpus, write_labelled
 
 sys.path.append(str(ROOT / "tests"))
 sys.path.append(str(ROOT / "tests" / "publishing"))
-from hub_server import TOKEN, HubServer
+from hub_server import HubServer
 from test_options import config_of
 
 from nlp_ssl.config.command_line import parse
@@ -148,8 +148,7 @@ def test_a_command_of_readme(line: str, folder: Path, tmp_path: Path, monkeypatc
         assert parse(find_objective(objective).Config if objective else config_of(ROOT / module), argv=options)
     elif name == "push_to_hub.py":
         with HubServer() as server:
-            hub = {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-            assert "pushed: " in recipe(folder, name, [*options, "--repo_id", "tester/name"], **hub)
+            assert "pushed: " in recipe(folder, name, [*options, "--repo_id", "tester/name"], **server.variables)
         assert "model.safetensors" in server.repos["tester/name"].files()
     else:
         printed = recipe(folder, name, in_short(name, options, str(tmp_path / "run")))
