@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, dataclass_transform
 
+from nlp_ssl.core.restarts import started_again
+
 Config = TypeVar("Config", bound="DataclassInstance")
 Section = TypeVar("Section")
 Scalar = bool | int | float | str | None
@@ -202,8 +204,9 @@ class CheckpointConfig:
 class ResumeConfig:
     """Resuming an interrupted run; a bare `--resume` is enough."""
 
-    enabled: bool = False
-    """Resume from the newest complete checkpoint in `output_dir`."""
+    enabled: bool = field(default_factory=started_again)
+    """Resume from the newest complete checkpoint in `output_dir`. A run that torchrun or Slurm starts again by itself
+    resumes anyway."""
     allow_changed: bool = False
     """Resume even though an option that changes the result was changed, such as the learning rate or the corpus."""
 

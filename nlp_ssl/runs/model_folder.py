@@ -82,7 +82,7 @@ class ModelFolder:
         for name, text in self.objective.files().items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-        settings = plain(to_dict(self.config)) | {"resume": plain(to_dict(ResumeConfig()))}
+        settings = plain(to_dict(self.config)) | {"resume": plain(to_dict(ResumeConfig(enabled=False)))}
         (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         with console.optional("the model card"):
             (folder / "README.md").write_text(model_card(**self.card(facts)), encoding="utf-8")

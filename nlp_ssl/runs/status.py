@@ -10,6 +10,7 @@ from nlp_ssl.core import console, program, signals
 from nlp_ssl.core.errors import Interrupted, PeerGone, UserError
 from nlp_ssl.core.files import advice, make_folder, replace
 from nlp_ssl.core.memory import is_out_of_memory
+from nlp_ssl.core.restarts import restarts
 from nlp_ssl.reports.record import STATUS_FILE, read_status
 from nlp_ssl.training.device import out_of_memory_advice
 from nlp_ssl.training.distributed import peer_is_gone
@@ -84,5 +85,5 @@ def _end_with_peer(folder: Path, step: int) -> NoReturn:
 
 
 def _write(folder: Path, status: str, step: int, **more: Any) -> None:
-    record = {"status": status, "step": step, "exit_code": EXIT_CODES.get(status), **more}
+    record = {"status": status, "step": step, "exit_code": EXIT_CODES.get(status), **restarts(), **more}
     replace(folder / STATUS_FILE, json.dumps(record, indent=1))

@@ -25,6 +25,7 @@ from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core import console
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.memory import is_out_of_memory
+from nlp_ssl.core.restarts import warn_of_restarts
 from nlp_ssl.data.sequences.batches import Collator, TrainBatches
 from nlp_ssl.data.sequences.phases import Phases
 from nlp_ssl.models.split_caveats import split_caveats
@@ -96,6 +97,7 @@ def make_ready(objective: Objective, config: TrainConfig, device: torch.device) 
 def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
     """The accelerator of a run; of its configuration the precision is resolved."""
     disable_progress_bar()  # transformers' own bars, which would fight with the run's
+    warn_of_restarts()
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
