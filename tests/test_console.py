@@ -1,7 +1,9 @@
 """What is said is best effort, and shows what a terminal would obey."""
 
+import importlib.util
 import io
 import os
+import subprocess
 import sys
 
 import pytest
@@ -75,3 +77,19 @@ def test_numbers_of_an_evaluation_are_whole_where_they_count():
 )  # fmt: skip
 def test_things_are_counted_in_english(count, noun, said):
     assert console.counted(count, noun) == said
+
+
+NOTEBOOK = """
+import sys, types, warnings
+sys.modules["ipykernel"] = types.ModuleType("ipykernel")
+from nlp_ssl.core import console
+import tqdm.auto
+assert list(console.progress(range(3), desc="count")) == [0, 1, 2]
+console.say("done")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ipywidgets") is not None, reason="with ipywidgets a notebook shows bars")
+def test_a_notebook_without_widgets_shows_lines_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("done\n", "")

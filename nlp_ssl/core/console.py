@@ -6,14 +6,23 @@ is the record.
 
 import contextlib
 import errno
+import importlib.util
 import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tqdm.auto import tqdm
+NOTEBOOK = "ipykernel" in sys.modules
+WIDGETS = NOTEBOOK and importlib.util.find_spec("ipywidgets") is not None
+if WIDGETS:
+    from tqdm.notebook import tqdm
+else:
+    from tqdm import tqdm
+
+    warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in other libraries
 
 
 def rank() -> int:
@@ -174,6 +183,8 @@ def progress(
 ) -> tqdm:
     """A progress bar on rank 0 (silent elsewhere); in a log file it prints a line every 10 seconds at most.
 
+    A notebook shows it if ipywidgets is installed: text would stand there once for every movement of the bar.
+
     Args:
         iterable: what to walk through, or `None` to call `.update(n)` by hand.
         total: how many units there will be; `None` when that is not known.
@@ -192,8 +203,8 @@ def progress(
         initial=initial,
         unit_scale=unit == "B",
         dynamic_ncols=True,
-        mininterval=0.2 if stream.isatty() or "ipykernel" in sys.modules else 10.0,
-        disable=rank() != 0,
+        mininterval=0.2 if stream.isatty() or NOTEBOOK else 10.0,
+        disable=rank() != 0 or (NOTEBOOK and not WIDGETS),
         leave=leave,
     )
 

@@ -10,7 +10,7 @@ SHARED_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # "1": restarted workers do
 
 
 def restarts() -> dict[str, int]:
-    """Times that Slurm has requeued this job and that torchrun has restarted these workers; those that are 0 left out."""
+    """Times that Slurm has requeued this job, and torchrun restarted these workers; what is 0 is left out."""
     found = {name: os.environ.get(variable, "") for name, variable in COUNTED.items()}
     return {name: int(count) for name, count in found.items() if count.isdecimal() and int(count)}
 
@@ -26,6 +26,6 @@ def warn_of_restarts() -> None:
     if allowed.isdecimal() and int(allowed) and os.environ.get(SHARED_STORE) != "1":
         warn(
             f"torchrun's --max_restarts {allowed} cannot connect restarted workers unless it is started with "
-            f"{SHARED_STORE}=1 and --rdzv_backend c10d: set that, and a worker's death costs no more than the steps since "
-            "the newest checkpoint"
+            f"{SHARED_STORE}=1 and --rdzv_backend c10d; then a worker's death costs no more than the steps since the "
+            "newest checkpoint"
         )

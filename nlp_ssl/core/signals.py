@@ -95,6 +95,9 @@ class Interrupts:
             self.reason = "the launcher is gone" if self._launcher_gone else signal.Signals(number).name
             if self.at_once:
                 raise self._stopped(self.reason)
+            if os.environ.get("RANK", "0") == "0":  # nothing buffered: what was interrupted may be writing
+                with contextlib.suppress(OSError):
+                    os.write(2, f"\n{self.reason}: finishing this step, then saving\n".encode())
 
     def _stopped(self, reason: str) -> Interrupted:
         return Interrupted(f"stopped ({reason}); what was finished is kept: {self.again}")

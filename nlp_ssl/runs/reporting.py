@@ -14,7 +14,7 @@ from nlp_ssl.config.common import flatten, plain, to_dict
 from nlp_ssl.core import console
 from nlp_ssl.core.vocabulary import special_ids
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
-from nlp_ssl.reports.record import RunFacts
+from nlp_ssl.reports.record import PAGE_FILE, RunFacts
 from nlp_ssl.reports.run_report import write_report
 from nlp_ssl.runs.status import read_status
 
@@ -41,6 +41,7 @@ class Reporter:
         self.folder, self.facts, self.card = folder, facts, card
         self.began = time.monotonic()
         self.page_seconds, self.sample_seconds, self.spent = FIRST_PAGE, FIRST_SAMPLES, 0.0
+        self.written = False
         if step is not None:
             with console.optional("what the report had"):
                 before = RunFacts.read(folder)
@@ -48,24 +49,26 @@ class Reporter:
                 facts.scores = before.scores
 
     def close(self, total: int | None) -> None:
-        """Write the last page: of a finished run always."""
-        self.write(total, last=read_status(self.folder).get("status") == "finished")
+        """Write the last page, of a run that is finished or was interrupted."""
+        status = read_status(self.folder).get("status")
+        self.write(total, last=status in ("finished", "interrupted"))
+        if status == "finished" and self.written:
+            console.say(f"report: {self.folder / PAGE_FILE}")
 
     def write(self, total: int | None, last: bool = False) -> None:
-        """Write the page, unless that takes more than its share of the time.
+        """Write the page, the first and the last always, others unless that takes more than their share of the time.
 
         Args:
             total: optimizer steps of the whole run, as far as they are known.
-            last: it is written in any case, and said.
+            last: no other follows.
         """
-        if console.rank() != 0 or not (last or self._has_time(self.page_seconds)):
+        if console.rank() != 0 or not (last or not self.written or self._has_time(self.page_seconds)):
             return
         with self._timed() as took, console.optional("the report"):
             self.facts.facts, self.facts.total = dict(self.card()["facts"]), total
             self.facts.write(self.folder)
-            page = write_report(self.folder)
-            if last:
-                console.say(f"report: {page}")
+            write_report(self.folder)
+            self.written = True
         self.page_seconds = took[0]
 
     def look(self, checkpoint: Path, step: int, samples: Callable[[Path], Iterator[str]]) -> None:

@@ -241,8 +241,8 @@ class Run:
         self.early_stopping.update(state.results)
         self.log.write("evaluation", state.step, **state.results, seconds=time.monotonic() - before)
         self.accelerator.log({f"held_out/{key}": value for key, value in state.results.items()}, step=state.step)
-        listed = ", ".join(f"{key.replace('_', ' ')} {shown(value)}" for key, value in state.results.items())
-        console.say(f"step {state.step:,}: {listed}")
+        listed = (f"{key.replace('_', ' ')} {shown(value)}" for key, value in state.results.items())
+        console.say(f"step {state.step:,}: {', '.join(listed)}")
         self.reporter.write(self.horizon.steps)
         return True
 

@@ -264,6 +264,21 @@ def test_pages_take_at_most_a_hundredth_of_a_runs_time(reporter, monkeypatch):
     assert pages[-1] == reporter.clock.now
 
 
+@pytest.mark.parametrize(("status", "pages"), [("interrupted", 2), ("finished", 2), ("running", 1)])
+def test_the_first_page_and_the_last_are_written_however_short_the_run(reporter, monkeypatch, status, pages):
+    def slow(folder):
+        reporter.clock.now += 5.0
+        written.append(folder)
+
+    written = []
+    monkeypatch.setattr(reporting, "write_report", slow)
+    reporter.write(None)
+    reporter.write(None)
+    (reporter.folder / "run_status.json").write_text(json.dumps({"status": status}))
+    reporter.close(None)
+    assert len(written) == pages
+
+
 def test_a_look_at_text_draws_nothing_from_the_runs_numbers(reporter):
     torch.manual_seed(7)
     expected = torch.rand(3)
