@@ -5,10 +5,11 @@
     python -m nlp_ssl.doctor --objective rtd
 
 takes the options of the pretraining recipes (of another objective than the model's usual one with its name) and prints
-what was measured: whether a packed document sees another; whether a step depends on how its batch is split over
-micro-batches and processes; whether a run that is stopped and resumed is the run that was never stopped. It trains for
-a few steps, on batches of its own of about 2,048 tokens, in a temporary folder; the tokens are found again by the
-training. It ends with exit code 1 if something does not hold.
+what was measured: whether a packed document sees another; whether a step depends on how its batch is split over micro-
+batches and processes; whether steps of a thousand processes learn from the same rows and masks; whether a run that is
+stopped and resumed is the run that was never stopped. It trains for a few steps, on batches of its own of about 2,048
+tokens, in a temporary folder; the tokens are found again by the training. It ends with exit code 1 if something does
+not hold.
 """
 
 import os

@@ -30,6 +30,7 @@ from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.core.console import say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.batches import TrainBatches
+from nlp_ssl.doctor.many_ranks import WORLDS, same_for_all
 from nlp_ssl.doctor.proofs import isolation, parity
 from nlp_ssl.models.checks import has_experts
 from nlp_ssl.models.loading import dropouts
@@ -42,6 +43,7 @@ from nlp_ssl.training.optimizers import build_optimizer
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}  # what summing in another order may do to a few steps
 TOKENS = 2048  # in a step of the proofs
+ROWS = 1024  # in a step that as many processes share
 Module = TypeVar("Module", bound=torch.nn.Module)
 STEPS = 10  # of the runs that are stopped and resumed
 RUN = "NLP_SSL_DOCTOR_RUN"  # set in a process that is one of these runs
@@ -73,6 +75,7 @@ def examine(config: PretrainConfig, name: str | None = None) -> list[Finding]:
         findings = [
             *_apart(config, objective, data),
             *_split(config, objective, data),
+            _many_ranks(config, objective, data),
             *_stopped(config, objective, Path(folder), data),
         ]
     return findings
@@ -151,6 +154,29 @@ def _split(config: PretrainConfig, objective: Objective, data: PretrainingData) 
         )
         for rows, d in differences.items()
     ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# one process = a thousand
+
+
+def _many_ranks(config: PretrainConfig, objective: Objective, data: PretrainingData) -> Finding:
+    streams = objective.streams(data.tokenizer, config, seed=config.seed)
+    train = replace(config.train, global_batch_size=ROWS, micro_batch_size=64)
+    phases = pretraining.plan(replace(config, phases=[], train=train), data, [], streams)
+    smallest = min(stream.batch_size for phase in phases.phases for stream in phase.streams)
+    worlds = [world for world in WORLDS if world <= smallest] or [smallest]
+    steps = sorted({0, len(data.train) // ROWS, 10_000_000})  # the second reads the end of an epoch
+    listed = ", ".join(f"{world:,}" for world in worlds)
+    say(f"doctor: the rows of {len(steps)} steps on {listed} processes, one after the other")
+
+    def make(rank: int, world_size: int) -> TrainBatches:
+        return TrainBatches(phases, streams[0].collator, seed=config.seed, rank=rank, world_size=world_size)
+
+    differing = same_for_all(make, steps, worlds)
+    where = "; ".join(f"step {step:,} on {world:,}" for step, world in differing)
+    said = f"other rows, masks or targets: {where}" if differing else f"same rows, masks, targets in steps {steps}"
+    return Finding(f"{listed} processes = 1", said, not differing)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

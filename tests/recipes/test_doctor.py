@@ -21,6 +21,8 @@ def test_all_holds_on_a_model_with_dropout(tmp_path: Path) -> None:
     table = printed[printed.index("measured") :]
     assert " 0 of " in table  # pairs of documents
     assert "micro-batches of 3 = one of 16" in table
+    assert "8, 1,000, 1,024 processes = 1" in table
+    assert "same rows, masks, targets in steps [0, " in table
     assert "log and weights the same bits" in table
     assert "same rows and masks in 10 of 10 steps" in table
     assert "all holds on this set-up" in table
