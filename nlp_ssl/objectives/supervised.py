@@ -15,6 +15,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 from nlp_ssl.config.common import plain, to_dict
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.config.mixture import SupervisedConfig
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.data.labelled.labelled_data import LabelledData, open_classification
 from nlp_ssl.data.sequences.batches import Batch
@@ -50,6 +51,13 @@ class Supervised(PretrainingObjective):
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.rows = fingerprint(data.train._fingerprint, data.names)
+
+    @classmethod
+    def completed(cls, config: SupervisedConfig) -> SupervisedConfig:
+        """As it is, if a step can have its rows."""
+        if config.supervised.batch_size < 1:
+            raise UserError(f"--supervised.batch_size is {config.supervised.batch_size}; it must be at least 1")
+        return config
 
     @classmethod
     def streams(

@@ -40,13 +40,16 @@ def budgets_of(config: TrainConfig) -> dict[str, float]:
     """The budget that was given, by its name; none is there while nothing was.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several, or it is not positive.
     """
     budgets = {k: getattr(config, k) for k in BUDGETS}
     given = {key: value for key, value in budgets.items() if value is not None}
     if len(given) > 1:
         listed = " and ".join(f"--train.{key}" for key in given)
         raise UserError(f"give one budget of --train.steps, tokens, minutes or epochs; given: {listed}")
+    for key, value in given.items():
+        if value <= 0:
+            raise UserError(f"--train.{key} is {value}; a budget must be positive")
     return given
 
 
@@ -116,8 +119,6 @@ class Horizon:
         if not given:
             raise UserError("give a budget: --train.steps, tokens, minutes or epochs")
         (key, value), = given.items()  # fmt: skip
-        if value <= 0:
-            raise UserError(f"--train.{key} is {value}; a budget must be positive")
         if key == "minutes":
             return cls(None, minutes=value)
         if key == "steps":
