@@ -65,7 +65,7 @@ class Supervised(PretrainingObjective):
     ) -> list[Stream]:
         """The labelled rows; nothing is drawn."""
         data, reader = _data(config), _reader(tokenizer, _data(config), config)
-        train, held_out = (reader.tokenize(part) for part in (data.train, data.validation))
+        train, held_out = reader.tokenize(data.train, "train"), reader.tokenize(data.validation, "validation")
         return [Stream(reader, rows=train, held_out=held_out, batch_size=config.supervised.batch_size)]
 
     def identity(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nlp_ssl.config.common import BUDGETS, ScheduleConfig, TrainConfig
-from nlp_ssl.core.console import warn
+from nlp_ssl.core.console import counted, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.phases import Phases
 
@@ -158,7 +158,8 @@ class Horizon:
         change = step / self.planned - 1
         slower = "busier" if change < 0 else "idler"
         why = f": the machine was {slower} than at the beginning, or later steps were of another length"
-        said = f"{self.minutes:g} minutes: {self.planned:,} steps planned at the beginning, {step:,} reached"
+        planned = f"{counted(self.planned, 'step')} planned at the beginning, {step:,} reached"
+        said = f"{counted(self.minutes, 'minute')}: {planned}"
         return said + (why if abs(change) > self.MUCH else "")
 
     def state_dict(self) -> dict[str, Any]:
