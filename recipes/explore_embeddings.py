@@ -78,7 +78,7 @@ def main(config: EmbeddingsConfig) -> None:
     model = build_model(config.model, shape, AutoModel, isolated=False, seed=config.seed).to(training_device())
 
     sets = {"train": data.train, "validation": data.validation}
-    rows = {name: reader.tokenize(part) for name, part in sets.items()}
+    rows = {name: reader.tokenize(part, name) for name, part in sets.items()}
     with torch.autocast(model.device.type, enabled=False):
         found = {
             name: embed(model, part, reader.pad_id, pooling=config.pooling, batch_size=config.batch_size)

@@ -51,7 +51,7 @@ def main(config: TokenizerRunConfig) -> None:
     with importing():
         from nlp_ssl.data.text.corpus import open_corpus
         from nlp_ssl.data.tokens import tokenizer as tokenizers
-        from nlp_ssl.data.tokens.tokenizer_audit import audit, format_audit
+        from nlp_ssl.data.tokens.tokenizer_audit import audit, format_audit, pieces
 
     wanted = config.tokenizer
     if wanted.path:
@@ -85,7 +85,7 @@ def main(config: TokenizerRunConfig) -> None:
     say("\non held-out text:\n" + format_audit(audits))
     if held_out:
         sentence = " ".join(held_out[0].split())[:120]
-        say(f"\n{sentence}\n-> {' | '.join(tokenizer.tokenize(sentence))}")
+        say(f"\n{sentence}\n-> {' | '.join(pieces(tokenizer, sentence))}")
 
 
 def texts(documents: Iterable[dict[str, str]]) -> Iterator[str]:

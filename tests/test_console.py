@@ -64,6 +64,20 @@ def test_lines_above_a_bar_do_not_cut_it(capsys: pytest.CaptureFixture[str]) -> 
     assert "a line\n" in capsys.readouterr().out
 
 
+def test_a_bar_without_a_total_begins_with_the_first_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = console.progress(desc="train", unit="step")
+    assert "train" not in capsys.readouterr().err
+    bar.total = 2
+    bar.start_t -= 1
+    bar.last_print_t -= 60
+    bar.update(1)
+    assert "1/2 [" in capsys.readouterr().err
+    bar.close()
+    bar = console.progress(total=2, desc="train", unit="step")
+    assert "? step/s" in capsys.readouterr().err
+    bar.close()
+
+
 def test_numbers_of_an_evaluation_are_whole_where_they_count():
     assert [shown(number) for number in (256, 1234, 0.5, 1.0)] == ["256", "1,234", "0.5000", "1.0000"]
 
@@ -73,6 +87,7 @@ def test_numbers_of_an_evaluation_are_whole_where_they_count():
     [
         (1, "file", "1 file"), (0, "run", "0 runs"), (2000, "thread", "2,000 threads"), (3, "class", "3 classes"),
         (2, "batch", "2 batches"), (5, "entry", "5 entries"), (2, "day", "2 days"), (1, "entry", "1 entry"),
+        (1.0, "minute", "1 minute"), (0.5, "minute", "0.5 minutes"), (3.0, "minute", "3 minutes"),
     ],
 )  # fmt: skip
 def test_things_are_counted_in_english(count, noun, said):

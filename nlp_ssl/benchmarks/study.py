@@ -146,10 +146,10 @@ def _plan(study: Study) -> str:
     config, at_once = study.config, study.at_once
     models = len(config.variants) * len(config.seeds)
     key, value = next(iter(budgets_of(config.train).items()))
-    each = f"{value:g} {key}"
+    each = counted(float(value), key.removesuffix("s"))
     if key == "minutes":
         minutes = math.ceil(models / at_once) * value
-        total = f"{minutes / 60:.2g} hours" if minutes >= 90 else f"{minutes:.3g} minutes"
+        total = f"{minutes / 60:.2g} hours" if minutes >= 90 else counted(float(f"{minutes:.3g}"), "minute")
         each += f", about {total} for all, after a short timing of every variant"
     return (
         f"study: {counted(len(config.variants), 'variant')} x {counted(len(config.seeds), 'seed')} = "
@@ -171,7 +171,7 @@ def _check(config: StudyConfig) -> Study:
         raise UserError(f"--seeds {config.seeds} names a seed twice, or none")
     if not budgets_of(config.train):
         config = replace_fields(config, train=replace_fields(config.train, minutes=MINUTES))
-        console.say(f"{MINUTES:g} minutes for each run (--train.minutes)")
+        console.say(f"{counted(MINUTES, 'minute')} for each run (--train.minutes)")
     if config.hub.repo_id:
         raise UserError(
             f"--hub.repo_id: a study has many models; push the one you choose with `{command_of('push_to_hub')}`"
@@ -234,7 +234,7 @@ def _steps(study: Study) -> dict[str, list[int]]:
         replace(memory, json.dumps(found, indent=1))
     for name in keys:
         shown = (f"{n:,} steps of {s:.3g} s" for n, s in zip(found[name]["steps"], found[name]["seconds"], strict=True))
-        console.say(f"{name}: {', then '.join(shown)} are {minutes:g} minutes")
+        console.say(f"{name}: {', then '.join(shown)} are {counted(minutes, 'minute')}")
     return {name: each["steps"] for name, each in found.items()}
 
 

@@ -58,8 +58,9 @@ def parse(config_class: type[Config], description: str = "", argv: list[str] | N
     parser = _parser(config_class)
     try:
         namespace = parser.instantiate(parser.parse_args(words))
-    except ArgumentError as error:
-        raise UserError(_explain(str(error), flags).replace("--resume.enabled", "--resume")) from None
+    except (ArgumentError, UserError) as error:
+        said = _explain(str(error), flags).replace("--resume.enabled", "--resume")
+        raise UserError(f"{_where(error, parser, words)}{said}") from None
     config = config_class(**{f.name: namespace[f.name] for f in dataclasses.fields(config_class)})
     if invocation.COMMENTED in argv:
         console.say(template(config, description))
@@ -76,7 +77,7 @@ def _parser(config_class: type) -> "ArgumentParser":
         except yaml.MarkedYAMLError as error:
             if not path or error.problem_mark is None:
                 raise
-            raise UserError(f"{path}: line {error.problem_mark.line + 1} is no YAML: {error.problem}") from None
+            raise UserError(f"line {error.problem_mark.line + 1} is not valid YAML: {error.problem}") from None
         return _without_empty_sections(values, config_class) if path else values
 
     # a section may be given as the name of a class, which would be imported: none may but those that are in lists
@@ -93,13 +94,28 @@ def _parser(config_class: type) -> "ArgumentParser":
     return parser
 
 
+def _config_files(argv: list[str]) -> list[str]:
+    """Those that `--config` names, as they are given."""
+    parts = [(arg.partition("="), following) for arg, following in zip(argv, [*argv[1:], ""], strict=False)]
+    return [value if equals else following for (flag, equals, value), following in parts if flag == "--config"]
+
+
+def _where(error: Exception, parser: "ArgumentParser", argv: list[str]) -> str:
+    """The configuration file that makes this error when it is read alone, as it was given; nothing where none does."""
+    from jsonargparse import ArgumentError
+
+    for file in _config_files(argv):
+        try:
+            parser.parse_args(["--config", file])
+        except (ArgumentError, UserError) as alone:
+            if str(alone) == str(error):
+                return f"{file}: "
+    return ""
+
+
 def _check_files(argv: list[str]) -> None:
     """Refuse a configuration file that is not there."""
-    for arg, following in zip(argv, [*argv[1:], ""], strict=False):
-        flag, equals, value = arg.partition("=")
-        file = Path(value if equals else following)
-        if flag != "--config" or not file.name:
-            continue
+    for file in map(Path, filter(None, _config_files(argv))):
         if file.is_dir():
             raise UserError(f"--config {file} is a folder; give the YAML file in it")
         if not file.exists():
@@ -167,10 +183,8 @@ def _explain(message: str, keys: dict[str, Any]) -> str:
         return "; ".join(f"unknown option --{key}{_nearest(key.replace('-', '_'), keys)}" for key in unknown)
     if match := re.search(r"(?:Group '([\w.]+)'|Parser) does not accept (?:option|key) '([\w.]+)'", message):
         key = f"{match[1]}.{match[2]}" if match[1] else match[2]
-        return f"unknown key '{key}' in the configuration{_nearest(key, keys)}"
-    if match := re.search(r"Option '([\w.]+)' is not accepted", message):
-        return f"unknown key '{match[1]}' in the configuration{_nearest(match[1], keys)}"
-    if match := re.search(r"does not accept nested key '([\w.]+)'", message):
+        return f"unknown key '{key}'{_nearest(key, keys)}"
+    if match := re.search(r"(?:Option|nested key) '([\w.]+)'(?: is not accepted)?", message):
         return f"unknown key '{match[1]}'{_nearest(match[1], keys)}"
     if match := re.search(r'Parser key "([\w.]+)":\s+Unable to load config \'(.*?)\'\s+- ', message):
         return f"--{match[1]} takes a YAML file with options of that section; {_cut(match[2])!r} is none"
@@ -180,6 +194,8 @@ def _explain(message: str, keys: dict[str, Any]) -> str:
             return (
                 f"--{match[1]} cannot be {_cut(given[1].strip())!r}; it takes {in_words(keys[match[1]], article=True)}"
             )
+    if match := re.search(r"Unexpected config: (.*)", message):
+        return f"options are written as `name: value`, not as {_cut(match[1])!r}"
     return _cut(" ".join(message.split()), 4 * QUOTED)
 
 

@@ -173,7 +173,8 @@ class EvaluationConfig:
     """Steps between two evaluations. Derived: about ten per pretraining run, one per epoch in fine-tuning. The first
     comes before the first step."""
     max_rows: int | None = 256
-    """Evaluate on at most this many held-out sequences (labelled rows in fine-tuning); null is all of them."""
+    """Evaluate on at most this many held-out sequences (labelled rows in fine-tuning, whose final scores are of all
+    rows); null is all of them."""
     batch_size: int | Derived = None
     """Sequences or rows in one forward pass. Derived: `train.micro_batch_size`."""
     metric: str | Derived = None

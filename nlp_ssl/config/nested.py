@@ -40,4 +40,4 @@ def read(kind: type[Config], options: dict[str, Any], where: str) -> Config:
         try:
             return parse(kind, argv=["--config", str(file)])  # type: ignore[type-var]
         except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+            raise UserError(f"{where}: {str(error).removeprefix(f'{file}: ')}") from None

@@ -199,8 +199,9 @@ def progress(
         file=stream,
         total=total,
         desc=printable(desc),
-        unit=unit,
+        unit=unit if unit == "B" else f" {unit}",
         initial=initial,
+        delay=0 if total or iterable is not None else 0.1,  # not a bar of nothing, where there is no total yet
         unit_scale=unit == "B",
         dynamic_ncols=True,
         mininterval=0.2 if stream.isatty() or NOTEBOOK else 10.0,
@@ -209,15 +210,15 @@ def progress(
     )
 
 
-def counted(count: int, noun: str) -> str:
-    """`(1, "file")` -> `"1 file"`, `(2000, "entry")` -> `"2,000 entries"`."""
+def counted(count: float, noun: str) -> str:
+    """`(1, "file")` -> `"1 file"`, `(2000, "entry")` -> `"2,000 entries"`, `(1.5, "minute")` -> `"1.5 minutes"`."""
     if count == 1:
         return f"1 {noun}"
     if noun.endswith(("s", "x", "ch", "sh")):
         noun += "e"
     elif noun.endswith("y") and noun[-2] not in "aeiou":
         noun = f"{noun[:-1]}ie"
-    return f"{count:,} {noun}s"
+    return f"{count:,} {noun}s" if isinstance(count, int) else f"{count:g} {noun}s"
 
 
 def human_bytes(count: float) -> str:

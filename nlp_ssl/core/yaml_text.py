@@ -37,7 +37,7 @@ def load_yaml(text: str, path: Any = "") -> Any:
 
     Raises:
         UserError: see `check_yaml`.
-        yaml.YAMLError: it is no YAML, or has tags of its own.
+        yaml.YAMLError: it is not valid YAML, or has tags of its own.
     """
     check_yaml(text, path)
     loader = _OptionsLoader(text)

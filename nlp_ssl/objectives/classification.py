@@ -74,11 +74,12 @@ class ClassificationCollator:
             "problem_type": "multi_label_classification" if self.several else "single_label_classification",
         }
 
-    def tokenize(self, dataset: Dataset) -> Dataset:
+    def tokenize(self, dataset: Dataset, part: str = "") -> Dataset:
         """Tokenise once; the result is kept in the cache and found again.
 
         Args:
             dataset: the text columns, and `label` (class ids, lists of them, or scores) if it is known.
+            part: the name of this set, such as `"train"`, for what is said of its rows.
 
         Returns:
             `input_ids` (lists of int), `token_type_ids` if the tokenizer yields them, `length` (tokens) and `labels`
@@ -110,7 +111,8 @@ class ClassificationCollator:
         prepared = cached_map(dataset, read, [*self.text_columns, self.max_length, self.tokenizer])
         num_truncated = sum(prepared["truncated"])
         if num_truncated:
-            say(f"{num_truncated:,} of {len(prepared):,} texts are cut to {self.max_length} tokens (--max_length)")
+            said = f"{num_truncated:,} of {len(prepared):,} texts are cut to {self.max_length} tokens (--max_length)"
+            say(f"{part}: {said}" if part else said)
         return prepared.remove_columns("truncated")
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
@@ -167,7 +169,7 @@ class Classification(LabelledObjective):
     auto_class = AutoModelForSequenceClassification
     card = CardText(
         pipeline_tag="text-classification",
-        what="a classifier of texts",
+        what="a text classifier",
         limit="It knows only the labels above and always answers with one of them, also where none fits.",
         recipe="finetune_classification",
         example="'A text to classify.'",

@@ -99,8 +99,8 @@ class Contrastive(PretrainingObjective):
         if options.view == "dropout":
             if not max(dropouts(body.config), default=0.0):
                 raise UserError(
-                    "contrastive.view dropout reads the same text twice under other dropout, and this model has none; "
-                    "give --model.dropout 0.1, or another view"
+                    "--contrastive.view dropout reads the same text twice under other dropout, and this model has "
+                    "none; give --model.dropout 0.1, or another view"
                 )
             say("views: masks of dropout, which are drawn by micro-batch: another split gives other views")
         self.width = body.config.hidden_size
@@ -331,14 +331,14 @@ def check(options: ContrastiveSection) -> None:
     """
     noise_of(options)
     if not options.temperature > 0:
-        raise UserError(f"contrastive.temperature is {options.temperature:g}; it must be above 0")
+        raise UserError(f"--contrastive.temperature is {options.temperature:g}; it must be above 0")
     if options.queue < 1:
-        raise UserError(f"contrastive.queue is {options.queue}; it must hold at least one vector")
+        raise UserError(f"--contrastive.queue is {options.queue}; it must hold at least one vector")
     if options.momentum is not None:
         if options.loss not in MOMENTUM:
-            raise UserError("contrastive.momentum is for the losses moco and byol; infonce has no momentum encoder")
+            raise UserError("--contrastive.momentum is for the losses moco and byol; infonce has no momentum encoder")
         if not 0 <= options.momentum < 1:
-            raise UserError(f"contrastive.momentum is {options.momentum:g}; it must be at least 0 and below 1")
+            raise UserError(f"--contrastive.momentum is {options.momentum:g}; it must be at least 0 and below 1")
 
 
 def _paired(vectors: Tensor) -> Tensor:

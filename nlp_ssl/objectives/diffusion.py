@@ -189,12 +189,18 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))""",
         return True
 
     @classmethod
+    def completed(cls, config: DiffusionConfig) -> DiffusionConfig:
+        """As it is, if its masks can be made."""
+        if not 0 < config.diffusion.eps < 1:
+            raise UserError(f"--diffusion.eps is {config.diffusion.eps}; it must lie between 0 and 1")
+        return config
+
+    @classmethod
     def collator(
         cls, tokenizer: PreTrainedTokenizerFast, config: DiffusionConfig, *, seed: int, source: int = 0
     ) -> DiffusionCollator:
         """Independent masks for training (`source` 0), counted ones for held-out text."""
-        if not 0 < config.diffusion.eps < 1:
-            raise UserError(f"--diffusion.eps is {config.diffusion.eps}; it must lie between 0 and 1")
+        cls.completed(config)
         masking = MaskingCollator(tokenizer, MaskingConfig(mask_share=1.0, random_share=0.0), seed=seed, source=source)
         if source:
             return HeldOutDiffusionCollator(masking, config.evaluation.max_rows)

@@ -172,6 +172,7 @@ class Distillation(PretrainingObjective):
     @classmethod
     def completed(cls, config: DistillationConfig) -> DistillationConfig:
         """With the teacher's tokenizer, and its architecture with half the layers, where nothing else was given."""
+        config = super().completed(config)
         options, model, tokenizer = config.distillation, config.model, config.tokenizer
         _check_options(options)
         if tokenizer.path is None:

@@ -215,7 +215,7 @@ class HybridLanguageModeling(MaskedLanguageModeling):
         return weights(self.share)
 
     @classmethod
-    def completed(cls, config: HybridConfig) -> HybridConfig:
+    def completed(cls, config: Any) -> Any:
         """As it is, if it can be done."""
         if not 0 <= config.hybrid.share <= 1:
             raise UserError(f"--hybrid.share is {config.hybrid.share}; it must lie between 0 and 1")
@@ -228,7 +228,7 @@ class HybridLanguageModeling(MaskedLanguageModeling):
             )
         if config.hybrid.share < 1 and config.tokens.packing == "one_document":
             raise UserError(_NEEDS_PACKED)
-        return config
+        return super().completed(config)
 
     @classmethod
     def frame(cls, tokenizer: PreTrainedTokenizerFast, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -57,8 +57,13 @@ class LabelledCollator(Collator, Protocol):
         """What the model's configuration must say about the task, for `from_pretrained` or `from_config`."""
         ...
 
-    def tokenize(self, dataset: Dataset) -> Dataset:
-        """The rows that batches are made of, tokenized once; the result is kept in the cache and found again."""
+    def tokenize(self, dataset: Dataset, part: str = "") -> Dataset:
+        """The rows that batches are made of, tokenized once; the result is kept in the cache and found again.
+
+        Args:
+            dataset: the task's rows.
+            part: the name of this set, such as `"train"`, for what is said of its rows.
+        """
         ...
 
 

@@ -21,6 +21,14 @@ SPAN_P, SPAN_MAX = 0.2, 10  # SpanBERT: lengths ~ Geometric(0.2) given that they
 _REPLACE, _DRAW, _LENGTH = range(3)  # what the hash of a position decides besides whether it is chosen
 
 
+def check_masking(config: MaskingConfig) -> None:
+    """Raise a `UserError` for shares that are none."""
+    if not 0 < config.probability < 1:
+        raise UserError(f"--masking.probability is {config.probability}; it must lie between 0 and 1")
+    if min(config.mask_share, config.random_share) < 0 or config.mask_share + config.random_share > 1 + 1e-9:
+        raise UserError("--masking.mask_share and --masking.random_share must be shares that add up to at most 1")
+
+
 class MaskingCollator:
     """Masks rows so that the choice at a position is a hash of (seed, source, epoch, row, position).
 
@@ -64,10 +72,7 @@ class MaskingCollator:
                 f"the tokenizer {tokenizer.name_or_path or ''} has no mask token, which masked pretraining needs; "
                 f"train one with `{command_of('train_tokenizer')}`, or pretrain with `{command_of('pretrain_clm')}`"
             )
-        if not 0 < config.probability < 1:
-            raise UserError(f"--masking.probability is {config.probability}; it must lie between 0 and 1")
-        if min(config.mask_share, config.random_share) < 0 or config.mask_share + config.random_share > 1 + 1e-9:
-            raise UserError("--masking.mask_share and --masking.random_share must be shares that add up to at most 1")
+        check_masking(config)
         self.tokenizer, self.seed, self.source, self.generator = tokenizer, seed, source, generator
         self.pad_to_multiple_of = pad_to_multiple_of
         self.is_ordinary = np.zeros(num_ids(tokenizer), dtype=bool)

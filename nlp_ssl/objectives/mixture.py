@@ -139,7 +139,7 @@ class Mixture(PretrainingObjective):
     @classmethod
     def completed(cls, config: MixtureConfig) -> MixtureConfig:
         """With what follows from the first member's options."""
-        there = cls.members[0].kind.completed(cls.members[0].config)
+        there, *_ = [member.kind.completed(member.config) for member in cls.members]
         return replace(config, model=there.model, tokenizer=there.tokenizer, tokens=there.tokens)
 
     @classmethod

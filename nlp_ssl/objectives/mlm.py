@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from nlp_ssl.config.pretraining import MLMConfig, PhaseConfig
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.packing import cumulative_lengths, stack_rows
 from nlp_ssl.data.tokens.token_corpus import TokenCorpus
 from nlp_ssl.objectives.cross_entropy import IGNORE, summed_cross_entropy
-from nlp_ssl.objectives.masking import SPAN_MAX, MaskingCollator
+from nlp_ssl.objectives.masking import SPAN_MAX, MaskingCollator, check_masking
 from nlp_ssl.objectives.objective import (
     Batch,
     Metrics,
@@ -134,6 +135,12 @@ for guess in fill({example}):
         return True
 
     @classmethod
+    def completed(cls, config: Any) -> Any:
+        """As it is, if its masks can be made."""
+        check_masking(config.masking)
+        return config
+
+    @classmethod
     def collator(
         cls, tokenizer: PreTrainedTokenizerFast, config: MLMConfig, *, seed: int, source: int = 0
     ) -> MaskedCollator:
@@ -146,6 +153,8 @@ for guess in fill({example}):
         if phase.mask_probability is None:
             return config
         masking = dataclasses.replace(config.masking, probability=phase.mask_probability)
+        if not 0 < phase.mask_probability < 1:
+            raise UserError(f"--phases: mask_probability is {phase.mask_probability}; it must lie between 0 and 1")
         return dataclasses.replace(config, masking=masking)
 
     @classmethod

@@ -149,6 +149,13 @@ print(model(**tokenizer({example}, return_tensors="pt")).last_hidden_state.shape
         return {"mlm": 1.0, "rtd": self.weight}
 
     @classmethod
+    def completed(cls, config: Any) -> Any:
+        """As it is, if it trains the discriminator."""
+        if not 0 < config.rtd.weight < float("inf"):
+            raise UserError(f"--rtd.weight is {config.rtd.weight}; it must be above 0")
+        return super().completed(config)
+
+    @classmethod
     def collator(
         cls, tokenizer: PreTrainedTokenizerFast, config: Any, *, seed: int, source: int = 0
     ) -> ReplacedTokensCollator:

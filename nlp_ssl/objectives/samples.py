@@ -73,8 +73,8 @@ def _is_one_token(tokenizer: PreTrainedTokenizerFast, word: str) -> bool:
 
 
 def _shown(token: str) -> str:
-    """A token for the eye: without its leading space; white space alone as Python writes it."""
-    return token.strip() or repr(token)
+    """A token in quotes, without its leading space."""
+    return repr(token.strip() or token)
 
 
 def continue_texts(

@@ -141,10 +141,8 @@ class SentenceOrder(MaskedLanguageModeling):
         return pair.prefix, pair.middle + pair.suffix
 
     @classmethod
-    def collator(
-        cls, tokenizer: PreTrainedTokenizerFast, config: Any, *, seed: int, source: int = 0
-    ) -> SentencePairsCollator:
-        """Pairs for the task; of held-out text for that of order, too."""
+    def completed(cls, config: Any) -> Any:
+        """As it is, if it can be done."""
         section = config.sentence_order
         if not 0 < section.weight < math.inf:
             raise UserError(f"--sentence_order.weight is {section.weight}; it must be above 0")
@@ -153,6 +151,14 @@ class SentenceOrder(MaskedLanguageModeling):
                 "--sentence_order.task nsp takes the second part of another document of the sequence, and with "
                 "--tokens.packing one_document there is none; give sop"
             )
+        return super().completed(config)
+
+    @classmethod
+    def collator(
+        cls, tokenizer: PreTrainedTokenizerFast, config: Any, *, seed: int, source: int = 0
+    ) -> SentencePairsCollator:
+        """Pairs for the task; of held-out text for that of order, too."""
+        section = cls.completed(config).sentence_order  # by now it is known whether sequences are packed
         masking = MaskingCollator(tokenizer, config.masking, seed=seed, source=source)
         return SentencePairsCollator(masking, section, asks_for_order=section.task == "nsp" and source > 0)
 

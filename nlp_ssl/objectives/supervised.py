@@ -15,6 +15,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 from nlp_ssl.config.common import plain, to_dict
 from nlp_ssl.config.finetuning import LabelledConfig
 from nlp_ssl.config.mixture import SupervisedConfig
+from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.fingerprint import fingerprint
 from nlp_ssl.data.labelled.labelled_data import LabelledData, open_classification
 from nlp_ssl.data.sequences.batches import Batch
@@ -52,12 +53,19 @@ class Supervised(PretrainingObjective):
         self.rows = fingerprint(data.train._fingerprint, data.names)
 
     @classmethod
+    def completed(cls, config: SupervisedConfig) -> SupervisedConfig:
+        """As it is, if a step can have its rows."""
+        if config.supervised.batch_size < 1:
+            raise UserError(f"--supervised.batch_size is {config.supervised.batch_size}; it must be at least 1")
+        return config
+
+    @classmethod
     def streams(
         cls, tokenizer: PreTrainedTokenizerFast, config: SupervisedConfig, *, seed: int, source: int = 0
     ) -> list[Stream]:
         """The labelled rows; nothing is drawn."""
         data, reader = _data(config), _reader(tokenizer, _data(config), config)
-        train, held_out = (reader.tokenize(part) for part in (data.train, data.validation))
+        train, held_out = reader.tokenize(data.train, "train"), reader.tokenize(data.validation, "validation")
         return [Stream(reader, rows=train, held_out=held_out, batch_size=config.supervised.batch_size)]
 
     def identity(self) -> dict[str, str]:

@@ -101,11 +101,12 @@ class TaggingCollator:
             "label2id": {tag: i for i, tag in enumerate(self.tags)},
         }
 
-    def tokenize(self, dataset: Dataset) -> Dataset:
+    def tokenize(self, dataset: Dataset, part: str = "") -> Dataset:
         """Tokenise and cut into windows, once; the result is kept in the cache and found again.
 
         Args:
             dataset: `tokens` (the words of a sentence) and `tags` (an id a word).
+            part: the name of this set, such as `"train"`, for what is said of its rows.
 
         Returns:
             A row a sentence. `input_ids`, `labels` and `continued` are lists of equally long windows' lists of int,
@@ -125,7 +126,8 @@ class TaggingCollator:
         prepared = cached_map(dataset, read, decided_by)
         for name, remark in REMARKS.items():
             if n := sum(prepared[name]):
-                say(remark.format(n=n, total=len(prepared), max_length=self.max_length))
+                said = remark.format(n=n, total=len(prepared), max_length=self.max_length)
+                say(f"{part}: {said}" if part else said)
         return prepared.remove_columns(list(REMARKS))
 
     def word_tokens(self, sentences: Sequence[Sequence[str]]) -> list[WordTokens]:
@@ -245,7 +247,7 @@ class Tagging(LabelledObjective):
     auto_class = AutoModelForTokenClassification
     card = CardText(
         pipeline_tag="token-classification",
-        what="a tagger of words",
+        what="a token classifier (NER)",
         limit="It knows only the labels above; words unlike those of its training data are often missed.",
         recipe="finetune_ner",
         example="'A sentence with names.'",

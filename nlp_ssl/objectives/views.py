@@ -133,14 +133,14 @@ def noise_of(config: ContrastiveSection) -> float:
     view, low, high = config.view, config.shortest_crop, config.longest_crop
     noise = NOISE.get(view, 0.0) if config.noise is None else config.noise
     if not 0 <= noise < 1:
-        raise UserError(f"contrastive.noise is {noise:g}; it must be at least 0 and below 1")
+        raise UserError(f"--contrastive.noise is {noise:g}; it must be at least 0 and below 1")
     if config.noise and view not in NOISE:
-        raise UserError(f"contrastive.noise changes tokens, and contrastive.view {view} leaves them as they are")
+        raise UserError(f"--contrastive.noise changes tokens, and contrastive.view {view} leaves them as they are")
     if not 0 < low <= high <= 1:
         raise UserError(
-            f"contrastive.shortest_crop and longest_crop are {low:g} and {high:g}; they must be shares of a document, "
-            "above 0 and up to 1, the shortest first"
+            f"--contrastive.shortest_crop and longest_crop are {low:g} and {high:g}; they must be shares of a "
+            "document, above 0 and up to 1, the shortest first"
         )
     if not noise and (view in ("deletion", "replacement", "repetition") or (view == "crops" and low == 1)):
-        raise UserError(f"both views would be the same text: contrastive.view {view} needs contrastive.noise above 0")
+        raise UserError(f"both views would be the same text: --contrastive.view {view} needs contrastive.noise above 0")
     return noise

@@ -226,13 +226,14 @@ def _front_matter(
 
 
 def _what(text: CardText, facts: Mapping[str, Any], base_model: str | None) -> str:
+    way = "fine-tuned" if text.recipe.startswith("finetune") else "continued"
     if base_model is None:
         origin = "trained from scratch"
     elif _is_hub_id(base_model):
-        origin = f"trained on from [{base_model}](https://huggingface.co/{base_model})"
+        origin = f"{way} from [{base_model}](https://huggingface.co/{base_model})"
     else:  # where the folder was on someone's disk is nobody's business
         name = _line(Path(base_model).name).replace("`", "'")
-        origin = f"trained on from the local model `{name}`"
+        origin = f"{way} from the local model `{name}`"
     size = f" of {_value(facts['parameters'])} parameters" if "parameters" in facts else ""
     return f"This is {text.what}. It is a model{size}, {origin} with `nlp_ssl`; plain `transformers` loads it."
 

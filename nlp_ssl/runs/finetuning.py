@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -130,7 +131,7 @@ def prepare(config: FinetuneConfig, objective: type[LabelledObjective]) -> Prepa
     model_config.update(collator.config_kwargs())
     objective.adapt(model_config, config)
     sets = {name: getattr(data, name) for name in ("train", "validation", "test", "hidden")}
-    rows = rank_zero_first(lambda: {name: collator.tokenize(part) for name, part in sets.items() if part is not None})
+    rows = rank_zero_first(lambda: {n: collator.tokenize(part, n) for n, part in sets.items() if part is not None})
     return Prepared(tokenizer, data, objective, collator, rows, model_config, keep_head, spoken)
 
 
@@ -255,7 +256,7 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
         task: its task.
         last: whether no other run follows in this process.
     """
-    config, data, tables = run.config, task.data, []
+    config, data, tables, by_type = run.config, task.data, [], []
     assert isinstance(config, FinetuneConfig)
     found: dict[str, list[Prediction]] = {}
     for part in [part for part in ("validation", "test", "hidden") if part in task.rows]:
@@ -267,8 +268,7 @@ def show(run: Run, task: Prepared, *, last: bool = True) -> None:
         tables.append({"set": part, **numbers, **_interval(data, found[part])})
         run.log.write(part, run.state.step, **numbers)
         _say_if_few(part, len(task.rows[part]))
-        if part == "validation":
-            by_type = [{"type": name, **scores} for name, scores in measured.items() if isinstance(scores, dict)]
+        by_type += [{"set": part, "type": name, **each} for name, each in measured.items() if isinstance(each, dict)]
     console.say(format_table(tables))
     if by_type:
         console.say(format_table(by_type))
@@ -302,8 +302,8 @@ def _say_if_few(part: str, rows: int) -> None:
 def _show_errors(folder: Path, data: LabelledData, predictions: list[Prediction], mode: int) -> None:
     errors = worst_errors(data, predictions)
     if errors:
-        console.say("most wrong:")
-        console.say(format_table(errors[:3]))
+        console.say("most wrong of the validation set:")
+        console.say(format_table(errors[:3], width=max(80, shutil.get_terminal_size((120, 24)).columns)))
     replace(folder / ERRORS_FILE, "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors), mode)
     if data.kind.exclusive:
         pairs = [(p.reference, p.predicted) for p in predictions if p.reference is not None]

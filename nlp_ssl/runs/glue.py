@@ -193,13 +193,13 @@ def _report(config: GlueConfig, protocol: Protocol, numbers: Numbers, missing: d
     rows = []
     for (task, part, metric), values in numbers.items():
         name = f"{task} ({'mismatched' if task == 'glue/mnli' and part == 'test' else part})"
-        deviation = 100 * float(np.std(values, ddof=1)) if len(values) > 1 else None
+        std = 100 * float(np.std(values, ddof=1)) if len(values) > 1 else None
         rows.append(
             {
                 "": name,
                 "metric": metric,
                 "mean": 100 * float(np.mean(values)),
-                "deviation": deviation,
+                "std": std,
                 "runs": len(values),
             }
         )

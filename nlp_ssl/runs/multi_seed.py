@@ -50,7 +50,7 @@ class Finished:
         metrics = []
         for metric in self.card.get("metrics", []):
             if (row := together.get((metric.split, metric.name))) is not None:
-                metric = replace(metric, seeds=len(row["runs"]), mean=row["mean"], std=row["deviation"])
+                metric = replace(metric, seeds=len(row["runs"]), mean=row["mean"], std=row["std"])
             metrics.append(metric)
         write_card(self.folder, self.card and self.card | {"metrics": metrics})
         if self.publisher is not None:
@@ -167,7 +167,7 @@ def summarize(task: Prepared, folders: list[Path], out: Path) -> list[dict[str, 
                     "set": part,
                     "metric": MAIN.get(metric, metric),
                     "mean": float(np.mean(scores)),
-                    "deviation": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+                    "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
                     "95 % from": low,
                     "to": high,
                     "runs": scores,

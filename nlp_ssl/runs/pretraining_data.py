@@ -154,6 +154,7 @@ def infer_objective(config: PretrainConfig) -> Objective:
 def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | None:
     config = resolve.model(objective.completed(config), objective)
     check_model(config, objective)
+    check_phases(config, objective)
     preset = presets.split_name(config.model.name)
     if not preset:
         find_config(config.model.name, config.model.revision)  # a wrong name is found before hours of tokenising
@@ -161,7 +162,6 @@ def _prepare(config: PretrainConfig, objective: Objective) -> PretrainingData | 
     console.say(f"corpus: {corpus.description}")
     config, tokenizer = get_tokenizer(config, corpus, objective)
     config = resolve.lengths(config)
-    check_phases(config, objective)
     lengths = {config.tokens.sequence_length, *(phase.sequence_length for phase in config.phases)}
     dropout = config.model.dropout
     if dropout is None and is_from_scratch(config.model):

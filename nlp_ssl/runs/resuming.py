@@ -8,6 +8,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from nlp_ssl.config.common import flatten, plain, to_dict
+from nlp_ssl.config.described import sections
 from nlp_ssl.config.pretraining import PretrainConfig
 from nlp_ssl.config.renamed import renamed
 from nlp_ssl.core import console
@@ -21,6 +22,8 @@ from nlp_ssl.training.checkpoints import NAME, RUN_STATE, Checkpoints, read_stat
 HARMLESS: tuple[str, ...] = ("hub.", "tracking.", "train.micro_batch_size", "train.workers", "train.cpu_threads")
 HARMLESS += ("train.gradient_checkpointing", "train.deterministic", "train.log_every", "train.incident_texts")
 HARMLESS += ("evaluation.", "checkpoint.")
+# of these, those that change its rounding
+ROUNDING = ("train.micro_batch_size", "train.cpu_threads", "train.gradient_checkpointing", "train.deterministic")
 # of data, tokenizer and model the identity holds what matters: fingerprints, and the architecture
 IDENTIFIED = ("data.", "tokens.", "tokenizer.", "model.", "head_labels", "pooling")
 ELSEWHERE = ("resume.", "output_dir", "seeds", "train.compile")  # or in the set-up
@@ -104,14 +107,18 @@ def check_changes(checkpoint: Path, config: RunConfig, identity: dict[str, Any],
     now = flatten(plain(to_dict(config)))
     deciding = [f"the corpus changed ({files})" if files else f"{NAMES['data']} changed"] if "data" in changed else []
     before = flatten(plain(to_dict(type(config)()))) | before  # of an option that there was not, its default
+    derived = {option.key for section in sections(type(config)) for option in section.options if option.derived}
     for key in sorted(now.keys() | before.keys()):
         if key.startswith(ELSEWHERE) or before.get(key) == now.get(key):
             continue
-        change = f"--{key} was {before.get(key)} and is {now.get(key)}"
+        none = "derived" if key in derived else "not given"
+        was, become = (none if value is None else value for value in (before.get(key), now.get(key)))
+        change = f"--{key} was {was} and is {become}"
         if key in _judging(config):
             console.warn(f"{change} from here on")
         elif key.startswith((*HARMLESS, *IDENTIFIED)):
-            console.warn(f"{change} from here on; the result stays the same")
+            rounding = " to rounding" if key.startswith(ROUNDING) else ""
+            console.warn(f"{change} from here on; the result stays the same{rounding}")
         else:
             deciding.append(change)
     if deciding and not config.resume.allow_changed:

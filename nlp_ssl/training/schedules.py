@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nlp_ssl.config.common import BUDGETS, ScheduleConfig, TrainConfig
-from nlp_ssl.core.console import warn
+from nlp_ssl.core.console import counted, warn
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.data.sequences.phases import Phases
 
@@ -40,13 +40,16 @@ def budgets_of(config: TrainConfig) -> dict[str, float]:
     """The budget that was given, by its name; none is there while nothing was.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several, or it is not positive.
     """
     budgets = {k: getattr(config, k) for k in BUDGETS}
     given = {key: value for key, value in budgets.items() if value is not None}
     if len(given) > 1:
         listed = " and ".join(f"--train.{key}" for key in given)
         raise UserError(f"give one budget of --train.steps, tokens, minutes or epochs; given: {listed}")
+    for key, value in given.items():
+        if value <= 0:
+            raise UserError(f"--train.{key} is {value}; a budget must be positive")
     return given
 
 
@@ -116,8 +119,6 @@ class Horizon:
         if not given:
             raise UserError("give a budget: --train.steps, tokens, minutes or epochs")
         (key, value), = given.items()  # fmt: skip
-        if value <= 0:
-            raise UserError(f"--train.{key} is {value}; a budget must be positive")
         if key == "minutes":
             return cls(None, minutes=value)
         if key == "steps":
@@ -157,7 +158,8 @@ class Horizon:
         change = step / self.planned - 1
         slower = "busier" if change < 0 else "idler"
         why = f": the machine was {slower} than at the beginning, or later steps were of another length"
-        said = f"{self.minutes:g} minutes: {self.planned:,} steps planned at the beginning, {step:,} reached"
+        planned = f"{counted(self.planned, 'step')} planned at the beginning, {step:,} reached"
+        said = f"{counted(self.minutes, 'minute')}: {planned}"
         return said + (why if abs(change) > self.MUCH else "")
 
     def state_dict(self) -> dict[str, Any]:

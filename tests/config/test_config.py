@@ -135,7 +135,7 @@ def test_a_precision_that_there_is_not_is_refused_at_once_for_glue_too():
         ("optimiser:\n  lr: 1e-3\n", "optimiser"),
         ("sed: 3\n", "did you mean --seed?"),
         ("train:\n  steps: soon\n", "--train.steps cannot be 'soon'; it takes an integer"),
-        ("train: [1\n", "c.yaml: line 2 is no YAML: expected ','"),
+        ("train: [1\n", "c.yaml: line 2 is not valid YAML: expected ','"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_sentence(text, sentence, tmp_path):
@@ -144,6 +144,24 @@ def test_a_mistake_in_a_file_is_one_sentence(text, sentence, tmp_path):
         parse(MLMConfig, argv=["--config", str(tmp_path / "c.yaml")])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_in_one_of_several_files_names_that_file_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/good.yaml").write_text("seed: 3\n")
+    for text, said in [
+        ("maskng:\n  probability: 0.2\n", "unknown key 'maskng.probability'; did you mean --masking.probability?"),
+        ("train: {steps: soon}\n", "--train.steps cannot be 'soon'"),
+        ("train: [1\n", "line 2 is not valid YAML"),
+        ("- 1\n", "options are written as `name: value`, not as '- 1'"),
+    ]:
+        (tmp_path / "sub/bad.yaml").write_text(text)
+        with pytest.raises(UserError) as caught:
+            parse(MLMConfig, argv=["--config", "sub/good.yaml", "--config=sub/bad.yaml", "--seed", "4"])
+        assert str(caught.value).startswith(f"sub/bad.yaml: {said}")
+    with pytest.raises(UserError, match=r"^--seed cannot be 'x'"):  # not the file's
+        parse(MLMConfig, argv=["--config", "sub/good.yaml", "--seed", "x"])
 
 
 def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path, monkeypatch):
@@ -177,7 +195,7 @@ def test_each_name_of_the_text_column_is_known_where_the_other_is_meant(config_c
         with pytest.raises(UserError, match=rf"^unknown option --{key}; did you mean --data\.{meant}\?$"):
             parse(config_class, argv=[f"--{key}", "review"])
     (tmp_path / "c.yaml").write_text(f"data:\n  {given}: review\n")
-    with pytest.raises(UserError, match=rf"did you mean --data\.{meant}\?$"):
+    with pytest.raises(UserError, match=rf"c\.yaml: .*did you mean --data\.{meant}\?$"):
         parse(config_class, argv=["--config", str(tmp_path / "c.yaml")])
 
 

@@ -23,7 +23,7 @@ def test_an_old_option_is_told_its_new_name(old, new, tmp_path):
             parse(MLMConfig, argv=argv)
     section, _, name = old.partition(".")
     (tmp_path / "old.yaml").write_text(f"{section}:\n  {name}: 3\n")
-    with pytest.raises(UserError, match=rf"'{old}' .*: it is now --{new}$"):
+    with pytest.raises(UserError, match=rf"'{old}': it is now --{new}$"):
         parse(MLMConfig, argv=["--config", str(tmp_path / "old.yaml")])
 
 
@@ -35,7 +35,7 @@ def test_fine_tuning_knows_them_too():
 @pytest.mark.parametrize(("old", "new"), RENAMED_OF_PHASES.items())
 def test_an_old_key_of_a_phase_is_told_its_new_name(old, new):
     assert new in {f.name for f in dataclasses.fields(PhaseConfig)}
-    with pytest.raises(UserError, match=rf"'{old}' .*: it is now '{new}"):
+    with pytest.raises(UserError, match=rf"'{old}': it is now '{new}"):
         parse(MLMConfig, argv=["--phases", f"[{{steps: 3, {old}: 1}}]"])
 
 
@@ -82,7 +82,7 @@ def test_a_name_of_transformers_gets_ours(kind, given, ours, tmp_path):
             parse(kind, argv=argv)
     if "." not in given:
         (tmp_path / "theirs.yaml").write_text(f"{given}: 3\n")
-        with pytest.raises(UserError, match=rf"'{given}' .*: here it is {re.escape(ours)}$"):
+        with pytest.raises(UserError, match=rf"'{given}': here it is {re.escape(ours)}$"):
             parse(kind, argv=["--config", str(tmp_path / "theirs.yaml")])
 
 

@@ -252,7 +252,7 @@ def test_it_is_evaluated_by_its_own_numbers_and_its_card_shows_those_it_names(wh
     assert "pipeline_tag: fill-mask" in card
     assert "nlp-ssl test-contract --config" in card
     assert "| Scores | one per token |" in card
-    assert "trained on from [somebody/began-with-this]" in card
+    assert "continued from [somebody/began-with-this]" in card
     assert "base_model: somebody/began-with-this" in card
 
 

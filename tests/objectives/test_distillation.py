@@ -361,7 +361,7 @@ def test_a_student_of_either_kind_is_a_model_that_plain_transformers_loads(kind,
     assert last["teacher_loss"] == pytest.approx(teachers["held_out_loss"], rel=1e-5)
     card = (tmp_path / "run" / "README.md").read_text()
     assert f"| Teacher | {kind}, 3 layers of 32" in card
-    assert f"trained on from the local model `{kind}`" in card
+    assert f"continued from the local model `{kind}`" in card
     assert str(work) not in card
 
     # resumed, it is the run that was never stopped; with another teacher it is not resumed

@@ -133,11 +133,11 @@ def test_windows_overlap_and_say_so(capsys):
     reader = TaggingCollator(wordpiece(), TAGS, 18)
     words = ["cats"] * 40
     pieces = len(reader.tokenizer("cats", add_special_tokens=False)["input_ids"])
-    row = reader.tokenize(Dataset.from_dict({"tokens": [words, ["cats"]], "tags": [[1] * 40, [0]]}))[0]
+    row = reader.tokenize(Dataset.from_dict({"tokens": [words, ["cats"]], "tags": [[1] * 40, [0]]}), "validation")[0]
     seen = sum(len(window) - 2 for window in row["input_ids"]) // pieces
     assert seen > 40  # some words stand in two windows, as context
     assert sum(label == 1 for window in row["labels"] for label in window) == 40
-    assert "1 of 2 sentences are longer than 18 tokens" in capsys.readouterr().out
+    assert "validation: 1 of 2 sentences are longer than 18 tokens" in capsys.readouterr().out
 
 
 def test_words_that_the_tokenizer_drops_or_that_are_too_long(capsys):

@@ -129,7 +129,8 @@ def test_a_local_base_model_is_no_hub_id_and_its_path_stays_private(tmp_path, mo
     for base in ("runs/mlm", "./mlm", str(tmp_path / "runs" / "mlm")):
         text = card(base_model=base)
         assert ModelCard(text).data.base_model is None
-        assert "from the local model `mlm`" in text
+        assert "continued from the local model `mlm`" in text
+        assert "fine-tuned from the local model `mlm`" in card(base_model=base, text=Classification.card)
         assert str(tmp_path) not in text
 
 

@@ -149,5 +149,25 @@ def test_columns_are_aligned_numbers_to_the_right():
     ]
 
 
+@pytest.mark.parametrize("width", [80, 60])
+def test_texts_are_cut_until_a_row_fits(width):
+    rows = [
+        {"row": 12, "text": "long " * 60, "true": "a", "other": "漢" * 50, "score": 0.5},
+        {"row": 3, "text": "short"},
+    ]
+    lines = format_table(rows, width=width).split("\n")
+    takes = [sum(2 if c == "漢" else 1 for c in line) for line in lines]
+    assert width - 2 <= max(takes) <= width
+    assert "…" in lines[2]
+    assert "short " in lines[3]
+    assert "long long" in lines[2]
+    assert max(map(len, format_table(rows).split("\n"))) > 300
+
+
+def test_numbers_and_names_are_never_cut():
+    rows = [{f"a_long_name_of_a_number_{i}": 1 / 3 for i in range(6)}]
+    assert format_table(rows, width=80) == format_table(rows)
+
+
 def test_an_empty_table_is_empty():
     assert format_table([]) == ""

@@ -150,6 +150,11 @@ def test_resume_with_other_settings_on_purpose(arguments: list[str], whole: Path
     out = tmp_path / "longer"
     shutil.copytree(whole, out)
     more = ["--train.steps", "14", "--output_dir", out, "--resume.allow_changed"]
+    more += ["--train.gradient_checkpointing", "--hub.license", "mit", "--checkpoint.keep_last", 3]
     printed = run("pretrain_mlm.py", *arguments, *more)
     assert "warning: --train.steps was 12 and is 14 from here on" in printed
+    same = "from here on; the result stays the same"
+    assert f"--train.gradient_checkpointing was False and is True {same} to rounding\n" in printed
+    assert f"--checkpoint.keep_last was 2 and is 3 {same}\n" in printed
+    assert f"--hub.license was not given and is mit {same}\n" in printed
     assert [event["step"] for event in events(out, "step")] == list(range(1, 15))

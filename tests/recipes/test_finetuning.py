@@ -64,7 +64,7 @@ def test_seeds_their_spread_and_what_is_written(model: Path, labelled: tuple[Pat
     found = {row["metric"]: row for row in json.loads((out / "results.json").read_text())}
     scores = [events(out / f"seed-{seed}", "evaluation")[-1]["accuracy"] for seed in (3, 4)]
     assert found["accuracy"]["mean"] == pytest.approx(statistics.mean(scores))
-    assert found["accuracy"]["deviation"] == pytest.approx(statistics.stdev(scores))
+    assert found["accuracy"]["std"] == pytest.approx(statistics.stdev(scores))
     assert found["accuracy"]["95 % from"] <= found["accuracy"]["mean"] <= found["accuracy"]["to"]
 
     # plain transformers says the same of every row

@@ -1,19 +1,81 @@
-"""What is found out about an output folder before a run begins."""
+"""What is found out before a run begins: about its numbers, and its output folder."""
 
 import os
 from pathlib import Path
 
 import pytest
 
+from nlp_ssl.config.command_line import parse
 from nlp_ssl.config.common import ResumeConfig
+from nlp_ssl.config.finetuning import ClassificationConfig
 from nlp_ssl.config.pretraining import MLMConfig
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.data.labelled import labelled_data
+from nlp_ssl.objectives.objective import find_objective
+from nlp_ssl.runs import pretraining_data
 from nlp_ssl.runs.checks import check_run
 from nlp_ssl.runs.folder import lock_folder
 
 
 def config(folder: Path, resume: bool = False) -> MLMConfig:
     return MLMConfig(output_dir=str(folder), resume=ResumeConfig(enabled=resume))
+
+
+# a line for every section with ranges, and for what belongs to all
+OUT_OF_RANGE = {
+    "mlm": ["--masking.probability 15", "--masking.mask_share 0.8 --masking.random_share 0.3", "--model.dropout 10"],
+    "clm": ["--train.steps 0", "--schedule.decay 40", "--optimizer.lr=-1", "--optimizer.betas [0.9,1.5]"],
+    "hybrid": ["--masking.probability 0", "--hybrid.share 2"],
+    "rtd": ["--masking.probability 15", "--rtd.weight 0"],
+    "sentence_order": ["--masking.probability 15", "--sentence_order.weight 0"],
+    "diffusion": ["--diffusion.eps 1"],
+    "autoencoder": ["--autoencoder.deleted 60"],
+    "contrastive": ["--contrastive.temperature 0", "--contrastive.noise 50"],
+    "span_corruption": ["--noise.share 15", "--noise.mean_span 0"],
+    "fill_in_the_middle": ["--fim.rate 50"],
+    "distillation": ["--distillation.temperature 0", "--masking.probability 15"],
+}
+
+
+@pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in OUT_OF_RANGE.items() for line in lines])
+def test_a_number_out_of_its_range_is_refused_before_any_text_is_read(name, line, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(pretraining_data, "open_corpus", lambda *_: pytest.fail("the corpus was read"))
+    kind = find_objective(name)
+    if name == "distillation":
+        monkeypatch.setattr(kind, "for_config", lambda config: kind)  # a teacher would decide which
+    given = parse(kind.Config, argv=[*line.split(), "--output_dir", str(tmp_path / "run")])
+    option = line.split()[0].partition("=")[0]
+    with pytest.raises(UserError, match=option):
+        pretraining_data.prepare(given, kind)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--phases", "[{steps: 1, mask_probability: 30}]"], "--phases: mask_probability is 30"),
+        (["--phases", "[{steps: 0}]"], "--phases: steps and global_batch_size must be at least 1"),
+    ],
+)
+def test_a_phase_out_of_range_is_refused_before_any_text_is_read(options, said, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(pretraining_data, "open_corpus", lambda *_: pytest.fail("the corpus was read"))
+    given = parse(MLMConfig, argv=[*options, "--output_dir", str(tmp_path / "run")])
+    with pytest.raises(UserError, match=said):
+        pretraining_data.prepare(given, find_objective("mlm"))
+
+
+def test_a_member_of_a_mixture_out_of_range_is_refused_before_any_text_is_read(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(pretraining_data, "open_corpus", lambda *_: pytest.fail("the corpus was read"))
+    kind = find_objective("mixture")
+    members = "[{objective: clm}, {objective: mlm, options: {masking.probability: 15}}]"
+    given = parse(kind.Config, argv=["--members", members, "--output_dir", str(tmp_path / "run")])
+    with pytest.raises(UserError, match=r"--masking.probability is 15"):
+        pretraining_data.prepare(given, kind)
+
+
+def test_a_number_of_labelled_rows_below_1_is_refused_before_any_is_read() -> None:
+    given = parse(ClassificationConfig, argv=["--data.train_file", "nowhere.csv", "--data.max_validation", "0"])
+    with pytest.raises(UserError, match=r"--data.max_validation is 0; it must be at least 1"):
+        labelled_data.open_classification(given.data)
 
 
 @pytest.fixture

@@ -102,7 +102,8 @@ class OneClass(Kind):
     def summary(self, train: Dataset, validation: Dataset, names: list[str] | None) -> str:
         """How many, and what guessing is worth."""
         most = Counter(validation["label"]).most_common(1)[0][1] / len(validation)
-        return f", {len(names or ())} classes; always guessing the commonest is {most:.1%} right"
+        baseline = f"majority baseline (always the most frequent class): {most:.1%} accuracy"
+        return f", {len(names or ())} classes; {baseline}"
 
     def wrongness(self, predicted: int, truth: int, probabilities: Sequence[float] | None) -> float:
         """The probability that was given to other classes."""

@@ -61,7 +61,7 @@ class LabelForm:
         texts = (item for value in values for item in (value if isinstance(value, list) else [value]))
         num_padded = sum(isinstance(text, str) and text != text.strip() for text in texts)
         if num_padded and self.kind is not SCORE:
-            say(f"{rows.where}: blanks around {num_padded:,} labels of column {self.column!r} are no part of them")
+            say(f"{rows.where}: whitespace around {counted(num_padded, 'label')} of column {self.column!r} is stripped")
         return found
 
     def classes(self, used: set[str]) -> list[str]:

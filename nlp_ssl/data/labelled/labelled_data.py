@@ -139,6 +139,11 @@ def open_classification(config: LabelledConfig) -> LabelledData:
         if len(trained) < 2:
             only = "no label" if not trained else f"the label {next(iter(trained))!r}"
             raise UserError(f"every row of {train.where} has {only}; a classifier needs two classes")
+        if form.kind.exclusive and "validation" not in splits and len(trained) == len(tables["train"][1]["label"]):
+            raise UserError(
+                f"every row of {train.where} has a label of its own in column {label!r}, so none can be held out; is "
+                "it the label column (--data.label_column)? If it is, give --data.validation_file"
+            )
         for rows, table in tables.values():
             labels = ((i, n) for i, row in enumerate(table["label"]) for n in form.kind.classes_in(row))
             check_known(rows, labels, trained, train.where)
@@ -321,7 +326,10 @@ def _hold_out(dataset: Dataset) -> tuple[Dataset, Dataset]:
         trained = set().union(*(kinds[i] for i in range(len(kinds)) if i not in held_out))
         held_out -= {i for i in held_out if not kinds[i] <= trained}
     if not held_out or len(held_out) == len(dataset):
-        raise UserError(f"{len(dataset)} rows are too few to hold some out; give --data.validation_file")
+        raise UserError(
+            f"none of {len(dataset):,} rows can be held out, as training must keep some, and one of every label; give "
+            "--data.validation_file"
+        )
     rest = [i for i in range(len(dataset)) if i not in held_out]
     return dataset.select(rest), dataset.select(sorted(held_out))
 
@@ -330,7 +338,5 @@ def _at_most(dataset: Dataset, number: int | None) -> Dataset:
     """So many rows, drawn by their hash and left in order (the first ones of a sorted file would be of one class)."""
     if number is None or number >= len(dataset):
         return dataset
-    if number < 1:
-        raise UserError("--data.max_train and --data.max_validation must be at least 1")
     hashes = _hashes(dataset)
     return dataset.select(sorted(sorted(range(len(dataset)), key=hashes.__getitem__)[:number]))

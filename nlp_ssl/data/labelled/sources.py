@@ -37,8 +37,11 @@ def read_splits(
         tagged: whether there is one label a word.
 
     Raises:
-        UserError: no file or data set, one that cannot be read, no network, no training split.
+        UserError: no file or data set, one that cannot be read, no network, no training split, a limit below 1.
     """
+    for name in ("max_train", "max_validation"):
+        if (most := getattr(config, name)) is not None and most < 1:
+            raise UserError(f"--data.{name} is {most}; it must be at least 1")
     if config.train_file is not None:
         files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
         paths = {

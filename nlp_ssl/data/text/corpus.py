@@ -66,8 +66,8 @@ def open_corpus(config: CorpusConfig) -> Corpus:
         return _open(config, FRACTION, fewest=min(FEW, config.max_documents or FEW))
     except _FewHeldOut as few:
         fraction = min(LARGEST_FRACTION, math.ceil(150 * FEW / few.documents) / 100)
-        said = f"{FRACTION:.0%} of {counted(few.documents, 'document')} would be {few.held_out}"
-    say(f"held out: {fraction:.0%} of the documents, as {said} (--data.held_out_fraction)")
+        said = f"{counted(few.documents, 'document')}, as a draw of {FRACTION:.0%} has only {few.held_out}"
+    say(f"held out: a draw of {fraction:.0%} of {said} (--data.held_out_fraction)")
     return _open(config, fraction)
 
 
@@ -260,7 +260,7 @@ def _copy(parts: list[_Part], config: CorpusConfig, folder: Path, names: str, he
         with (
             _ArrowFile(temporary / "train.arrow") as train,
             _ArrowFile(temporary / "held_out.arrow") as held,
-            progress(total=total, desc="read text", unit="B" if local else " documents") as bar,
+            progress(total=total, desc="read text", unit="B" if local else "document") as bar,
         ):
             for is_held_out, source, text in _read(parts, config, {False, True}, skipped, bar):
                 (held if is_held_out else train).write(text, source)

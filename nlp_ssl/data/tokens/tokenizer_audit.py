@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from nlp_ssl.core.console import counted, human_bytes, progress, say, warn
 from nlp_ssl.core.vocabulary import special_ids
 from nlp_ssl.data.tokens.text_only import backend_of, read_each, text_rules
+from nlp_ssl.data.tokens.word_boundaries import byte_level_alphabet
 
 _NUM_LONGEST = 8
 _BATCH = 64  # texts encoded together
@@ -139,6 +140,16 @@ def format_audit(audits: dict[str, TokenizerAudit]) -> str:
     few = min((a.num_bytes for a in columns), default=LITTLE) < LITTLE
     little = f", which is little: below {human_bytes(LITTLE)} more text would use more of the entries" if few else ""
     return "\n".join([*lines, f"measured on {'; '.join(sorted(measured))}{little}"])
+
+
+def pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
+    """The tokens of a text, for a person to read: a space is `▁`, and single bytes of a character are `\\x..`."""
+    tokens = tokenizer.tokenize(text)
+    if "ByteLevel" not in tokenizer.backend_tokenizer.to_str():
+        return tokens
+    byte_of = byte_level_alphabet()
+    written = (b"".join(bytes([byte_of[c]]) if c in byte_of else c.encode() for c in token) for token in tokens)
+    return [each.decode("utf-8", "backslashreplace").replace(" ", "▁") for each in written]
 
 
 def sample_of(rows: Dataset | IterableDataset) -> Dataset | IterableDataset:

@@ -43,7 +43,7 @@ def word_tables(tokenizer: PreTrainedTokenizerFast) -> WordTables:
     if model["type"] == "WordLevel":  # whose entries are words
         return tables
     prefix = (model.get("continuing_subword_prefix") if model["type"] == "WordPiece" else None) or ""
-    byte_of = _byte_level_alphabet()
+    byte_of = byte_level_alphabet()
     byte_level = "ByteLevel" in tokenizer.backend_tokenizer.to_str()
     added = set(tokenizer.added_tokens_decoder)  # stand in the vocabulary as plain text, such as runs of spaces
     special = set(special_ids(tokenizer))
@@ -85,7 +85,7 @@ def is_unspaced(character: str) -> bool:
     return is_letter and unicodedata.name(character, "").startswith(_UNSPACED)
 
 
-def _byte_level_alphabet() -> dict[str, int]:
+def byte_level_alphabet() -> dict[str, int]:
     """Character -> byte in byte-level BPE (Radford et al. 2019): printable bytes stay, the rest follow from 256 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = {chr(b): b for b in printable}

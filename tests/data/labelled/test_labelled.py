@@ -321,7 +321,7 @@ def test_numbered_tags_of_a_hub_data_set_keep_their_numbers(tmp_path):
     rows = {"tokens": [["a", "b", "c"], ["d"]], "ner_tags": [[1, 2, 0], [3]]}
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "test.parquet")
-    with pytest.raises(UserError, match="too few"):
+    with pytest.raises(UserError, match="none of 2 rows can be held out"):
         open_tagging(LabelledConfig(task=str(tmp_path)))
     (tmp_path / "test.parquet").rename(tmp_path / "validation.parquet")
     data = open_tagging(LabelledConfig(task=str(tmp_path)))
@@ -419,3 +419,15 @@ def test_real_tables(tmp_path):
         LabelledConfig(train_file=str(stsb / "train.jsonl.gz"), validation_file=str(stsb / "dev.jsonl.gz"))
     )
     assert (data.kind.name, len(data.train), np.max(data.train["label"])) == ("regression", 5749, 5.0)
+
+
+def test_a_column_whose_values_all_differ_is_asked_about_as_the_label(tmp_path):
+    rows = [{"text": f"review {i}", "label": ("good", "bad")[i % 2], "id": f"r{i}"} for i in range(40)]
+    file = write(tmp_path / "reviews.csv", rows)
+    with pytest.raises(UserError) as caught:
+        open_classification(LabelledConfig(train_file=file, text_columns=["text"], label_column="id"))
+    said = str(caught.value)
+    assert "reviews.csv has a label of its own in column 'id', so none can be held out" in said
+    assert "is it the label column (--data.label_column)? If it is, give --data.validation_file" in said
+    with_validation = LabelledConfig(train_file=file, validation_file=file, text_columns=["text"], label_column="id")
+    assert len(open_classification(with_validation).labels) == 40

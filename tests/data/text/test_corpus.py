@@ -434,7 +434,8 @@ def test_a_small_corpus_holds_out_documents_enough_to_measure_on(tmp_path, capsy
     corpus = open_corpus(CorpusConfig(sources=path))
     assert least <= len(corpus.held_out) <= most
     assert len(corpus.train) + len(corpus.held_out) == documents
-    assert ("of the documents, as 1% of" in capsys.readouterr().out) == (documents < 2000)
+    said = f"% of {documents:,} documents, as a draw of 1% has only "
+    assert (said in capsys.readouterr().out) == (documents < 2000)
     again = open_corpus(CorpusConfig(sources=path))
     assert again.held_out["text"][:] == corpus.held_out["text"][:]
     assert len(open_corpus(CorpusConfig(sources=path, held_out_fraction=0.1)).held_out) > documents * 0.05  # as given

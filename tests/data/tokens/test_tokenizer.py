@@ -33,7 +33,7 @@ from nlp_ssl.data.tokens.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
-from nlp_ssl.data.tokens.tokenizer_audit import audit, format_audit
+from nlp_ssl.data.tokens.tokenizer_audit import audit, format_audit, pieces
 
 REPO = Path(__file__).resolve().parents[3]
 SHARED = REPO.parent / "shared" / "data"
@@ -530,3 +530,14 @@ def test_a_sentencepiece_model_without_its_package_says_what_to_install(where, t
     (folder / "config.json").write_text('{"model_type": "albert"}')
     with pytest.raises(UserError, match=rf"{name} is a SentencePiece model \(spm.model\).*pip install sentencepiece"):
         load_tokenizer(name)
+
+
+def test_pieces_are_shown_as_the_text_that_they_are():
+    texts = ["die Ehrenstraßer prüften alles"] * 50
+    text = "die Ehrenstraßer prüften Öl"
+    read = pieces(train_tokenizer(texts, "bpe", 330, exact=False), text)
+    assert read[:3] == ["die", "▁Ehrenstraßer", "▁prüften"]
+    assert r"\xc3" in read  # half of a letter
+    for kind in ("unigram", "wordpiece"):
+        tokenizer = train_tokenizer(texts, kind, 330, exact=False)
+        assert pieces(tokenizer, text) == tokenizer.tokenize(text)
