@@ -206,8 +206,7 @@ class ResumeConfig:
     """Resuming an interrupted run; a bare `--resume` is enough."""
 
     enabled: bool = field(default_factory=started_again)
-    """Resume from the newest complete checkpoint in `output_dir`. A run that torchrun or Slurm starts again by itself
-    resumes anyway."""
+    """Resume from the newest complete checkpoint in `output_dir`. Derived: if torchrun or Slurm starts it again."""
     allow_changed: bool = False
     """Resume even though an option that changes the result was changed, such as the learning rate or the corpus."""
 
