@@ -52,7 +52,7 @@ def main(config: PushConfig) -> None:
     if not config.folder or not (config.repo_id or config.dry_run):
         raise UserError("say what to push and where to: --folder runs/mlm --repo_id user/name")
     folder = Path(config.folder)
-    files = model_files(folder)
+    files = model_files(folder, config.repo_id or None)
     size = human_bytes(sum(map(size_of, files.values())))
     page = _page(config, folder) if config.space else {}
     space = config.space if isinstance(config.space, str) else f"{config.repo_id}-demo"

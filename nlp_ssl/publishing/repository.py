@@ -126,7 +126,7 @@ class HubRepository:
             get_session().timeout = READ_TIMEOUT
             try:
                 self._open()
-                files = folder if isinstance(folder, Mapping) else model_files(Path(folder))
+                files = folder if isinstance(folder, Mapping) else model_files(Path(folder), self.repo_id)
                 return self._commit(files, revision, message)
             except UserError:
                 raise
