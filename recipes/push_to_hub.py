@@ -65,11 +65,12 @@ def main(config: PushConfig) -> None:
             say(f"would be pushed to the Space {space}: {', '.join(listed)}")
         say(f"would stay here: {', '.join(kept_here(folder)) or 'nothing'}")
         return
+    repository = HubRepository(config.repo_id, private=config.private, overwrite=config.overwrite)
+    repository.check_given()
     demo = HubRepository(space, repo_type="space", private=config.private, overwrite=config.overwrite)
     if page:
         demo.check()  # before anything is pushed
     say(f"pushing {folder} ({size}) to {config.repo_id}, branch {config.revision}")
-    repository = HubRepository(config.repo_id, private=config.private, overwrite=config.overwrite)
     url = repository.upload(folder, revision=config.revision, message=f"Push {folder.resolve().name}")
     say(f"pushed: {url}")
     if page:

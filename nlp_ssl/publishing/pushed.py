@@ -57,10 +57,26 @@ def model_files(folder: Path, repo_id: str | None = None) -> dict[str, Path | by
             files[name] = path
     if "config.json" not in files or not any(name.endswith(".safetensors") for name in files):
         missing = "weights" if "config.json" in files else "config.json"
-        checkpoints = sorted(path for path in folder.glob("checkpoints/step-*") if (path / "config.json").is_file())
-        advice = f"push its newest checkpoint, {checkpoints[-1]}" if checkpoints else "give a finished run's folder"
+        there, is_checkpoint = model_in(folder)
+        advice = (
+            f"push {'its newest checkpoint, ' if is_checkpoint else ''}{there}"
+            if there
+            else "give a finished run's folder"
+        )
         raise UserError(f"{folder} holds no finished model (no {missing}); {advice}")
     return files | _rewritten(files, folder, repo_id)
+
+
+def model_in(folder: Path) -> tuple[Path | None, bool]:
+    """A model in a folder that is none itself: the newest checkpoint of a run, else the first run in a folder of runs.
+
+    Returns:
+        Its folder, if there is one, and whether it is a checkpoint.
+    """
+    checkpoints = sorted(path.parent for path in folder.glob("checkpoints/step-*/config.json"))
+    runs = sorted(path.parent for path in folder.glob("*/config.json"))
+    found = checkpoints[-1:] or runs[:1]
+    return (found[0] if found else None), bool(checkpoints)
 
 
 def kept_here(folder: Path) -> list[str]:

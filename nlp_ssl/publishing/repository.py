@@ -98,6 +98,18 @@ class HubRepository:
             advice = f"; train without --hub.repo_id and push later with `{later}`" if is_later else ""
             raise UserError(self._explain(error) + advice) from error
 
+    def check_given(self) -> None:
+        """Make sure that there are an id and a token; asks nobody.
+
+        Raises:
+            UserError: the id is malformed, or there is no token.
+        """
+        if not _is_repo_id(self.repo_id):
+            raise UserError(f"'{self.repo_id}' is not a repository of the Hub; write it as user/name")
+        self._api.token = self._api.token or get_token()
+        if not self._api.token:
+            raise UserError(f"pushing to {self.repo_id} needs a token of the Hub: run `hf auth login`, or set HF_TOKEN")
+
     def upload(
         self,
         folder: Path | Mapping[str, Path | bytes],
@@ -145,11 +157,7 @@ class HubRepository:
         """Create the repository if needed and make sure that it can be written to, once."""
         if self._opened:
             return
-        if not _is_repo_id(self.repo_id):
-            raise UserError(f"'{self.repo_id}' is not a repository of the Hub; write it as user/name")
-        self._api.token = self._api.token or get_token()
-        if not self._api.token:
-            raise UserError(f"pushing to {self.repo_id} needs a token of the Hub: run `hf auth login`, or set HF_TOKEN")
+        self.check_given()
         try:
             # `None` leaves the choice to the Hub, where an organisation may make its new repositories private.
             with self._understood():

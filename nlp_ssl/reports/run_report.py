@@ -186,12 +186,8 @@ def _configuration(run: Run) -> Iterator[Part]:
 
 def _again(run: Run) -> Iterator[Part]:
     if run.facts.program:
-        yield Text(
-            [
-                "The file holds the options as resolved; paths of data in it are relative to where the run was started. On "
-                "the same data it gives the same rows and masks:"
-            ]
-        )
+        what = "The file holds the options as resolved; paths of data in it are relative to where the run was started."
+        yield Text([f"{what} On the same data it gives the same rows and masks:"])
         settings = run.facts.settings
         trained = bool(run.facts.facts.get("preset")) and settings.get("tokenizer.path") is None
         steps = None if settings.get("train.minutes") is None else run.facts.total

@@ -627,6 +627,21 @@ def test_the_recipe_pushes_over_others_when_told_to(server, folder, tmp_path, fl
     assert recipe(server, *arguments, flag).returncode == 0
 
 
+def test_a_missing_token_is_said_before_anything_is_pushed(server, folder):
+    done = recipe(server, "--folder", str(folder), "--repo_id", "tester/model", HF_TOKEN="")
+    assert done.returncode == 2
+    assert "hf auth login" in done.stderr
+    assert "pushing" not in done.stdout
+    assert server.requests == []
+
+
+def test_of_a_folder_of_seeds_the_first_is_named(folder, tmp_path):
+    (tmp_path / "runs").mkdir()
+    folder.rename(tmp_path / "runs" / "seed-0")
+    with pytest.raises(UserError, match=r"runs holds no finished model \(no config\.json\); push \S+/runs/seed-0$"):
+        model_files(tmp_path / "runs")
+
+
 @pytest.mark.parametrize(
     ("arguments", "token", "sentence"),
     [

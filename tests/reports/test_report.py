@@ -204,6 +204,20 @@ def test_runs_side_by_side_show_what_differs_and_what_came_out(tmp_path):
     assert "fast: 2.75 at 200 tokens" in page.text
 
 
+def test_runs_of_each_program_have_a_table_without_the_numbers_of_others(tmp_path):
+    for program, metrics in (("pretrain_mlm", {"held_out_loss": 2.5}), ("finetune_ner", {"f1": 0.75, "recall": 0.5})):
+        for name in "ab":
+            facts = RunFacts(program=program, metrics=dict.fromkeys(metrics, "max"))
+            facts.scores = [{"set": "validation", **metrics}]
+            write_run(tmp_path / f"{program}-{name}", [step(1)], facts)
+    page = comparison_page([Run.read(folder) for folder in find_runs(tmp_path)], tmp_path)
+    tagged, masked = page.sections[0].parts
+    assert tagged.caption.startswith("finetune-ner (f1, recall): ")
+    assert tagged.columns[:4] == ["Run", "f1", "recall", "steps"]
+    assert masked.caption.startswith("pretrain-mlm (held out loss): ")
+    assert [row[:2] for row in masked.rows] == [["pretrain_mlm-a", 2.5], ["pretrain_mlm-b", 2.5]]
+
+
 def test_runs_with_few_labels_and_many_are_a_curve(tmp_path):
     for rows, seed, scratch, score in (
         (10, 0, False, 0.5), (10, 1, False, 0.6), (1000, 0, False, 0.9), (10, 0, True, 0.25), (1000, 0, True, 0.75)
