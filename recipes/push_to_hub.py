@@ -24,7 +24,7 @@ from nlp_ssl.core.console import human_bytes, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.program import run
 from nlp_ssl.publishing.pushed import kept_here, model_files, size_of
-from nlp_ssl.publishing.repository import HubRepository
+from nlp_ssl.publishing.repository import HubRepository, token_for
 
 
 @dataclass
@@ -65,12 +65,12 @@ def main(config: PushConfig) -> None:
             say(f"would be pushed to the Space {space}: {', '.join(listed)}")
         say(f"would stay here: {', '.join(kept_here(folder)) or 'nothing'}")
         return
-    repository = HubRepository(config.repo_id, private=config.private, overwrite=config.overwrite)
-    repository.check_given()
+    token_for(config.repo_id)  # before anything is said to be pushed
     demo = HubRepository(space, repo_type="space", private=config.private, overwrite=config.overwrite)
     if page:
         demo.check()  # before anything is pushed
     say(f"pushing {folder} ({size}) to {config.repo_id}, branch {config.revision}")
+    repository = HubRepository(config.repo_id, private=config.private, overwrite=config.overwrite)
     url = repository.upload(folder, revision=config.revision, message=f"Push {folder.resolve().name}")
     say(f"pushed: {url}")
     if page:

@@ -98,18 +98,6 @@ class HubRepository:
             advice = f"; train without --hub.repo_id and push later with `{later}`" if is_later else ""
             raise UserError(self._explain(error) + advice) from error
 
-    def check_given(self) -> None:
-        """Make sure that there are an id and a token; asks nobody.
-
-        Raises:
-            UserError: the id is malformed, or there is no token.
-        """
-        if not _is_repo_id(self.repo_id):
-            raise UserError(f"'{self.repo_id}' is not a repository of the Hub; write it as user/name")
-        self._api.token = self._api.token or get_token()
-        if not self._api.token:
-            raise UserError(f"pushing to {self.repo_id} needs a token of the Hub: run `hf auth login`, or set HF_TOKEN")
-
     def upload(
         self,
         folder: Path | Mapping[str, Path | bytes],
@@ -157,7 +145,7 @@ class HubRepository:
         """Create the repository if needed and make sure that it can be written to, once."""
         if self._opened:
             return
-        self.check_given()
+        self._api.token = token_for(self.repo_id, self._api.token)
         try:
             # `None` leaves the choice to the Hub, where an organisation may make its new repositories private.
             with self._understood():
@@ -267,6 +255,19 @@ class HubRepository:
         if status == 404:
             return f"the token cannot see {self.repo_id}{said}; check the name, or take a token with write access"
         return f"the Hub answered {status} for {self.repo_id}{said}"
+
+
+def token_for(repo_id: str, given: str | bool | None = None) -> str | bool:
+    """The token to push with: the one that was given, or that of this machine; asks nobody.
+
+    Raises:
+        UserError: the id of the repository is malformed, or there is no token.
+    """
+    if not _is_repo_id(repo_id):
+        raise UserError(f"'{repo_id}' is not a repository of the Hub; write it as user/name")
+    if not (token := given or get_token()):
+        raise UserError(f"pushing to {repo_id} needs a token of the Hub: run `hf auth login`, or set HF_TOKEN")
+    return token
 
 
 def _is_repo_id(name: str) -> bool:
