@@ -24,7 +24,7 @@ from nlp_ssl.core.console import human_bytes, say
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.program import run
 from nlp_ssl.publishing.pushed import kept_here, model_files, size_of
-from nlp_ssl.publishing.repository import HubRepository
+from nlp_ssl.publishing.repository import HubRepository, token_for
 
 
 @dataclass
@@ -52,7 +52,7 @@ def main(config: PushConfig) -> None:
     if not config.folder or not (config.repo_id or config.dry_run):
         raise UserError("say what to push and where to: --folder runs/mlm --repo_id user/name")
     folder = Path(config.folder)
-    files = model_files(folder)
+    files = model_files(folder, config.repo_id or None)
     size = human_bytes(sum(map(size_of, files.values())))
     page = _page(config, folder) if config.space else {}
     space = config.space if isinstance(config.space, str) else f"{config.repo_id}-demo"
@@ -65,6 +65,7 @@ def main(config: PushConfig) -> None:
             say(f"would be pushed to the Space {space}: {', '.join(listed)}")
         say(f"would stay here: {', '.join(kept_here(folder)) or 'nothing'}")
         return
+    token_for(config.repo_id)  # before anything is said to be pushed
     demo = HubRepository(space, repo_type="space", private=config.private, overwrite=config.overwrite)
     if page:
         demo.check()  # before anything is pushed

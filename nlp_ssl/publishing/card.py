@@ -6,17 +6,21 @@ its line. Nothing is filled in for the author: no language, licence or claim tha
 
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from nlp_ssl.core.console import counted, printable
-from nlp_ssl.core.invocation import dashed
+from nlp_ssl.core.invocation import COMMAND, dashed
 
+SETTINGS = "nlp_ssl_config.yaml"
+OURS = "nlp_ssl"  # the first tag of every card
 # Facts that both pretraining and fine-tuning know, in the order of the card. A fact under any other name goes to the
 # end of the procedure, under its own name.
 MODEL_FACTS = {
@@ -44,6 +48,7 @@ DATA_FACTS = {
 }
 PROCEDURE_FACTS = {
     "objective": "Objective",
+    "objective_options": "Options of the objective",
     "steps": "Optimizer steps",
     "epochs": "Passes over the data",
     "batch_size": "Global batch size",
@@ -66,6 +71,11 @@ PROCEDURE_FACTS = {
     "energy": "Energy (what processors and GPUs of the first machine counted, other programs on them included)",
     "tokens_per_second": "Tokens per second (real ones, no padding)",
     "versions": "Versions",
+}
+# Pictures that may lie beside a card, in the order in which it shows them.
+PICTURES = {
+    "curves.png": "Training and held-out loss",
+    "confusion.png": "Confusion matrix of the validation set: true classes down, predicted classes across",
 }
 _MARKUP = re.compile(r"[\\`<\[|$*~]|(?<!\w)_|_(?!\w)")  # by which Markdown would take a text for more than a text
 # Results besides those that an objective names.
@@ -134,7 +144,8 @@ def model_card(
     tags: Iterable[str] = (),
     example: str | tuple[str, str] | None = None,
     limits: Iterable[str] = (),
-    curves: str | None = None,
+    pictures: Iterable[str] = (),
+    again: str | None = None,
 ) -> str:
     """Write a model card.
 
@@ -153,13 +164,14 @@ def model_card(
         example: input of the snippet, a pair of texts for a pair classifier; in the model's language and with its mask
             token.
         limits: further sentences on what the model cannot do.
-        curves: file name of the picture of the loss, beside the card.
+        pictures: those of `PICTURES` that lie beside the card.
+        again: the command that trains such a model again, from `command_again`.
 
     Returns:
         Markdown with YAML front matter, ending in a newline.
     """
     facts = {name: value for name, value in facts.items() if value is not None}
-    metrics = list(metrics)
+    metrics, pictures = list(metrics), set(pictures)
     results = {**text.results, **RESULT_FACTS}
     known = {**MODEL_FACTS, **DATA_FACTS, **PROCEDURE_FACTS, **results}
     others = {name: name.replace("_", " ").capitalize() for name in facts if name not in known}
@@ -175,16 +187,54 @@ def model_card(
         _section(
             "## Results",
             _results(results, facts, metrics),
-            f"![Training and held-out loss]({curves})" if curves else "",
+            *(f"![{caption}]({name})" for name, caption in PICTURES.items() if name in pictures),
         ),
         "## Limits",
         "\n".join(f"- {_line(limit)}" for limit in [text.limit, *_known_limits(facts, metrics), *limits]),
         "## How to make it again",
-        "The resolved configuration of the run, with nothing left to defaults, is `nlp_ssl_config.yaml` in this "
-        f"folder:\n\n```bash\nnlp-ssl {dashed(text.recipe)} --config nlp_ssl_config.yaml\n```",
+        f"`{SETTINGS}` in this folder holds the options of the run as resolved. Paths of data in it are relative to "
+        "where the run was started, and on the Hub only their last names: give yours.\n\n"
+        f"```bash\n{again or command_again(text.recipe)}\n```",
         _section("## Citation", _papers(text.papers)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def command_again(recipe: str, folder: Path = Path(), *, steps: int | None = None, tokenizer: bool = False) -> str:
+    """The command that trains a model again as its run did.
+
+    Args:
+        recipe: the program.
+        folder: of the finished run, from where the command is typed.
+        steps: that the run's budget came to, where it was in minutes: on another machine it would come to others.
+        tokenizer: whether the run trained the tokenizer, which lies in the folder.
+    """
+    budget = [] if steps is None else ["--train.steps", str(steps)]
+    trained = ["--tokenizer.path", str(folder)] if tokenizer else []
+    return shlex.join([COMMAND, dashed(recipe), "--config", str(folder / SETTINGS), *budget, *trained])
+
+
+def under_id(card: str, names: Iterable[str], repo_id: str) -> str:
+    """A card under the id of the repository that it is pushed to: in its title, its `model-index` and its snippet.
+
+    Only what `model_card` wrote is replaced: whatever a person has put in its place stays, and so do other cards.
+
+    Args:
+        card: its text.
+        names: what the card may call the model.
+        repo_id: of the Hub.
+    """
+    parts = re.fullmatch(r"---\n(.*?\n)---\n(.*)", card, re.DOTALL)
+    if parts is None or f"\ntags:\n- {OURS}\n" not in f"\n{parts[1]}":
+        return card
+    front, body = parts[1], parts[2]
+    for name in names:
+        listed = yaml.safe_dump(_line(name), allow_unicode=True).splitlines()[0]
+        front = front.replace(f"\nmodel-index:\n- name: {listed}\n", f"\nmodel-index:\n- name: {repo_id}\n")
+        body = re.sub(rf"\A\n# {re.escape(_cell(name))}\n", lambda _: f"\n# {_cell(repo_id)}\n", body)
+        called = rf"(pipeline\([^()\n]*model=|\.from_pretrained\(){re.escape(repr(name))}(?=[,)])"
+        body = re.sub(called, lambda found: f"{found[1]}{repo_id!r}", body)
+    return f"---\n{front}---\n{body}"
 
 
 def _front_matter(
@@ -213,7 +263,7 @@ def _front_matter(
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag=pipeline_tag,
-        tags=["nlp_ssl", *tags],
+        tags=[OURS, *tags],
         base_model=base_model if _is_hub_id(base_model) else None,
         language=language,
         license=license,

@@ -13,9 +13,9 @@ import yaml
 
 from nlp_ssl.core.errors import UserError
 from nlp_ssl.core.yaml_text import check_yaml
+from nlp_ssl.publishing.card import PICTURES, SETTINGS, under_id
 from nlp_ssl.publishing.local_paths import hide, is_local, name_of, names_only
 
-SETTINGS = "nlp_ssl_config.yaml"
 CARD = "README.md"
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 CONFIGURATION = re.compile(r"(generation_)?config\.json")
@@ -25,19 +25,23 @@ TOKENIZER = re.compile(
 )
 POOLING = "1_Pooling"  # how sentence-transformers makes a vector of a text, and the names that it looks for
 VECTORS = re.compile(rf"modules\.json|(config_sentence_transformers|sentence_bert_config)\.json|{POOLING}/config\.json")
-SHOWN = re.compile(rf"{re.escape(CARD)}|curves\.png|confusion\.png|{re.escape(SETTINGS)}")
+SHOWN = re.compile("|".join(map(re.escape, (CARD, *PICTURES, SETTINGS))))
 TEMPLATES = "additional_chat_templates"
 MODEL = (WEIGHTS, CONFIGURATION, TOKENIZER)
 PUSHED = (*MODEL, VECTORS, SHOWN)
 CODE = ("auto_map", "custom_pipelines")  # by which a configuration names Python code, perhaps of another repository
 
 
-def model_files(folder: Path) -> dict[str, Path | bytes]:
+def model_files(folder: Path, repo_id: str | None = None) -> dict[str, Path | bytes]:
     """What of a model folder belongs on the Hub: name in the repository -> its file or its content, sorted by name.
 
     A folder in it with a model of its own, such as `generator/`, belongs to it.
 
     Settings and card are given without local paths, configurations without the names of other people's code.
+
+    Args:
+        folder: of a finished run, or one of its checkpoints.
+        repo_id: where they are pushed, which the card then calls the model.
 
     Raises:
         UserError: there is no such folder, it holds no configuration or no weights, or a file of it cannot be read or
@@ -53,10 +57,26 @@ def model_files(folder: Path) -> dict[str, Path | bytes]:
             files[name] = path
     if "config.json" not in files or not any(name.endswith(".safetensors") for name in files):
         missing = "weights" if "config.json" in files else "config.json"
-        checkpoints = sorted(path for path in folder.glob("checkpoints/step-*") if (path / "config.json").is_file())
-        advice = f"push its newest checkpoint, {checkpoints[-1]}" if checkpoints else "give a finished run's folder"
+        there, is_checkpoint = model_in(folder)
+        advice = (
+            f"push {'its newest checkpoint, ' if is_checkpoint else ''}{there}"
+            if there
+            else "give a finished run's folder"
+        )
         raise UserError(f"{folder} holds no finished model (no {missing}); {advice}")
-    return files | _rewritten(files, folder)
+    return files | _rewritten(files, folder, repo_id)
+
+
+def model_in(folder: Path) -> tuple[Path | None, bool]:
+    """A model in a folder that is none itself: the newest checkpoint of a run, else the first run in a folder of runs.
+
+    Returns:
+        Its folder, if there is one, and whether it is a checkpoint.
+    """
+    checkpoints = sorted(path.parent for path in folder.glob("checkpoints/step-*/config.json"))
+    runs = sorted(path.parent for path in folder.glob("*/config.json"))
+    found = checkpoints[-1:] or runs[:1]
+    return (found[0] if found else None), bool(checkpoints)
 
 
 def kept_here(folder: Path) -> list[str]:
@@ -94,7 +114,7 @@ def _is_inner_model(folder: Path) -> bool:
     return any(map(WEIGHTS.fullmatch, names)) and SETTINGS not in names and not folder.is_symlink()
 
 
-def _rewritten(files: dict[str, Path], folder: Path) -> dict[str, bytes]:
+def _rewritten(files: dict[str, Path], folder: Path, repo_id: str | None) -> dict[str, bytes]:
     """The contents that are not published as they lie there."""
     changed, settings = {}, None
     if (path := files.get(SETTINGS)) is not None:
@@ -104,14 +124,27 @@ def _rewritten(files: dict[str, Path], folder: Path) -> dict[str, bytes]:
         ).encode()
     if (path := files.get(CARD)) is not None:
         card = _read(path, str)
-        if (hidden := hide(card, settings, folder)) != card:
-            changed[CARD] = hidden.encode()
+        published = hide(card, settings, folder)
+        if repo_id is not None:
+            published = under_id(published, _names(settings, folder), repo_id)
+        if published != card:
+            changed[CARD] = published.encode()
     for name, path in files.items():
         if name.rpartition("/")[2] in ("config.json", "tokenizer_config.json", "generation_config.json"):
             content = _read(path, json.loads)
             if (cleaned := _without_code(content)) != content:
                 changed[name] = (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
     return changed
+
+
+def _names(settings: Any, folder: Path) -> list[str]:
+    """What a run's card may call its model, without local paths."""
+    found, names = settings if isinstance(settings, dict) else {}, [folder.resolve().name]
+    if isinstance(out := found.get("output_dir"), str):
+        names.append(name_of(out))
+    if isinstance(hub := found.get("hub"), dict) and isinstance(hub.get("repo_id"), str):
+        names.append(hub["repo_id"])
+    return names
 
 
 def _read(path: Path, parse: Any) -> Any:

@@ -126,7 +126,7 @@ class HubRepository:
             get_session().timeout = READ_TIMEOUT
             try:
                 self._open()
-                files = folder if isinstance(folder, Mapping) else model_files(Path(folder))
+                files = folder if isinstance(folder, Mapping) else model_files(Path(folder), self.repo_id)
                 return self._commit(files, revision, message)
             except UserError:
                 raise
@@ -145,11 +145,7 @@ class HubRepository:
         """Create the repository if needed and make sure that it can be written to, once."""
         if self._opened:
             return
-        if not _is_repo_id(self.repo_id):
-            raise UserError(f"'{self.repo_id}' is not a repository of the Hub; write it as user/name")
-        self._api.token = self._api.token or get_token()
-        if not self._api.token:
-            raise UserError(f"pushing to {self.repo_id} needs a token of the Hub: run `hf auth login`, or set HF_TOKEN")
+        self._api.token = token_for(self.repo_id, self._api.token)
         try:
             # `None` leaves the choice to the Hub, where an organisation may make its new repositories private.
             with self._understood():
@@ -259,6 +255,19 @@ class HubRepository:
         if status == 404:
             return f"the token cannot see {self.repo_id}{said}; check the name, or take a token with write access"
         return f"the Hub answered {status} for {self.repo_id}{said}"
+
+
+def token_for(repo_id: str, given: str | bool | None = None) -> str | bool:
+    """The token to push with: the one that was given, or that of this machine; asks nobody.
+
+    Raises:
+        UserError: the id of the repository is malformed, or there is no token.
+    """
+    if not _is_repo_id(repo_id):
+        raise UserError(f"'{repo_id}' is not a repository of the Hub; write it as user/name")
+    if not (token := given or get_token()):
+        raise UserError(f"pushing to {repo_id} needs a token of the Hub: run `hf auth login`, or set HF_TOKEN")
+    return token
 
 
 def _is_repo_id(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nlp_ssl.core.console import counted
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.core.invocation import dashed
 from nlp_ssl.publishing.tables import is_number
 from nlp_ssl.reports.figures import SERIES, Line, draw_lines
 from nlp_ssl.reports.label_efficiency import label_efficiency
@@ -57,6 +58,16 @@ def comparison_page(runs: Sequence[Run], folder: Path) -> Page:
 
 
 def _results(runs: Sequence[Run], names: dict[int, str]) -> Iterator[Part]:
+    """A table a program and its metrics: scores of different tasks have no columns in common."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.facts.program, *run.facts.metrics), []).append(run)
+    for (program, *metrics), group in groups.items():
+        which = f"{dashed(program) or 'Runs'} ({', '.join(metrics)})" if metrics else dashed(program) or "Runs"
+        yield _scores(group, names, which.replace("_", " "))
+
+
+def _scores(runs: Sequence[Run], names: dict[int, str], which: str) -> Table:
     measured = list(dict.fromkeys(name for run in runs for name in run.final_scores))
     rows = []
     for run in runs:
@@ -65,7 +76,7 @@ def _results(runs: Sequence[Run], names: dict[int, str]) -> Iterator[Part]:
         status = run.status.get("status")
         rows.append([names[id(run)], *map(last.get, measured), step.get("step"), step.get("tokens"), minutes, status])
     columns = ["Run", *(name.replace("_", " ") for name in measured), "steps", "tokens", "minutes", "status"]
-    yield Table(columns, rows, "The last evaluation of each, or its final scores where it wrote any")
+    return Table(columns, rows, f"{which}: the last evaluation of each, or its final scores where it wrote any")
 
 
 def _curves(runs: Sequence[Run], names: dict[int, str]) -> Iterator[Part]:

@@ -124,10 +124,18 @@ class Run:
         return [{"tokens": round(interpolate(tokens, row["step"]))} | row for row in found]
 
     @property
+    def shown_evaluation(self) -> dict[str, Any]:
+        """That of the finished model, which may be an earlier one that was the best; else the last; empty without."""
+        if self.status.get("status") == "finished":
+            at = [row for row in self.evaluations if row["step"] == self.status.get("step")]
+            return (at or self.evaluations or [{}])[-1]
+        return (self.evaluations or [{}])[-1]
+
+    @property
     def final_scores(self) -> dict[str, Any]:
-        """The numbers of its validation set at its end; else of its last evaluation."""
+        """The numbers of its validation set at its end; else of `shown_evaluation`."""
         validation = [row for row in self.facts.scores if row.get("set") == "validation"]
-        found = validation[-1] if validation else (self.evaluations or [{}])[-1]
+        found = validation[-1] if validation else self.shown_evaluation
         return {name: v for name, v in found.items() if is_number(v) and name not in ("step", "tokens", "seconds")}
 
     def lines(self, name: str) -> list[dict[str, Any]]:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_ssl.core.console import counted
-from nlp_ssl.core.invocation import COMMAND, dashed
-from nlp_ssl.publishing.card import DATA_FACTS, MODEL_FACTS, PROCEDURE_FACTS, RESULT_FACTS
+from nlp_ssl.publishing.card import DATA_FACTS, MODEL_FACTS, PROCEDURE_FACTS, RESULT_FACTS, command_again
 from nlp_ssl.publishing.tables import is_number
 from nlp_ssl.reports.figures import Line, draw_histogram, draw_lines
 from nlp_ssl.reports.page import Matrix, Page, Part, Picture, Section, Table, Text
@@ -60,13 +59,17 @@ def _subtitle(run: Run) -> str:
 
 
 def _numbers(run: Run) -> Iterator[tuple[str, Any, str]]:
-    if run.evaluations:
-        last, facts = run.evaluations[-1], run.facts
-        for name in facts.metrics or ["held_out_loss"]:
-            if is_number(last.get(name)):
+    if run.facts.scores:
+        for row in run.facts.scores:
+            for name in run.facts.metrics:
+                if is_number(row.get(name)):
+                    yield _words(name), row[name], f"{row.get('set', 'labelled')} set"
+    elif run.evaluations:
+        for name in run.facts.metrics or ["held_out_loss"]:
+            if is_number(value := run.final_scores.get(name)):
                 first = run.evaluations[0].get(name)
                 since = f"{first:.4g} at step {run.evaluations[0]['step']:,}" if is_number(first) else ""
-                yield _words(name), last[name], since
+                yield _words(name), value, since
     if run.steps:
         last = run.steps[-1]
         yield "Tokens seen", last.get("tokens"), ""
@@ -83,12 +86,12 @@ def _results(run: Run) -> Iterator[Part]:
         columns = list(dict.fromkeys(name for row in run.facts.scores for name in row))
         rows = [[row.get(name) for name in columns] for row in run.facts.scores]
         yield Table(list(map(_words, columns)), rows, "Final scores of the labelled sets, 95 % intervals over rows")
-    if run.evaluations:
-        last = run.evaluations[-1]
+    if shown := run.shown_evaluation:
+        which = "The last evaluation" if shown is run.evaluations[-1] else "The evaluation of the model that was kept"
         what = run.facts.results
-        rows = [[what.get(name, _words(name)), value] for name, value in _measured(last).items()]
+        rows = [[what.get(name, _words(name)), value] for name, value in _measured(shown).items()]
         rows += [[f"For comparison: {name}", value] for name, value in run.facts.reference.items()]
-        yield Table(["Held out", "Value"], rows, f"The last evaluation, at step {last['step']:,}")
+        yield Table(["Held out", "Value"], rows, f"{which}, at step {shown['step']:,}")
 
 
 def _curves(run: Run) -> Iterator[Part]:
@@ -183,8 +186,12 @@ def _configuration(run: Run) -> Iterator[Part]:
 
 def _again(run: Run) -> Iterator[Part]:
     if run.facts.program:
-        yield Text(["Nothing in this file is left to defaults; on the same data it gives the same rows and masks:"])
-        command = f"{COMMAND} {dashed(run.facts.program)} --config {run.folder / 'nlp_ssl_config.yaml'}"
+        what = "The file holds the options as resolved; paths of data in it are relative to where the run was started."
+        yield Text([f"{what} On the same data it gives the same rows and masks:"])
+        settings = run.facts.settings
+        trained = bool(run.facts.facts.get("preset")) and settings.get("tokenizer.path") is None
+        steps = None if settings.get("train.minutes") is None else run.facts.total
+        command = command_again(run.facts.program, run.folder, steps=steps, tokenizer=trained)
         yield Text([f"{command} --output_dir again"], verbatim=True)
     digests = [row for row in run.steps if "digest" in row]
     if digests:

@@ -13,7 +13,7 @@ from nlp_ssl.core.errors import Interrupted, UserError
 from nlp_ssl.core.files import replace
 from nlp_ssl.objectives.objective import Objective
 from nlp_ssl.publishing import curves
-from nlp_ssl.publishing.card import model_card
+from nlp_ssl.publishing.card import PICTURES, model_card
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.reports.record import RunFacts
 from nlp_ssl.runs.card_facts import moment
@@ -100,7 +100,6 @@ def finish(run: Ending) -> None:
     if run.accelerator.is_main_process:
         if (picture := curves.plot_curves(run.log.path, run.folder / "curves.png", run.about.reference)) is not None:
             console.say(f"curves: {picture}")
-            run.seen["curves"] = picture.name
         write_card(run.folder, card_of(run))
         write_status(run.folder, "finished", state.step)
         if run.publisher:
@@ -117,7 +116,7 @@ def card_of(run: Ending) -> dict[str, Any]:
 
 
 def write_card(folder: Path, arguments: dict[str, Any]) -> None:
-    """Write the card of a finished model, apart, and rename it to its place.
+    """Write the card of a finished model, with the pictures beside it, apart, and rename it to its place.
 
     Args:
         folder: of the model.
@@ -125,7 +124,8 @@ def write_card(folder: Path, arguments: dict[str, Any]) -> None:
     """
     with console.optional("the model card"):
         if arguments:
-            replace(folder / "README.md", model_card(**arguments))
+            pictures = [name for name in PICTURES if (folder / name).is_file()]
+            replace(folder / "README.md", model_card(**arguments, pictures=pictures))
 
 
 def _last_save(run: Ending) -> None:

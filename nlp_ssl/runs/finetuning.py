@@ -59,7 +59,7 @@ from nlp_ssl.publishing.plots import plot_confusion
 from nlp_ssl.publishing.tables import format_table, is_number
 from nlp_ssl.reports.record import ERRORS_FILE, PREDICTIONS_FILE, RunFacts
 from nlp_ssl.runs import resolve
-from nlp_ssl.runs.card_facts import detected, names, procedure
+from nlp_ssl.runs.card_facts import again, body, detected, names, procedure
 from nlp_ssl.runs.ending import card_of, write_card
 from nlp_ssl.runs.folder import text_mode
 from nlp_ssl.runs.reporting import changed, histogram
@@ -175,6 +175,7 @@ def start(config: FinetuneConfig, task: Prepared) -> Run:
         predictions, loss = predict_set(module, task, "validation", accelerator, config, stop=stop, max_rows=rows)
         return _numbers(measure(task.data.metrics, in_own_order(task.data, predictions)), loss)
 
+    horizon = Horizon.of(config.train, phases)
     return Run(
         config=config,
         folder=Path(config.output_dir),
@@ -182,9 +183,9 @@ def start(config: FinetuneConfig, task: Prepared) -> Run:
         objective=task.objective.over(model, task.collator, task.data, config),
         tokenizer=task.tokenizer,
         batches=train_batches(config, phases, task.collator, accelerator),
-        horizon=Horizon.of(config.train, phases),
+        horizon=horizon,
         measure=evaluate,
-        card=partial(finetuning_card, config, task),
+        card=partial(finetuning_card, config, task, horizon),
         look=partial(_read_back, config, task, accelerator),
         about=_about(asked, config, task),
         transfer=config.transfer,
@@ -325,16 +326,16 @@ def _about(asked: dict[str, Any], config: FinetuneConfig, task: Prepared) -> Run
     )
 
 
-def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any]) -> dict[str, Any]:
+def finetuning_card(config: FinetuneConfig, task: Prepared, horizon: Horizon, facts: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `model_card` for a fine-tuned model at some step."""
-    data = task.data
+    data, text = task.data, task.objective.about(task.collator)
     results = facts.pop("results")
     readings: TaggerReadings | None = facts.pop("readings", None)
     dataset = hide(data.name, to_dict(config))
     return dict(
         **names(config, task.spoken, [TASKS[data.name].path if data.name in TASKS else data.name]),
-        text=task.objective.about(task.collator),
-        curves=facts.pop("curves", None),
+        text=text,
+        again=again(config, text.recipe, horizon),
         limits=[] if readings is None else [readings.advice()],
         metrics=[
             Metric(key, value, dataset, numbers["set"])
@@ -343,6 +344,7 @@ def finetuning_card(config: FinetuneConfig, task: Prepared, facts: dict[str, Any
             if is_number(value) and key != "held_out_loss"
         ],
         facts={
+            **body(task.model_config),
             "labels": ", ".join(data.labels) if data.labels else None,
             "corpus": hide(data.description, to_dict(config)),
             "languages": detected(task.spoken),

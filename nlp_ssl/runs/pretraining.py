@@ -33,7 +33,7 @@ from nlp_ssl.objectives.objective import PretrainingObjective, Stream, find_obje
 from nlp_ssl.publishing.local_paths import hide
 from nlp_ssl.reports.record import RunFacts
 from nlp_ssl.runs import resolve
-from nlp_ssl.runs.card_facts import detected, names, procedure
+from nlp_ssl.runs.card_facts import again, body, detected, names, procedure
 from nlp_ssl.runs.folder import text_mode
 from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
 from nlp_ssl.runs.reporting import changed, document_lengths, histogram, tokenizer_numbers
@@ -120,6 +120,7 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
         verification.start({name: digest for rows in packed_rows for name, digest in rows.digests.items()})
     spoken = languages(some_texts(data.held_out.tokens, data.tokenizer)) if accelerator.is_main_process else {}
     scoring = objective.streams(data.tokenizer, config, seed=HELD_OUT_SEED, source=1)
+    horizon = Horizon.of(config.train, phases)
     return Run(
         config=config,
         folder=Path(config.output_dir),
@@ -127,9 +128,9 @@ def start(config: PretrainConfig, objective: Objective, data: PretrainingData) -
         objective=module,
         tokenizer=data.tokenizer,
         batches=train_batches(config, phases, collator, accelerator, check=verification),
-        horizon=Horizon.of(config.train, phases),
+        horizon=horizon,
         measure=Measurement(config, data.held_out, scoring, module, accelerator, verification),
-        card=lambda facts: pretraining_card(config, objective, data, spoken, module.facts() | facts),
+        card=lambda facts: pretraining_card(config, objective, data, horizon, spoken, module.facts() | facts),
         about=_about(asked, config, module, data),
         samples=lambda folder: module.samples(folder, data.held_out.tokens, data.tokenizer),
         identity=run_identity(
@@ -241,7 +242,12 @@ def _about(
 
 
 def pretraining_card(
-    config: PretrainConfig, objective: Objective, data: PretrainingData, spoken: dict[str, float], facts: dict[str, Any]
+    config: PretrainConfig,
+    objective: Objective,
+    data: PretrainingData,
+    horizon: Horizon,
+    spoken: dict[str, float],
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Arguments of `model_card` for a pretrained model at some step; `spoken` are shares of its text's languages."""
     manifest, stats = data.train.tokens.manifest, data.train.stats
@@ -253,13 +259,10 @@ def pretraining_card(
     return dict(
         **named,
         text=text,
-        curves=facts.pop("curves", None),
+        again=again(config, text.recipe, horizon),
         facts={
-            "architecture": data.model_config.model_type,
+            **body(data.model_config),
             "preset": config.model.name if presets.split_name(config.model.name) else None,
-            "layers": data.model_config.num_hidden_layers,
-            "hidden_size": data.model_config.hidden_size,
-            "vocab_size": data.model_config.vocab_size,
             "corpus": hide(data.description, to_dict(config)),
             "corpus_fingerprint": manifest["corpus"].split("/")[0],
             "documents": manifest["documents"],

@@ -167,8 +167,13 @@ def describe_hardware(accelerator: Accelerator) -> str:
     else:
         name = f"{platform.machine()} {accelerator.device.type} ({console.counted(torch.get_num_threads(), 'thread')})"
     many = f"{accelerator.num_processes} processes on " if accelerator.num_processes > 1 else ""
-    single = "TF32" if accelerator.device.type == "cuda" else "float32"
-    return f"{many}{name}, {accelerator.mixed_precision.replace('no', single)}"
+    return f"{many}{name}, {describe_precision(accelerator)}"
+
+
+def describe_precision(accelerator: Accelerator) -> str:
+    """Of the matrix products: `"bf16"`, `"fp16"`, or for `no` what it is on this device."""
+    single = "float32 (TF32)" if accelerator.device.type == "cuda" else "float32"
+    return str(accelerator.mixed_precision).replace("no", single)
 
 
 def describe_exactness(

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_ssl.core import console, program
 from nlp_ssl.core.errors import Interrupted, UserError
 from nlp_ssl.core.signals import interrupts
+from nlp_ssl.publishing.pushed import model_in
 
 if TYPE_CHECKING:
     from nlp_ssl.trying.answers import Answerer
@@ -119,12 +120,10 @@ def _check_folder(name: str) -> None:
     """
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        checkpoints = sorted(path for path in folder.glob("checkpoints/step-*") if (path / "config.json").is_file())
-        runs = sorted(path.parent for path in folder.glob("*/config.json"))
-        found = [*runs[:1], *checkpoints[-1:]]
-        advice = f"try {found[-1]}" if found else "give a finished run, or one of its checkpoints"
-        if checkpoints:
-            advice = f"its run is not finished: try its newest checkpoint, {checkpoints[-1]}"
+        there, is_checkpoint = model_in(folder)
+        advice = f"try {there}" if there else "give a finished run, or one of its checkpoints"
+        if is_checkpoint:
+            advice = f"its run is not finished: try its newest checkpoint, {there}"
         raise UserError(f"{folder} holds no model (no config.json); {advice}")
     if folder.is_file():
         raise UserError(f"{folder} is a file; give the folder of a model")
@@ -228,12 +227,17 @@ def _check_gradio() -> None:
         raise UserError("the page needs Gradio, which is not installed: pip install gradio")
 
 
+def title_of(name: str) -> str:
+    """The name of a model: that of its folder, wherever it lies, or its id of the Hub."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
 def _serve(config: TryConfig, answerer: "Answerer", against: list[str] | None) -> None:
     """Answer on a page of this machine, until this process is asked to stop."""
     from nlp_ssl.trying.answers import describe
     from nlp_ssl.trying.app import launch, page
 
-    built = page(answerer, title=config.folder, about=describe(answerer), against=against)
+    built = page(answerer, title=title_of(config.folder), about=describe(answerer), against=against)
     try:
         _, address, _ = launch(built, server_name="127.0.0.1", server_port=config.port, prevent_thread_lock=True)
     except OSError:

@@ -1,18 +1,23 @@
 """Cards are read back by the Hub's own reader, and their snippets are run."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from nlp_ssl.config.pretraining import MLMConfig
+from nlp_ssl.config.distillation import DistillationConfig
+from nlp_ssl.config.finetuning import ClassificationConfig, NERConfig
+from nlp_ssl.config.pretraining import CLMConfig, MLMConfig
 from nlp_ssl.objectives.classification import Classification
 from nlp_ssl.objectives.clm import CausalLanguageModeling
 from nlp_ssl.objectives.mlm import MaskedLanguageModeling
+from nlp_ssl.objectives.objective import find_objective
 from nlp_ssl.objectives.tagging import Tagging
-from nlp_ssl.publishing.card import Metric, model_card
-from nlp_ssl.runs.card_facts import detected, names
+from nlp_ssl.publishing.card import Metric, command_again, model_card, under_id
+from nlp_ssl.runs.card_facts import again, detected, names, own_options
+from nlp_ssl.training.schedules import Horizon
 
 OBJECTIVES = (MaskedLanguageModeling, CausalLanguageModeling, Classification, Tagging)
 TEXTS = {each.card.pipeline_tag: each.card for each in OBJECTIVES}
@@ -65,6 +70,74 @@ def test_a_card_says_what_it_was_detected_to_speak_or_what_it_was_given(tmp_path
     config.hub.license, config.hub.language = "cc-by-4.0", ["swh"]
     data = ModelCard(card(**names(config, spoken, sources))).data
     assert (data.license, data.language) == ("cc-by-4.0", ["swh"])
+
+
+SPECIAL = ("autoencoder", "contrastive", "diffusion", "fill_in_the_middle", "hybrid", "rtd", "span_corruption")
+
+
+@pytest.mark.parametrize("text", [*TEXTS.values(), *(find_objective(name).card for name in SPECIAL)])
+def test_on_the_hub_a_card_calls_its_model_by_the_id_of_the_repository(text):
+    ours = card(text=text, title="1_ner", model="1_ner", metrics=[Metric("f1", 0.5, "conll2003")])
+    pushed = under_id(ours, ["x", "1_ner"], "me/german-ner")
+    assert ModelCard(pushed).data.model_name == "me/german-ner"
+    assert "\n# me/german-ner\n" in pushed
+    assert "1_ner" not in pushed
+    assert pushed.count("'me/german-ner'") == text.snippet.count("{model}") > 0
+    assert len(pushed.splitlines()) == len(ours.splitlines())
+
+
+def test_what_a_person_put_into_a_card_stays_and_so_do_other_cards():
+    ours = card(title="ner", model="ner", metrics=[Metric("f1", 0.5, "conll2003")])
+    edited = ours.replace("\n# ner\n", "\n# Names in German novels, by ner\n\n'ner' is short.\n")
+    pushed = under_id(edited, ["ner"], "me/german-ner")
+    assert "\n# Names in German novels, by ner\n\n'ner' is short.\n" in pushed
+    assert "pipeline(\"fill-mask\", model='me/german-ner')" in pushed
+    for other in ("# ner\n", "---\ntags:\n- ner\n---\n\n# ner\n", ours.replace("- nlp_ssl\n", "- mine\n")):
+        assert under_id(other, ["ner"], "me/german-ner") == other
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("runs/a/seed-0", "runs/a/seed-0"), ("./ner", "ner"), ("/home/ann/ner", "ner"), ("~/ner", "ner")],
+)
+def test_a_snippet_works_where_the_run_was_started_and_names_no_home(given, said):
+    config = MLMConfig(output_dir=given)
+    config.model.name = "bert-tiny"
+    assert names(config, {}, [])["model"] == said
+
+
+def test_the_command_that_makes_a_model_again_takes_the_steps_of_the_minutes_and_the_trained_tokenizer():
+    config, measured = MLMConfig(), Horizon(77, minutes=3.0)
+    config.model.name = "bert-tiny"
+    begin = "nlp-ssl pretrain-mlm --config nlp_ssl_config.yaml"
+    assert again(config, "pretrain_mlm", measured) == f"{begin} --train.steps 77 --tokenizer.path ."
+    config.tokenizer.path = "tokenizers/german"
+    assert again(config, "pretrain_mlm", measured) == f"{begin} --train.steps 77"
+    assert again(config, "pretrain_mlm", Horizon(77)) == begin
+    config.tokenizer.path, config.model.name = None, "user/model"  # which has its own tokenizer
+    assert again(config, "pretrain_mlm", Horizon(77)) == begin
+    assert again(ClassificationConfig(), "finetune_classification", measured).endswith("yaml --train.steps 77")
+    assert "'my runs/nlp_ssl_config.yaml'" in command_again("pretrain_mlm", Path("my runs"))
+
+
+def test_a_card_has_the_options_on_which_its_loss_depends(tmp_path):
+    config = MLMConfig()
+    config.masking.probability, config.masking.unit = 0.3, "span"
+    text = card(facts={"objective_options": own_options(config)})
+    assert "masking.probability 0.3, masking.mask_share 0.8, masking.random_share 0.1, masking.unit span |" in text
+    taught = DistillationConfig()
+    taught.distillation.teacher = str(tmp_path / "teacher")
+    found = own_options(taught)
+    assert found["distillation.teacher"] == "teacher"
+    assert found["distillation.temperature"] == 2
+    assert own_options(CLMConfig()) is None
+    assert own_options(NERConfig()) is None
+
+
+def test_a_card_shows_the_pictures_that_lie_beside_it():
+    assert "](confusion.png)" not in card(pictures=["curves.png"])
+    text = card(pictures=["confusion.png", "curves.png"])
+    assert text.index("](curves.png)") < text.index("](confusion.png)")
 
 
 def test_a_card_names_the_paper_of_its_objective():

@@ -16,11 +16,14 @@ import forks
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from launch import ROOT, environment
 from safetensors.torch import load_file, save_file
 
 from nlp_ssl.core import signals
 from nlp_ssl.core.errors import UserError
+from nlp_ssl.objectives.classification import Classification
+from nlp_ssl.publishing.card import Metric, model_card
 from nlp_ssl.publishing.hub import HubPublisher
 from nlp_ssl.publishing.pushed import model_files
 
@@ -244,6 +247,21 @@ def test_settings_and_card_go_without_paths_and_configurations_without_code(serv
     }  # fmt: skip
     assert json.loads(files["tokenizer_config.json"]) == {"name_or_path": "b"}
     assert "/home/ann/runs/x" in (folder / "nlp_ssl_config.yaml").read_text()  # here they are needed to go on
+
+
+@pytest.mark.parametrize("out", ["runs/authors/seed-0", "/home/ann/runs/seed-0", "seed-0"])
+def test_the_pushed_card_calls_the_model_by_the_repository_it_is_in(server, folder, tmp_path, out):
+    (folder / "nlp_ssl_config.yaml").write_text(yaml.safe_dump({"output_dir": out, "hub": {"repo_id": None}}))
+    metrics = [Metric("accuracy", 0.5, "authors")]
+    text = model_card("seed-0", text=Classification.card, model=out, facts={}, metrics=metrics)
+    (folder / "README.md").write_text(text)
+    done = recipe(server, "--folder", str(folder), "--repo_id", "tester/german-authors")
+    assert done.returncode == 0, done.stderr
+    pushed = server.repos["tester/german-authors"].files()["README.md"].decode()
+    assert "seed-0" not in pushed
+    assert "pipeline(\"text-classification\", model='tester/german-authors')" in pushed
+    assert ModelCard(pushed).data.model_name == "tester/german-authors"
+    assert (folder / "README.md").read_text() == text
 
 
 def test_a_link_to_a_file_elsewhere_is_not_followed(folder):
@@ -607,6 +625,21 @@ def test_the_recipe_pushes_over_others_when_told_to(server, folder, tmp_path, fl
     assert refused.returncode == 2
     assert "--hub.overwrite" in refused.stderr.splitlines()[-1]
     assert recipe(server, *arguments, flag).returncode == 0
+
+
+def test_a_missing_token_is_said_before_anything_is_pushed(server, folder):
+    done = recipe(server, "--folder", str(folder), "--repo_id", "tester/model", HF_TOKEN="")
+    assert done.returncode == 2
+    assert "hf auth login" in done.stderr
+    assert "pushing" not in done.stdout
+    assert server.requests == []
+
+
+def test_of_a_folder_of_seeds_the_first_is_named(folder, tmp_path):
+    (tmp_path / "runs").mkdir()
+    folder.rename(tmp_path / "runs" / "seed-0")
+    with pytest.raises(UserError, match=r"runs holds no finished model \(no config\.json\); push \S+/runs/seed-0$"):
+        model_files(tmp_path / "runs")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,10 @@ def test_a_model_is_pretrained_by_the_command_and_its_card_says_how(installed, t
     given = ["--data.sources", corpus, *TINY, "--train.steps", 3, "--train.global_batch_size", 8]
     nlp_ssl(installed, "pretrain-mlm", *given, "--output_dir", "run", cwd=tmp_path)
     assert (tmp_path / "run" / "model.safetensors").exists()
-    assert "\nnlp-ssl pretrain-mlm --config nlp_ssl_config.yaml\n" in (tmp_path / "run" / "README.md").read_text()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "\nnlp-ssl pretrain-mlm --config nlp_ssl_config.yaml --tokenizer.path .\n" in card
+    assert "model='run'" in card
+    assert "| Precision | float32 |" in card
 
 
 def test_the_nearest_name_and_the_version(installed, tmp_path):

@@ -16,7 +16,13 @@ from safetensors.torch import load_file, save_file
 from sklearn.utils.class_weight import compute_class_weight
 from toys import tiny_model
 from toys import tokenizer as toy_tokenizer
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    pipeline,
+)
 
 from nlp_ssl.data.sequences.order import rows_at
 
@@ -87,6 +93,10 @@ def test_seeds_their_spread_and_what_is_written(model: Path, labelled: tuple[Pat
         over = f"over 2 seeds {statistics.mean(scores):.4g} ± {statistics.stdev(scores):.4g}"
         assert f"| validation | accuracy | {score:.4g}; {over} |" in card
         assert "single seed" not in card
+        assert all(f"]({name})" in card for name in ("curves.png", "confusion.png"))
+        config = AutoConfig.from_pretrained(out / f"seed-{seed}")
+        shown = {"Architecture": config.model_type, "Layers": config.num_hidden_layers, "Vocabulary": config.vocab_size}
+        assert all(f"| {name} | {value} |" in card for name, value in shown.items())
 
     # what is finished is not run again
     kept = [path for name in ("log.jsonl", "model.safetensors") for path in sorted(out.glob(f"seed-*/{name}"))]

@@ -113,6 +113,32 @@ def test_a_fine_tuned_classifier_has_confusions_and_errors_in_its_page(pretraine
     assert f"{accuracy:.4g}" in page.cells
 
 
+def test_the_first_numbers_are_those_of_the_finished_model(tmp_path):
+    log = [evaluation(0, 5.0, accuracy=0.1), step(1), evaluation(1, 2.25, accuracy=0.625), step(2)]
+    log.append(evaluation(2, 3.0, accuracy=0.875))  # of a part of the rows
+    scores = [{"set": "validation", "accuracy": 0.75}, {"set": "test", "accuracy": 0.6875}]
+    tuned, pretrained = RunFacts(metrics={"accuracy": "max"}, scores=scores), RunFacts(metrics={"held_out_loss": "min"})
+    for name, facts, expected in (
+        ("tuned", tuned, [("Accuracy", 0.75, "validation set"), ("Accuracy", 0.6875, "test set")]),
+        ("last", pretrained, [("Held out loss", 3.0, "5 at step 0")]),
+        ("kept", pretrained, [("Held out loss", 2.25, "5 at step 0")]),
+    ):
+        folder = write_run(tmp_path / name, log, facts)
+        status = {"status": "finished", "step": 1 if name == "kept" else 2}
+        (folder / "run_status.json").write_text(json.dumps(status))
+        page = run_page(Run.read(folder))
+        assert page.numbers[: len(expected)] == expected
+        assert ("The evaluation of the model that was kept, at step 1" in Reader(page.html()).text) == (name == "kept")
+
+
+def test_a_page_says_how_to_make_the_model_again_on_another_machine(tmp_path):
+    settings = {"train.minutes": 3.0, "tokenizer.path": None}
+    facts = RunFacts(program="pretrain_mlm", settings=settings, facts={"preset": "bert-tiny"}, total=77)
+    folder = write_run(tmp_path / "run", [step(1)], facts)
+    command = f"nlp-ssl pretrain-mlm --config {folder}/nlp_ssl_config.yaml --train.steps 77 --tokenizer.path {folder}"
+    assert f"{command} --output_dir again" in Reader(run_page(Run.read(folder)).html()).text
+
+
 def hostile_run(folder):
     text = HOSTILE[0]
     facts = RunFacts(
@@ -176,6 +202,20 @@ def test_runs_side_by_side_show_what_differs_and_what_came_out(tmp_path):
     assert "3.25" in page.cells
     assert "2.75" in page.cells
     assert "fast: 2.75 at 200 tokens" in page.text
+
+
+def test_runs_of_each_program_have_a_table_without_the_numbers_of_others(tmp_path):
+    for program, metrics in (("pretrain_mlm", {"held_out_loss": 2.5}), ("finetune_ner", {"f1": 0.75, "recall": 0.5})):
+        for name in "ab":
+            facts = RunFacts(program=program, metrics=dict.fromkeys(metrics, "max"))
+            facts.scores = [{"set": "validation", **metrics}]
+            write_run(tmp_path / f"{program}-{name}", [step(1)], facts)
+    page = comparison_page([Run.read(folder) for folder in find_runs(tmp_path)], tmp_path)
+    tagged, masked = page.sections[0].parts
+    assert tagged.caption.startswith("finetune-ner (f1, recall): ")
+    assert tagged.columns[:4] == ["Run", "f1", "recall", "steps"]
+    assert masked.caption.startswith("pretrain-mlm (held out loss): ")
+    assert [row[:2] for row in masked.rows] == [["pretrain_mlm-a", 2.5], ["pretrain_mlm-b", 2.5]]
 
 
 def test_runs_with_few_labels_and_many_are_a_curve(tmp_path):

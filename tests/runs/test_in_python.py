@@ -43,6 +43,7 @@ def test_the_function_trains_what_the_command_trains(trained, corpus, tmp_path):
     assert trained.report.exists()
     card = ModelCard.load(trained.folder / "README.md")
     assert card.data.language == ["en"]
+    assert "masking.probability 0.15" in card.content
     flops = 6 * sum(m.weight.numel() for m in trained.model.model.layers.modules() if isinstance(m, torch.nn.Linear))
     seen = [row for row in map(json.loads, (trained.folder / "log.jsonl").read_text().splitlines()) if "tokens" in row]
     (said,) = re.findall(r"Training FLOPs.*\| ([\d,]+) \|", card.content)

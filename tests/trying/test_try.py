@@ -17,7 +17,7 @@ from transformers import pipeline
 from tried import ESCAPING
 
 from nlp_ssl.core.errors import UserError
-from nlp_ssl.trying.__main__ import TryConfig, load, main, options
+from nlp_ssl.trying.__main__ import TryConfig, load, main, options, title_of
 from nlp_ssl.trying.answers import Answer, Piece, Ranking, open_model
 from nlp_ssl.trying.terminal import Screen, one_line
 
@@ -150,6 +150,13 @@ def test_an_answer_on_a_screen_has_bars_and_obeys_nothing():
 
 # ---------------------------------------------------------------------------------------------------------------------
 # mistakes
+
+
+def test_a_page_is_titled_by_the_model_and_not_by_the_way_to_it(tmp_path, monkeypatch):
+    (tmp_path / "ner").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert [title_of(name) for name in ("../ner", "../ner/", ".", "user/name")] == ["ner", "ner", "here", "user/name"]
 
 
 def test_a_wrong_folder_is_a_sentence_and_exit_code_2(tmp_path):
