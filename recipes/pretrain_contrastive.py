@@ -3,9 +3,8 @@
     accelerate launch recipes/pretrain_contrastive.py --model.name runs/mlm
 
 draws the vectors of two crops of each document together and away from those of the other documents of the step. The
-numbers of step 0 are those of the model that it continues from. A Hub id does as well, and so does no name: a small
-encoder from scratch on the built-in corpus, a few minutes on a CPU. The finished model lies in runs/contrastive;
-sentence-transformers loads the folder as it is.
+numbers of step 0 are those of the model that it continues from. Without a name it is a small encoder from scratch on the
+built-in corpus, a few minutes on a CPU. sentence-transformers loads the finished folder, runs/contrastive, as it is.
 
 Negatives of past steps, from a momentum encoder, or none at all:
 
