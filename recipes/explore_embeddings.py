@@ -71,7 +71,7 @@ def main(config: EmbeddingsConfig) -> None:
     tokenizer = load_tokenizer(config.model.name, config.model.revision)
     data = open_classification(config.data)
     if not data.kind.exclusive:
-        raise UserError(f"a map needs one class a text; this is {data.kind.name}")
+        raise UserError(f"a map needs one class per text; this is {data.kind.name}")
     console.say(f"data: {data.description}")
     reader = ClassificationCollator(tokenizer, data.labels, data.text_columns, config.max_length)
     shape = architecture(config.model, AutoModel, tokenizer, config.max_length, config.model.dropout)

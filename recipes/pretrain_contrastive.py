@@ -3,8 +3,8 @@
     accelerate launch recipes/pretrain_contrastive.py --model.name runs/mlm
 
 draws the vectors of two crops of each document together and away from those of the other documents of the step. The
-numbers of step 0 are those of the model that it continues from. Without a name it is a small encoder from scratch on the
-built-in corpus, a few minutes on a CPU. sentence-transformers loads the finished folder, runs/contrastive, as it is.
+numbers of step 0 are those of the model that it continues from. Without a name that is a small encoder from scratch, on
+the built-in corpus, for a few minutes on a CPU. sentence-transformers loads the finished folder as it is.
 
 Negatives of past steps, from a momentum encoder, or none at all:
 

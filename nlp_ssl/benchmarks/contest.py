@@ -211,7 +211,7 @@ def _table(measured: dict[str, Any]) -> list[dict[str, Any]]:
             {
                 "": label(each["name"]),
                 "tokens/s": f"{each['tokens_per_second']:,.0f}",
-                "ms a step": f"{each['seconds'] * 1e3:.0f}",
+                "ms per step": f"{each['seconds'] * 1e3:.0f}",
                 **{part: f"{each['parts'][part] * 1e3:.0f}" for part in (*PARTS, "rest")},
                 "MFU": f"{each['mfu']:.0%}",
                 "peak GB": f"{each['peak_memory'] / 1e9:.2f}",

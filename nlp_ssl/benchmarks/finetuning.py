@@ -50,7 +50,7 @@ def compare_finetuning(config: FinetuneBenchmarkConfig) -> dict[str, Any]:
             {
                 "": contender.name if contender.name == OURS else f"Trainer, {contender.name}",
                 "rows/s": f"{config.train.global_batch_size / seconds:,.0f}",
-                "ms a step": f"{seconds * 1e3:.1f}",
+                "ms per step": f"{seconds * 1e3:.1f}",
                 "peak GB": f"{contender.peak_memory / 1e9:.2f}",
                 "times slower": "1" if contender.name == OURS else spread,
             }

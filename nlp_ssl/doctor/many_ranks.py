@@ -34,7 +34,7 @@ def learnt(make: Callable[[int, int], TrainBatches], step: int, world_size: int)
     """What the processes of a launch hold together.
 
     Args:
-        make: gives the batches of a rank among so many.
+        make: gives the batches of a rank in a world of some size.
         step: of the run, from 0.
         world_size: processes.
     """
@@ -58,7 +58,7 @@ def same_for_all(
     """Compare what steps learn from on several numbers of processes with what they learn from on one.
 
     Args:
-        make: gives the batches of a rank among so many.
+        make: gives the batches of a rank in a world of some size.
         steps: of the run, from 0.
         worlds: numbers of processes, none above the rows of a step.
 

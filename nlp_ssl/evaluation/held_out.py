@@ -91,7 +91,7 @@ def _added(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def unigram_cross_entropy(
     train: TokenCorpus, held_out: TokenCorpus, vocab_size: int, max_tokens: int = 50_000_000
 ) -> float:
-    """Nats a token that a model without context needs: the training text's frequencies (add one) on held-out text.
+    """Nats per token that a model without context needs: the training text's frequencies (add one) on held-out text.
 
     What a language model has to beat before it has learnt anything from context.
 

@@ -20,7 +20,7 @@ def bootstrap(scorers: Sequence[Scorer], num_rows: int) -> tuple[float, float]:
     holds what other seeds and another test set of this size might have changed; of one run, only the latter.
 
     Args:
-        scorers: one a run, over the same rows.
+        scorers: one per run, over the same rows.
         num_rows: how many these are.
     """
     rng = np.random.default_rng(0)

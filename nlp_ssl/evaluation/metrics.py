@@ -141,7 +141,7 @@ class PearsonSpearman(_OfflineMetric):
 class EntityF1(_OfflineMetric):
     """Entity precision, recall and F1 of the CoNLL-2003 evaluation: right means the exact span and the type.
 
-    `compute` takes one list of tags a sentence, such as `["B-PER", "I-PER", "O"]`, in IOB1, IOB2, BIOES or BILOU, and
+    `compute` takes one list of tags per sentence, such as `["B-PER", "I-PER", "O"]`, in IOB1, IOB2, BIOES or BILOU, and
     returns the layout that `evaluate.load("seqeval")` has: `{"PER": {"precision", "recall", "f1", "number"}, ...,
     "overall_precision", "overall_recall", "overall_f1", "overall_accuracy"}`, the overall ones pooled over all entities
     and accuracy over words. What has no entity scores 0. Raises `ValueError` when a prediction and its reference differ
@@ -183,7 +183,7 @@ class EntityF1(_OfflineMetric):
 class TagAccuracy(_OfflineMetric):
     """Share of words with the right tag, for tags that mark no entities, such as parts of speech.
 
-    `compute` takes one list of tags a sentence and returns `{"tag_accuracy": float}`.
+    `compute` takes one list of tags per sentence and returns `{"tag_accuracy": float}`.
     """
 
     summary = "Share of right tags."
@@ -197,14 +197,14 @@ class TagAccuracy(_OfflineMetric):
 
 
 class Perplexity(_OfflineMetric):
-    """`exp` of the mean negative log-likelihood of a token: of how many equally likely ones it is as hard to guess.
+    """`exp` of the mean negative log-likelihood per token: of how many equally likely ones it is as hard to guess.
 
     `compute` takes as predictions the summed negative log-likelihood of each text in nats, as references the number of
     tokens that were predicted in it, both (N,), and returns `{"perplexity": float}`; nan when there are no tokens. It
     depends on the tokenizer; `BitsPerByte` does not.
     """
 
-    summary = "Exponential of the mean loss of a token."
+    summary = "Exponential of the mean loss per token."
     element = "float64"
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:

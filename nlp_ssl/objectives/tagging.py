@@ -105,11 +105,11 @@ class TaggingCollator:
         """Tokenise and cut into windows, once; the result is kept in the cache and found again.
 
         Args:
-            dataset: `tokens` (the words of a sentence) and `tags` (an id a word).
+            dataset: `tokens` (the words of a sentence) and `tags` (an id per word).
             part: the name of this set, such as `"train"`, for what is said of its rows.
 
         Returns:
-            A row a sentence. `input_ids`, `labels` and `continued` are lists of equally long windows' lists of int,
+            A row per sentence. `input_ids`, `labels` and `continued` are lists of equally long windows' lists of int,
             -100 where there is nothing to learn and where the window shows again what the one before has shown: a label
             is a word's tag, `continued` the tag of another token that `pipeline` reads. `unread` is a list of int, the
             tag of each word without a token of its own and -100 of the others; `length`, the tokens of all windows.

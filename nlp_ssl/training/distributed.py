@@ -42,7 +42,7 @@ _turns = itertools.count()  # every process takes the same turns in the same ord
 
 
 def rank_zero_first(work: Callable[[], Any]) -> Any:
-    """Do what leaves its result on disk: first rank 0, then one process a machine, then the others, who find it.
+    """Do what leaves its result on disk: first rank 0, then one process per machine, then the others, who find it.
 
     The others wait on the launcher's key-value store, outside any process group, so no collective times out however
     long it takes. If rank 0 fails, the launcher ends them.

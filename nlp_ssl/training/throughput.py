@@ -36,9 +36,9 @@ class Work:
     """Floating-point operations of a model, forwards and backwards.
 
     Attributes:
-        body: a token, in the products with weights of every layer.
-        head: a label, in the head.
-        pair: a pair of tokens that see each other, in one layer.
+        body: per token, in the products with weights of every layer.
+        head: per label, in the head.
+        pair: per pair of tokens that see each other, in one layer.
         windows: for every layer how far it sees, `None` everywhere.
         causal: whether a token sees only itself and its past.
     """

@@ -28,7 +28,7 @@ def read_conll(text: str, name: str) -> Rows:
         name: the file's name, for messages.
 
     Returns:
-        A row a sentence. Its columns are lists of cells, called `"1"`, `"2"`, ..., and again, where it can be told
+        A row per sentence. Its columns are lists of cells, called `"1"`, `"2"`, ..., and again, where it can be told
         which they are, `"tokens"` (the first column that is no running number) and `"tags"` (the last one).
 
     Raises:
