@@ -60,7 +60,8 @@ def free_port() -> int:
 
 
 def events(folder: Path, kind: str) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    """Lines of a run's log of one kind, but for one that is just being written."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().split("\n")[:-1]]
     return [line for line in lines if line["event"] == kind]
 
 

@@ -36,6 +36,7 @@ from nlp_ssl.models.checks import has_experts
 from nlp_ssl.models.loading import dropouts
 from nlp_ssl.models.packed import PackedModel
 from nlp_ssl.objectives.objective import PretrainingObjective, find_objective
+from nlp_ssl.publishing.curves import read_log
 from nlp_ssl.runs import pretraining, pretraining_data
 from nlp_ssl.runs.folder import LOG_FILE
 from nlp_ssl.runs.pretraining_data import Objective, PretrainingData
@@ -265,5 +266,5 @@ def _steps(out: Path, *names: str) -> list[tuple[Any, ...]]:
     """These values of every logged step."""
     if not (out / LOG_FILE).exists():
         return []
-    lines = [json.loads(line) for line in (out / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+    lines = read_log(out / LOG_FILE)  # perhaps of a run that is just writing one
     return [tuple(line[name] for name in names) for line in lines if line["event"] == "step"]
