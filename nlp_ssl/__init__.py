@@ -1,6 +1,7 @@
 """nlp_ssl: from raw text to a published Hugging Face language model."""
 
 import os
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -9,6 +10,9 @@ from typing import Any
 # machine is no slower (CONTRIBUTING.md). It is read when torch is loaded, and changes no result.
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "2000"
+
+# what tqdm says in a notebook without ipywidgets, whoever imports it; ours shows lines there (core/console.py)
+warnings.filterwarnings("ignore", "IProgress not found")
 
 _WHERE = {
     "nlp_ssl.config.finetuning": ("ClassificationConfig", "LabelledConfig", "NERConfig"),

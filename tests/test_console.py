@@ -97,8 +97,9 @@ def test_things_are_counted_in_english(count, noun, said):
 NOTEBOOK = """
 import sys, types, warnings
 sys.modules["ipykernel"] = types.ModuleType("ipykernel")
-from nlp_ssl.core import console
+import nlp_ssl
 import tqdm.auto
+from nlp_ssl.core import console
 assert list(console.progress(range(3), desc="count")) == [0, 1, 2]
 console.say("done")
 """

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,8 +20,6 @@ if WIDGETS:
     from tqdm.notebook import tqdm
 else:
     from tqdm import tqdm
-
-    warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in other libraries
 
 
 def rank() -> int:
