@@ -60,12 +60,9 @@ class Fork(subprocess.Popen):
     def __init__(self, arguments: Any, *, env: dict[str, str] | None = None, **kwargs: Any) -> None:
         self._connection: socket.socket | None = None
         env = dict(os.environ) if env is None else env
-        self._address = None
-        self.forked = _program(arguments) if kwargs.keys() <= self.KNOWN else None
-        if self.forked is not None and (address := _server_of(env)) is not None:
-            self._address = address
-        else:
-            self.forked = None
+        program = _program(arguments) if kwargs.keys() <= self.KNOWN else None
+        self._address = _server_of(env) if program is not None else None
+        self.forked = program if self._address is not None else None
         super().__init__(arguments, env=env, **kwargs)
 
     def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *more) -> None:

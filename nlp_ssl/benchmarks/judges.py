@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -24,7 +23,7 @@ from nlp_ssl.objectives.tagging import Tagging
 from nlp_ssl.reports.record import PREDICTIONS_FILE
 from nlp_ssl.runs.multi_seed import finetune
 from nlp_ssl.runs.status import write_status
-from nlp_ssl.training.device import training_device
+from nlp_ssl.training.device import training_device, use_cores
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,8 @@ def judge_vectors(
     data, folder = read(config.data), Path(config.output_dir)
     tokenizer = load_tokenizer(str(config.model.name), config.model.revision)
     device = training_device()
-    if device.type == "cpu" and config.train.cpu_threads is not None:
-        torch.set_num_threads(config.train.cpu_threads)
+    if device.type == "cpu":
+        use_cores(config.train.cpu_threads)
     model = trained_body(str(config.model.name), config.model.revision).to(device)
     found = {}
     for part in ("validation", "test"):

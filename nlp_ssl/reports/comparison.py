@@ -58,7 +58,7 @@ def comparison_page(runs: Sequence[Run], folder: Path) -> Page:
 
 
 def _results(runs: Sequence[Run], names: dict[int, str]) -> Iterator[Part]:
-    """A table a program and its metrics: scores of different tasks have no columns in common."""
+    """A table per program and its metrics: scores of different tasks have no columns in common."""
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.facts.program, *run.facts.metrics), []).append(run)

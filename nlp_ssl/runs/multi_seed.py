@@ -106,15 +106,16 @@ def _one(config: FinetuneConfig, prepared: Prepared, *, last: bool) -> Finished:
     finished_at = _finished_at(config)
     run = start(config, prepared)
     run.train()  # of a run that is finished: checks that the options are what they were
-    if finished_at is not None and finished_at == _newest(config):
-        console.say(f"  {config.output_dir} is finished")
-        run.seen["scores"] = run.about.scores
-        if run.accelerator.is_main_process:
-            write_card(run.folder, card_of(run))
-        run.close(last=last)
-    else:
+    if finished_at is None or finished_at != _newest(config):
         show(run, prepared, last=last)
-    return Finished(run.folder, card_of(run), run.publisher)
+        return Finished(run.folder, card_of(run), run.publisher)
+    console.say(f"  {config.output_dir} is finished")
+    run.seen["scores"] = run.about.scores
+    card = card_of(run)
+    if run.accelerator.is_main_process:
+        write_card(run.folder, card)
+    run.close(last=last)
+    return Finished(run.folder, card, run.publisher)
 
 
 def _configs(config: FinetuneConfig) -> list[FinetuneConfig]:

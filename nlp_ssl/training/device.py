@@ -94,6 +94,11 @@ def make_ready(objective: Objective, config: TrainConfig, device: torch.device) 
         console.say("compile: the first step takes a minute or so, as every new shape of a batch (--train.compile)")
 
 
+def use_cores(threads: int | None) -> None:
+    """Have this process compute on so many cores; `None`: its share, of which launchers leave one alone."""
+    torch.set_num_threads(threads or _cpu_share())
+
+
 def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
     """The accelerator of a run; of its configuration the precision is resolved."""
     disable_progress_bar()  # transformers' own bars, which would fight with the run's
@@ -102,7 +107,7 @@ def make_accelerator(config: PretrainConfig | FinetuneConfig) -> Accelerator:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     if training_device().type == "cpu":
-        torch.set_num_threads(config.train.cpu_threads or _cpu_share())  # launchers leave one thread a process
+        use_cores(config.train.cpu_threads)
         keep_freed_memory()
     return Accelerator(
         mixed_precision=config.train.mixed_precision,
